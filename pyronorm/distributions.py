@@ -1,0 +1,240 @@
+r"""Distributions of normalization statistics, as Pyro distributions.
+
+* :class:`InverseChi`: the scale of batch noise.
+* :class:`ImproperFlat`, :class:`ImproperLogUniform`: scale-invariant priors, without a normalizer.
+* :class:`DrawsOnly`: a posterior known only through its draws; it has no density and says so.
+
+Registered with :func:`torch.distributions.kl_divergence`, so that
+:class:`pyro.infer.TraceMeanField_ELBO` finds them: InverseChi ‖ InverseChi, LogNormal ‖ InverseChi,
+Normal ‖ ImproperFlat, LogNormal ‖ ImproperLogUniform.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import Chi2, LogNormal, Normal
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import Gamma, constraints, kl_divergence, register_kl
+from torch.distributions.utils import broadcast_all
+
+from pyronorm.errors import NoDensityError, OptionError
+
+__all__ = ["DrawsOnly", "ImproperFlat", "ImproperLogUniform", "InverseChi"]
+
+# Typing note: torch.distributions annotates `support` and `arg_constraints` differently in every
+# class; Any keeps the overrides compatible.
+
+
+class InverseChi(TorchDistribution):
+    r"""The distribution of :math:`X = \tau / \sqrt{Y}` with :math:`Y \sim \chi^2_\nu`.
+
+    .. math::
+        \log p(x) = \left(1 - \tfrac{\nu}{2}\right)\log 2 - \log\Gamma\!\left(\tfrac{\nu}{2}\right)
+        + \nu \log \tau - (\nu + 1)\log x - \frac{\tau^2}{2x^2}
+
+    The scale :math:`\sigma/S` of a Gaussian batch of ``n`` values is
+    ``InverseChi(df=n - 1, scale=sqrt(n))``. The mean exists for :math:`\nu > 1`, the variance for
+    :math:`\nu > 2`; where they do not, they are ``inf``.
+
+    Args:
+        df: degrees of freedom :math:`\nu > 0`, any shape.
+        scale: :math:`\tau > 0`, any shape that broadcasts with ``df``.
+        validate_args: check arguments and values (torch's default).
+    """
+
+    arg_constraints: Any = {"df": constraints.positive, "scale": constraints.positive}
+    support: Any = constraints.positive
+    has_rsample = True
+
+    def __init__(
+        self, df: Tensor | float, scale: Tensor | float, validate_args: bool | None = None
+    ) -> None:
+        self.df, self.scale = broadcast_all(df, scale)
+        super().__init__(self.df.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> InverseChi:
+        """Return the distribution with its parameters expanded to ``batch_shape``."""
+        new = self._get_checked_instance(InverseChi, _instance)
+        shape = torch.Size(batch_shape)
+        new.df = self.df.expand(shape)
+        new.scale = self.scale.expand(shape)
+        super(InverseChi, new).__init__(shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw reparameterized samples: pathwise gradients reach ``scale`` and ``df``."""
+        chi2 = Chi2(self.df, validate_args=False).rsample(torch.Size(sample_shape))
+        return self.scale * torch.rsqrt(chi2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density at ``value`` (formula above)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        half = self.df / 2
+        return (
+            (1 - half) * math.log(2)
+            - torch.lgamma(half)
+            + self.df * torch.log(self.scale)
+            - (self.df + 1) * torch.log(value)
+            - (self.scale / value).square() / 2
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        r""":math:`\tau\, \Gamma(\frac{\nu-1}{2}) / (\sqrt 2\, \Gamma(\frac{\nu}{2}))`."""
+        ratio = torch.exp(torch.lgamma((self.df - 1) / 2) - torch.lgamma(self.df / 2))
+        mean = self.scale * ratio / math.sqrt(2)
+        return torch.where(self.df > 1, mean, torch.inf)
+
+    @property
+    def variance(self) -> Tensor:
+        r""":math:`\tau^2/(\nu-2) - \text{mean}^2`."""
+        second = self.scale.square() / (self.df - 2)
+        return torch.where(self.df > 2, second - self.mean.square(), torch.inf)
+
+    def precision(self) -> Gamma:
+        r"""The distribution of :math:`1/X^2`: Gamma with shape ν/2 and rate τ²/2."""
+        return Gamma(self.df / 2, self.scale.square() / 2, validate_args=False)
+
+
+class _Improper(TorchDistribution):
+    """A density without a normalizer: it has a log density, and no draws."""
+
+    arg_constraints: Any = {}
+    has_rsample = True
+
+    def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
+        self.like = like
+        super().__init__(like.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Improper:
+        new = self._get_checked_instance(type(self), _instance)
+        new.like = self.like.expand(batch_shape)
+        super(_Improper, new).__init__(new.like.shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        raise OptionError(
+            f"{type(self).__name__} is improper: it cannot be sampled. For an autoguide pass "
+            "init_loc_fn=pyronorm.init_to_neutral, for NUTS init_strategy=pyronorm.init_to_neutral; "
+            "for draws from a prior choose a proper one (Standard, BatchNoise)."
+        )
+
+    rsample = sample
+
+
+class ImproperFlat(_Improper):
+    r"""The flat density :math:`p(x) \propto 1` on the real line.
+
+    Args:
+        like: a tensor that gives shape, device and dtype; its values do not matter.
+        validate_args: check values (torch's default).
+    """
+
+    support: Any = constraints.real
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Zero, in the shape of ``value``."""
+        return torch.zeros_like(value)
+
+
+class ImproperLogUniform(_Improper):
+    r"""The scale-invariant density :math:`p(x) \propto 1/x` on the positive numbers.
+
+    Args:
+        like: a tensor that gives shape, device and dtype; its values do not matter.
+        validate_args: check values (torch's default).
+    """
+
+    support: Any = constraints.positive
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r""":math:`-\log x`."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return -torch.log(value)
+
+
+class DrawsOnly(TorchDistribution):
+    """A value drawn from a distribution that has draws and no density.
+
+    Pyro needs a distribution at every sample site. This one yields ``value`` and refuses to be
+    asked for its density, so that an ELBO over it fails instead of being wrong.
+
+    Args:
+        value: the draw, shape ``(*batch, *event)``.
+        event_dim: number of event dimensions at the right.
+        source: what drew it, for the error message.
+    """
+
+    arg_constraints: Any = {}
+    support: Any = constraints.real
+    has_rsample = True
+
+    def __init__(self, value: Tensor, event_dim: int, source: str) -> None:
+        split = value.ndim - event_dim
+        self.value = value
+        self.source = source
+        super().__init__(value.shape[:split], value.shape[split:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DrawsOnly:
+        """Return the distribution of the expanded value."""
+        shape = torch.Size(batch_shape) + self.event_shape
+        return DrawsOnly(self.value.expand(shape), self.event_dim, self.source)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Return the value, expanded to ``sample_shape``."""
+        return self.value.expand(torch.Size(sample_shape) + self.value.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Refuse.
+
+        Raises:
+            NoDensityError: always.
+        """
+        raise NoDensityError(
+            f"{self.source} is known only through its draws: it has no density, hence no KL "
+            "divergence and no ELBO. Use it to predict and to export; to train, take a guide with a "
+            "density, e.g. LowRank.from_bank or StochasticBatchNorm for the same bank."
+        )
+
+
+@register_kl(InverseChi, InverseChi)
+def _kl_inverse_chi_inverse_chi(p: InverseChi, q: InverseChi) -> Tensor:
+    # KL is invariant under the bijection x -> 1/x^2, where both are Gamma.
+    return kl_divergence(p.precision(), q.precision())
+
+
+@register_kl(LogNormal, InverseChi)
+def _kl_log_normal_inverse_chi(p: LogNormal, q: InverseChi) -> Tensor:
+    # -H(p) - E_p log q, with E log x = loc and E x^-2 = exp(2 std^2 - 2 loc).
+    loc, std = p.loc, p.scale
+    half = q.df / 2
+    cross = (
+        (1 - half) * math.log(2)
+        - torch.lgamma(half)
+        + q.df * torch.log(q.scale)
+        - (q.df + 1) * loc
+        - q.scale.square() / 2 * torch.exp(2 * std.square() - 2 * loc)
+    )
+    return -_log_normal_entropy(loc, std) - cross
+
+
+@register_kl(Normal, ImproperFlat)
+def _kl_normal_flat(p: Normal, q: ImproperFlat) -> Tensor:
+    return -p.entropy()
+
+
+@register_kl(LogNormal, ImproperLogUniform)
+def _kl_log_normal_log_uniform(p: LogNormal, q: ImproperLogUniform) -> Tensor:
+    return -_log_normal_entropy(p.loc, p.scale) + p.loc
+
+
+def _log_normal_entropy(loc: Tensor, std: Tensor) -> Tensor:
+    return loc + torch.log(std) + 0.5 * (1 + math.log(2 * math.pi))

@@ -1,0 +1,21 @@
+"""Posteriors of the latents, explicit and implicit alike, as Pyro guides."""
+
+from pyronorm.guides.bank import StatisticsBank
+from pyronorm.guides.base import Guide
+from pyronorm.guides.batch_noise import BatchNoise
+from pyronorm.guides.fixed_noise import FixedNoise
+from pyronorm.guides.low_rank import LowRank
+from pyronorm.guides.mean_field import MeanField
+from pyronorm.guides.point import Point
+from pyronorm.guides.stochastic_batch_norm import StochasticBatchNorm
+
+__all__ = [
+    "BatchNoise",
+    "FixedNoise",
+    "Guide",
+    "LowRank",
+    "MeanField",
+    "Point",
+    "StatisticsBank",
+    "StochasticBatchNorm",
+]

@@ -1,0 +1,85 @@
+"""Joint batch statistics of all layers for many batches: the implicit posterior of batch noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pyronorm.errors import OptionError, ShapeError
+from pyronorm.latents import LatentSpace
+
+__all__ = ["StatisticsBank"]
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsBank:
+    r"""Statistics of random training batches, all layers of a batch in one row.
+
+    Layer ``k + 1`` of a row saw layer ``k`` normalized by the same batch, so a row is a joint draw of
+    what batch normalization does in training. Collected by :func:`pyronorm.collect_bank`.
+
+    Attributes:
+        space: the layers and channels of the network.
+        batch_size: examples per batch.
+        mean: batch means :math:`M`, shape ``(row, channel)``; NaN for layers without batch
+            statistics.
+        var: *biased* batch variances :math:`S^2`, shape ``(row, channel)``.
+        reference_mean: population means :math:`\mu`, shape ``(channel,)``.
+        reference_var: population variances :math:`\sigma^2`, shape ``(channel,)``.
+        eps: what each channel's layer adds to a variance, shape ``(channel,)``.
+    """
+
+    space: LatentSpace
+    batch_size: int
+    mean: Float[Tensor, "row channel"]
+    var: Float[Tensor, "row channel"]
+    reference_mean: Float[Tensor, " channel"]
+    reference_var: Float[Tensor, " channel"]
+    eps: Float[Tensor, " channel"]
+
+    def __post_init__(self) -> None:
+        self.space.check(self.mean, "StatisticsBank")
+        if len(self.mean) < 1 or self.mean.shape != self.var.shape:
+            raise ShapeError(
+                "StatisticsBank: mean and var must have one shape (row, channel) with at least one "
+                f"row, got {tuple(self.mean.shape)} and {tuple(self.var.shape)}."
+            )
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.mean)
+
+    @property
+    def shift(self) -> Float[Tensor, "row channel"]:
+        r""":math:`(\mu - M)/\sqrt{\sigma^2 + \epsilon}`; 0 for layers without batch statistics."""
+        shift = (self.reference_mean - self.mean) / (self.reference_var + self.eps).sqrt()
+        return torch.nan_to_num(shift, nan=0.0)
+
+    @property
+    def scale(self) -> Float[Tensor, "row channel"]:
+        r""":math:`\sqrt{(\sigma^2 + \epsilon)/(S^2 + \epsilon)}`; 1 without batch statistics."""
+        scale = ((self.reference_var + self.eps) / (self.var + self.eps)).sqrt()
+        return torch.nan_to_num(scale, nan=1.0)
+
+    def check(self, space: LatentSpace, where: str, rows: int = 1) -> None:
+        """Refuse a bank of another network, or one with too few rows.
+
+        Raises:
+            ShapeError: if the layers are not those of ``space``.
+            OptionError: if there are fewer than ``rows`` rows.
+        """
+        mine = [(x.name, x.num_channels) for x in self.space.layers]
+        theirs = [(x.name, x.num_channels) for x in space.layers]
+        if mine != theirs:
+            raise ShapeError(
+                f"{where}: the bank belongs to another network; it has the layers {mine}, the model "
+                f"has {theirs}."
+            )
+        if len(self) < rows:
+            raise OptionError(
+                f"{where}: needs a bank of at least {rows} rows, got {len(self)}; collect more with "
+                "pyronorm.collect_bank(..., num_batches=...)."
+            )

@@ -1,0 +1,83 @@
+"""What a guide is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyronorm.errors import OptionError, ShapeError
+from pyronorm.latents import LatentNetwork, LatentSpace
+from pyronorm.model import NormalizationModel
+
+__all__ = ["Guide"]
+
+
+class Guide(PyroModule):
+    """A distribution of the latents of a network: an approximate posterior.
+
+    A guide samples the sites ``shift`` and ``scale`` and nothing of the data. It works wherever Pyro
+    takes a guide. A subclass says what it samples in :meth:`sample_sites`.
+
+    Args:
+        model: the model whose latents to sample; for a Pyro model of your own the
+            :class:`~pyronorm.LatentNetwork` in it.
+    """
+
+    has_density: ClassVar[bool] = True
+    """Whether the log density exists; without it there is no ELBO."""
+
+    has_analytic_kl: ClassVar[bool] = False
+    """Whether ``TraceMeanField_ELBO`` finds closed forms for the KL divergence to most priors."""
+
+    def __init__(self, model: NormalizationModel | LatentNetwork) -> None:
+        super().__init__()
+        if not isinstance(model, (NormalizationModel, LatentNetwork)):
+            raise OptionError(
+                f"{type(self).__name__}: expected a NormalizationModel, or the LatentNetwork of a "
+                f"model of your own, got {type(model).__name__}."
+            )
+        # A tuple hides the model from torch: it is no part of the guide.
+        self._model = (model,)
+
+    @property
+    def space(self) -> LatentSpace:
+        """The space of the latents."""
+        return self._model[0].space
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Sample the sites; arguments are those of the model and are not used.
+
+        Returns:
+            The values by site name, with the plates around the call in front.
+        """
+        model = self._model[0]
+        if isinstance(model, LatentNetwork):
+            shift, scale = self.sample_sites()
+        else:
+            with model.draw_plate():
+                shift, scale = self.sample_sites()
+        return {self.space.shift_site: shift, self.space.scale_site: scale}
+
+    @abstractmethod
+    def sample_sites(self) -> tuple[Tensor, Tensor]:
+        """Sample the two Pyro sites and return ``shift`` and ``scale``."""
+
+    def _like(self) -> Tensor:
+        """An empty tensor with the device and dtype of the latents."""
+        model = self._model[0]
+        return (model if isinstance(model, LatentNetwork) else model.latent_network).like
+
+    def _vector(self, value: float | Tensor, name: str) -> Tensor:
+        """A number for every channel, or a given vector, as a fresh tensor."""
+        channels = self.space.num_channels
+        if isinstance(value, Tensor) and value.shape not in ((), (channels,)):
+            raise ShapeError(
+                f"{type(self).__name__}: {name} must be a number or have shape ({channels},), got "
+                f"{tuple(value.shape)}."
+            )
+        like = self._like()
+        return torch.as_tensor(value, device=like.device, dtype=like.dtype).expand(channels).clone()

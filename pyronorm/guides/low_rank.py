@@ -1,0 +1,117 @@
+"""A joint Gaussian of shifts and log scales with a low-rank covariance."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import transforms
+
+from pyronorm.errors import OptionError
+from pyronorm.guides.bank import StatisticsBank
+from pyronorm.guides.base import Guide
+from pyronorm.latents import LatentNetwork
+from pyronorm.model import NormalizationModel
+
+__all__ = ["LowRank"]
+
+_MIN_STD = 1e-6
+
+
+class LowRank(Guide):
+    r"""A joint Gaussian over all shifts and log scales, across channels and layers.
+
+    .. math::
+        (\text{shift}, \log\text{scale}) \sim
+        \mathcal N\big(m,\; F F^\top + \mathrm{diag}(d^2)\big)
+
+    Parameters: ``loc`` (m) and ``log_std`` (log d) of shape ``(2 * channel,)``, ``factor`` (F) of
+    shape ``(2 * channel, rank)``; shifts first. The KL divergence is estimated by sampling.
+
+    Args:
+        model: the model whose latents to sample.
+        rank: columns of ``F``.
+        init_std: initial standard deviation of every component, shared between ``F`` and ``d``.
+
+    Sites: besides ``shift`` and ``scale`` an auxiliary site ``latents``, both in one vector, which
+    carries the density.
+
+    Raises:
+        OptionError: if ``rank`` or ``init_std`` is not positive.
+    """
+
+    def __init__(
+        self, model: NormalizationModel | LatentNetwork, rank: int = 10, init_std: float = 0.1
+    ) -> None:
+        super().__init__(model)
+        size = 2 * self.space.num_channels
+        if not 1 <= rank <= size:
+            raise OptionError(f"guides.LowRank: rank must be between 1 and {size}, got {rank}.")
+        if not 0 < init_std < math.inf:
+            raise OptionError(f"guides.LowRank: init_std must be positive, got {init_std}.")
+        like = self._like()
+        half = init_std / math.sqrt(2)
+        self.loc = nn.Parameter(like.new_zeros(size))
+        self.log_std = nn.Parameter(like.new_full((size,), math.log(half)))
+        self.factor = nn.Parameter(torch.randn(size, rank).to(like) * (half / math.sqrt(rank)))
+
+    @classmethod
+    def from_bank(
+        cls, model: NormalizationModel | LatentNetwork, bank: StatisticsBank, rank: int = 10
+    ) -> LowRank:
+        r"""The low-rank Gaussian of a statistics bank.
+
+        ``F`` spans the leading principal components of the rows, ``d`` takes up the rest of each
+        component's variance: means and (unbiased) marginal variances are those of the bank, and so
+        are the correlations as far as ``rank`` components carry them.
+
+        Args:
+            model: the model whose latents to sample.
+            bank: statistics of training batches, more than ``rank``.
+            rank: columns of ``F``.
+
+        Raises:
+            ShapeError: if the bank belongs to another network.
+            OptionError: if it has no more than ``rank`` rows.
+        """
+        guide = cls(model, rank=rank)
+        bank.check(guide.space, "guides.LowRank.from_bank", rows=rank + 1)
+        rows = torch.cat([bank.shift, bank.scale.log()], dim=-1).double()
+        centred = (rows - rows.mean(0)) / math.sqrt(len(rows) - 1)
+        _, values, vectors = torch.linalg.svd(centred, full_matrices=False)
+        factor = vectors[:rank].T * values[:rank]
+        rest = centred.square().sum(0) - factor.square().sum(1)
+        with torch.no_grad():
+            guide.loc.copy_(rows.mean(0))
+            guide.factor.copy_(factor)
+            guide.log_std.copy_(rest.clamp(min=_MIN_STD**2).sqrt().log())
+        return guide
+
+    def covariance(self) -> Float[Tensor, "size size"]:
+        """Covariance of shifts and log scales, shape ``(2 * channel, 2 * channel)``."""
+        return self.factor @ self.factor.T + torch.diag((2 * self.log_std).exp())
+
+    def sample_sites(self) -> tuple[Tensor, Tensor]:
+        """Draw all latents jointly, then the two sites from them."""
+        space = self.space
+        gaussian = dist.LowRankMultivariateNormal(
+            self.loc, self.factor, (2 * self.log_std).exp(), validate_args=False
+        )
+        # The density of (shift, scale), Jacobian included, belongs to the auxiliary site: that is
+        # right in every ELBO, with or without analytic KL terms.
+        to_latents = transforms.CatTransform(
+            [transforms.identity_transform, transforms.ExpTransform()],
+            dim=-1,
+            lengths=[space.num_channels, space.num_channels],
+        )
+        joint = dist.TransformedDistribution(gaussian, [to_latents])
+        latents = pyro.sample(f"{space.prefix}latents", joint, infer={"is_auxiliary": True})
+        shift, scale = latents.chunk(2, dim=-1)
+        return (
+            pyro.sample(space.shift_site, dist.Delta(shift, event_dim=1)),
+            pyro.sample(space.scale_site, dist.Delta(scale, event_dim=1)),
+        )

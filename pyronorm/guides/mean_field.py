@@ -1,0 +1,107 @@
+"""Independent normal shifts and log-normal scales."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import pyro
+import torch
+from pyro.distributions import LogNormal, Normal
+from torch import Tensor, nn
+
+from pyronorm.errors import OptionError
+from pyronorm.guides.base import Guide
+from pyronorm.latents import LatentNetwork, LatentSpace
+from pyronorm.model import NormalizationModel
+from pyronorm.stats.batch_noise import check_batch_size, log_var_mean, log_var_variance
+
+__all__ = ["MeanField", "sample_mean_field"]
+
+
+def sample_mean_field(
+    space: LatentSpace,
+    shift_loc: Tensor,
+    shift_std: Tensor,
+    log_scale_loc: Tensor,
+    log_scale_std: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Sample the two sites from independent normal shifts and log-normal scales.
+
+    Args:
+        space: gives the names of the sites.
+        shift_loc: mean of each shift, shape ``(channel,)``.
+        shift_std: standard deviation of each shift, shape ``(channel,)``.
+        log_scale_loc: mean of the logarithm of each scale, shape ``(channel,)``.
+        log_scale_std: standard deviation of the logarithm of each scale, shape ``(channel,)``.
+
+    Returns:
+        ``shift`` and ``scale``.
+    """
+    shift = Normal(shift_loc, shift_std, validate_args=False).to_event(1)
+    scale = LogNormal(log_scale_loc, log_scale_std, validate_args=False).to_event(1)
+    return pyro.sample(space.shift_site, shift), pyro.sample(space.scale_site, scale)
+
+
+class MeanField(Guide):
+    r"""A learned normal shift and log-normal scale for each channel, all independent.
+
+    .. math::
+        q = \prod_c \mathcal N(\text{shift}_c; m_c, s_c^2)\,
+            \mathcal N(\log \text{scale}_c; u_c, t_c^2)
+
+    Parameters, each of shape ``(channel,)``: ``shift_loc`` (m), ``shift_log_std`` (log s),
+    ``log_scale_loc`` (u), ``log_scale_log_std`` (log t). The KL divergence has a closed form for
+    every prior of the library.
+
+    Args:
+        model: the model whose latents to sample.
+        init_std: initial ``s`` and ``t``; the locations start at the neutral values.
+
+    Raises:
+        OptionError: if ``init_std`` is not positive.
+    """
+
+    has_analytic_kl: ClassVar[bool] = True
+
+    def __init__(self, model: NormalizationModel | LatentNetwork, init_std: float = 0.1) -> None:
+        super().__init__(model)
+        if not 0 < init_std < math.inf:
+            raise OptionError(f"guides.MeanField: init_std must be positive, got {init_std}.")
+        for name, value in (
+            ("shift_loc", 0.0),
+            ("shift_log_std", math.log(init_std)),
+            ("log_scale_loc", 0.0),
+            ("log_scale_log_std", math.log(init_std)),
+        ):
+            setattr(self, name, nn.Parameter(self._vector(value, name)))
+
+    @classmethod
+    def from_batch_size(
+        cls, model: NormalizationModel | LatentNetwork, batch_size: float
+    ) -> MeanField:
+        r"""Start at the noise of a given batch size, by its moments.
+
+        :math:`s^2 = 1/n`, and ``u``, ``t`` the mean and standard deviation of
+        :math:`\log \text{scale} = -\frac12 \log(S^2/\sigma^2)`.
+
+        Args:
+            model: the model whose latents to sample.
+            batch_size: ``n`` > 1.
+        """
+        n = check_batch_size(batch_size, "guides.MeanField.from_batch_size")
+        guide = cls(model, init_std=1 / math.sqrt(n))
+        with torch.no_grad():
+            guide.log_scale_loc.fill_(-0.5 * float(log_var_mean(n)))
+            guide.log_scale_log_std.fill_(math.log(0.5) + 0.5 * math.log(float(log_var_variance(n))))
+        return guide
+
+    def sample_sites(self) -> tuple[Tensor, Tensor]:
+        """Normal shift and log-normal scale."""
+        return sample_mean_field(
+            self.space,
+            self.shift_loc,
+            self.shift_log_std.exp(),
+            self.log_scale_loc,
+            self.log_scale_log_std.exp(),
+        )

@@ -1,0 +1,62 @@
+"""The moments of a statistics bank, channel by channel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from pyronorm.guides.bank import StatisticsBank
+from pyronorm.guides.base import Guide
+from pyronorm.guides.mean_field import sample_mean_field
+from pyronorm.latents import LatentNetwork
+from pyronorm.model import NormalizationModel
+
+__all__ = ["StochasticBatchNorm"]
+
+# A layer without batch statistics has no spread; a density needs one.
+_MIN_STD = 1e-6
+
+
+class StochasticBatchNorm(Guide):
+    r"""Stochastic batch normalization: Gaussian batch means, log-normal batch variances.
+
+    The means and *unbiased* standard deviations of :math:`M` and :math:`\log S^2` over the rows of a
+    bank, independent in every channel and layer. In the library's coordinates that is a normal shift
+    and a log-normal scale, with nothing to learn.
+
+    Args:
+        model: the model whose latents to sample.
+        bank: statistics of at least 2 batches.
+
+    Raises:
+        ShapeError: if the bank belongs to another network.
+        OptionError: if it has a single row.
+
+    Source: Atanov, Ashukha, Molchanov, Neklyudov & Vetrov, "Uncertainty Estimation via Stochastic
+    Batch Normalization" (2018).
+
+    Departs from the authors' code: plain averages over the rows instead of an exponential average of
+    the last ten or so batches; the logarithm is of the variance with the layer's ``eps``.
+    """
+
+    has_analytic_kl: ClassVar[bool] = True
+
+    shift_loc: Tensor
+    shift_std: Tensor
+    log_scale_loc: Tensor
+    log_scale_std: Tensor
+
+    def __init__(self, model: NormalizationModel | LatentNetwork, bank: StatisticsBank) -> None:
+        super().__init__(model)
+        bank.check(self.space, "guides.StochasticBatchNorm", rows=2)
+        like = self._like()
+        for name, rows in (("shift", bank.shift), ("log_scale", bank.scale.log())):
+            self.register_buffer(f"{name}_loc", rows.mean(0).to(like))
+            self.register_buffer(f"{name}_std", rows.std(0).clamp(min=_MIN_STD).to(like))
+
+    def sample_sites(self) -> tuple[Tensor, Tensor]:
+        """Normal shift and log-normal scale."""
+        return sample_mean_field(
+            self.space, self.shift_loc, self.shift_std, self.log_scale_loc, self.log_scale_std
+        )

@@ -1,0 +1,22 @@
+"""Training, population statistics, statistics banks and prediction."""
+
+from pyronorm.infer.bank import collect_bank
+from pyronorm.infer.draws import Draws, draw_latents
+from pyronorm.infer.fit import fit
+from pyronorm.infer.history import Epoch, History
+from pyronorm.infer.population import estimate_population_statistics
+from pyronorm.infer.predict import Prediction, log_likelihoods, predict, predictive_nll
+
+__all__ = [
+    "Draws",
+    "Epoch",
+    "History",
+    "Prediction",
+    "collect_bank",
+    "draw_latents",
+    "estimate_population_statistics",
+    "fit",
+    "log_likelihoods",
+    "predict",
+    "predictive_nll",
+]

@@ -1,0 +1,113 @@
+"""Collect the joint batch statistics of all layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
+from pyronorm.guides import StatisticsBank
+from pyronorm.infer.data import Data, inputs
+from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
+from pyronorm.latents import LatentNetwork
+from pyronorm.layers import LatentNorm
+from pyronorm.layers.freshness import batch_layers
+from pyronorm.stats import Moments
+
+__all__ = ["collect_bank"]
+
+
+@torch.no_grad()
+def collect_bank(
+    network: nn.Module, data: Data, num_batches: int | None = None, batch_size: int = 256
+) -> StatisticsBank:
+    r"""Collect batch statistics of all layers for many training batches.
+
+    For each batch the network runs once with batch statistics, so layer ``k + 1`` sees layer ``k``
+    normalized by the same batch; the row keeps mean and biased variance of every channel. The
+    network is not changed.
+
+    Args:
+        network: a converted network, LatentNetwork or NormalizationModel with batch normalizers and
+            current population statistics, which the latents are relative to.
+        data: training data in random batches of the size used in training: a DataLoader with
+            ``shuffle=True`` (without replacement) or a ``RandomSampler(replacement=True)``. It is
+            iterated as often as needed. Tensors and data sets are shuffled in batches of
+            ``batch_size``. A last batch that is smaller is left out.
+        num_batches: rows of the bank; None for one pass over the data.
+        batch_size: examples per batch, where the data do not come in batches.
+
+    Returns:
+        The bank; give it to :class:`pyronorm.guides.BatchNoise` (Monte-Carlo batch normalization),
+        :class:`pyronorm.guides.StochasticBatchNorm` or :meth:`pyronorm.guides.LowRank.from_bank`.
+
+    Raises:
+        ConversionError: if the network has no batch normalizer, or runs one twice.
+        DataError: if there is no batch, or only batches of one example.
+        StatisticsError: if population statistics are missing or stale, or the inputs not finite.
+
+    Source: Teye, Azizpour & Smith (ICML 2018), algorithm 1.
+    """
+    latent = latent_network(network)
+    layers = batch_layers(latent.network)
+    if not layers:
+        raise ConversionError(
+            f"collect_bank: {type(latent.network).__name__} has no batch normalizer, so no batch "
+            "noise."
+        )
+    if num_batches is not None and num_batches < 1:
+        raise OptionError(f"collect_bank: num_batches must be positive, got {num_batches}.")
+    latent.check_statistics()
+    row: dict[LatentNorm, Moments] = {}
+
+    def note(layer: LatentNorm, moments: Moments) -> None:
+        if layer in row:
+            raise ConversionError(
+                f"collect_bank: {layer.name} runs more than once per batch, so it has no single "
+                "batch mean and variance. Give each place a layer of its own."
+            )
+        row[layer] = moments
+
+    means: list[Tensor] = []
+    variances: list[Tensor] = []
+    size = 0
+    with batch_statistics_mode(latent.network), recording(layers, note):
+        while not means or (num_batches is not None and len(means) < num_batches):
+            before = len(means)
+            for x in inputs(data, latent.like.device, batch_size, shuffle=True):
+                if len(x) < size:
+                    continue  # the rest of a pass
+                if size and len(x) > size:
+                    raise DataError(
+                        f"collect_bank: batches must have one size, got {size} and then {len(x)}."
+                    )
+                size = len(x)
+                row.clear()
+                latent.network(x)
+                means.append(latent.pack({k: v.mean for k, v in row.items()}))
+                variances.append(latent.pack({k: v.var for k, v in row.items()}))
+                if len(means) == num_batches:
+                    break
+            if len(means) == before:
+                raise DataError("collect_bank: there is no batch.")
+    mean, var = torch.stack(means), torch.stack(variances)
+    _refuse_non_finite(latent, layers, mean + var)
+    return StatisticsBank(
+        space=latent.space,
+        batch_size=size,
+        mean=mean,
+        var=var,
+        reference_mean=latent.pack({x: x.state("running_mean") for x in layers}),
+        reference_var=latent.pack({x: x.state("running_var") for x in layers}),
+        eps=latent.pack({x: torch.full((x.num_channels,), x.eps) for x in layers}),
+    )
+
+
+def _refuse_non_finite(latent: LatentNetwork, layers: list[LatentNorm], rows: Tensor) -> None:
+    parts = rows.split(latent.space.sizes, dim=-1)
+    for layer, part in zip(latent.layers, parts, strict=True):
+        if layer in layers and not bool(part.isfinite().all()):
+            raise StatisticsError(
+                f"collect_bank: {layer.name} has batch statistics that are not finite. Check the "
+                "data and whether training has diverged."
+            )

@@ -1,0 +1,131 @@
+"""Data in the forms users have it: loaders, data sets, tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from pyronorm.errors import DataError, ShapeError
+
+__all__ = ["Data", "as_batches", "evaluation_mode", "gather", "inputs", "kept_modes", "pairs", "split"]
+
+Data = Iterable[Any] | Dataset[Any] | Tensor
+"""A DataLoader (or any iterable of batches that can be iterated again), a Dataset, a tensor ``x``, or
+a pair of tensors ``(x, y)``. A batch is ``x`` or ``(x, y)``, examples on axis 0."""
+
+
+def as_batches(data: Data, batch_size: int = 256, *, shuffle: bool = False) -> Iterable[Any]:
+    """Return an iterable of batches.
+
+    Args:
+        data: in any of the forms of :data:`Data`.
+        batch_size: examples per batch, where the data do not come in batches.
+        shuffle: shuffle data that do not come in batches; a rest of one example is then left out.
+
+    Raises:
+        DataError: if the data have no such form, or can be iterated only once.
+        ShapeError: if ``x`` and ``y`` differ in length.
+    """
+    if isinstance(data, Tensor):
+        data = TensorDataset(data)
+    elif isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):
+        lengths = [len(part) for part in data]
+        if len(set(lengths)) > 1:
+            raise ShapeError(f"data: x and y must have one length, got {lengths}.")
+        data = TensorDataset(*data)
+    if isinstance(data, DataLoader):
+        return data
+    if isinstance(data, Dataset):
+        # A rest of one example has no batch statistics.
+        rest = len(data) % batch_size  # type: ignore[arg-type]
+        return DataLoader(
+            data, batch_size=batch_size, shuffle=shuffle, drop_last=shuffle and rest == 1
+        )
+    if isinstance(data, Iterator):
+        raise DataError(
+            "data: an iterator is used up after one pass. Pass a DataLoader, a list of batches, a "
+            "Dataset or tensors."
+        )
+    if isinstance(data, Iterable):
+        return data
+    raise DataError(
+        "data: expected a DataLoader, an iterable of batches, a Dataset, a tensor or a pair of "
+        f"tensors, got {type(data).__name__}."
+    )
+
+
+def split(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Split a batch into ``x`` and ``y``, the latter None if there is none.
+
+    Raises:
+        DataError: if the batch is neither ``x`` nor ``(x, y)``.
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 2:
+        if all(isinstance(part, Tensor) for part in batch):
+            return batch[0], batch[1] if len(batch) == 2 else None
+    kinds = [type(p).__name__ for p in batch] if isinstance(batch, (tuple, list)) else None
+    raise DataError(
+        f"data: a batch must be a tensor x or a pair (x, y), got {kinds or type(batch).__name__}."
+    )
+
+
+def inputs(
+    data: Data, device: torch.device, batch_size: int = 256, *, shuffle: bool = False
+) -> Iterator[Tensor]:
+    """Iterate over the inputs ``x`` of all batches, on a device."""
+    for batch in as_batches(data, batch_size, shuffle=shuffle):
+        yield split(batch)[0].to(device)
+
+
+def pairs(
+    data: Data, device: torch.device, where: str, batch_size: int = 256
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over pairs ``(x, y)``, on a device.
+
+    Raises:
+        DataError: if there is no ``y``.
+    """
+    for batch in as_batches(data, batch_size):
+        x, y = split(batch)
+        if y is None:
+            raise DataError(f"{where}: needs batches (x, y), got x alone.")
+        yield x.to(device), y.to(device)
+
+
+def gather(data: Data, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:
+    """Join all batches into one tensor each for ``x`` and ``y``.
+
+    Raises:
+        DataError: if the data are empty.
+    """
+    parts = [split(batch) for batch in as_batches(data, batch_size)]
+    if not parts:
+        raise DataError("data: there is no batch.")
+    y = [y for _, y in parts if y is not None]
+    return torch.cat([x for x, _ in parts]), torch.cat(y) if y else None
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Context in which a module is in evaluation mode; each submodule gets its mode back after."""
+    with kept_modes(module):
+        module.eval()
+        yield
+
+
+@contextmanager
+def kept_modes(module: nn.Module) -> Iterator[None]:
+    """Context after which every submodule has the mode (training or evaluation) it had before."""
+    before = [(m, m.training) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for m, training in before:
+            m.training = training

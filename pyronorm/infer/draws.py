@@ -1,0 +1,106 @@
+"""Draws of the latents from any guide, with their log density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from pyronorm.errors import NoDensityError, OptionError, ShapeError
+from pyronorm.guides import Guide
+from pyronorm.infer.data import evaluation_mode
+from pyronorm.model import NormalizationModel
+
+__all__ = ["Draws", "draw_latents"]
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws of the latents.
+
+    Attributes:
+        shift: shape ``(sample, channel)``.
+        scale: shape ``(sample, channel)``.
+        log_q: log density of each draw under the guide, shape ``(sample,)``; None where there is no
+            density (a bank, a point).
+    """
+
+    shift: Float[Tensor, "sample channel"]
+    scale: Float[Tensor, "sample channel"]
+    log_q: Float[Tensor, " sample"] | None = None
+
+    def __len__(self) -> int:
+        """Number of draws."""
+        return len(self.shift)
+
+
+@torch.no_grad()
+def draw_latents(
+    model: NormalizationModel,
+    guide: Callable[..., Any],
+    num_samples: int,
+    guide_args: tuple[Any, ...] = (),
+) -> Draws:
+    """Draw latents from a guide.
+
+    Args:
+        model: the model that the guide approximates the posterior of.
+        guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, or any Pyro guide whose sites
+            broadcast under a plate.
+        num_samples: number of draws.
+        guide_args: arguments for a guide of your own.
+
+    Returns:
+        The draws and their log density.
+
+    Raises:
+        OptionError: if ``num_samples`` is below 1, or an autoguide has not been trained.
+        ShapeError: if the guide does not sample the model's latents.
+    """
+    if num_samples < 1:
+        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+        raise OptionError(
+            f"{type(guide).__name__} has not been trained: it does not know its sites before the "
+            "first step. Train it, or call guide(x, y) once."
+        )
+    if isinstance(guide, (Guide, AutoGuide)):
+        guide_args = ()
+    space = model.space
+    with evaluation_mode(model), pyro.plate("_draws", num_samples, dim=-2):
+        trace = poutine.trace(guide).get_trace(*guide_args)
+    values = []
+    for site in (space.shift_site, space.scale_site):
+        if site not in trace.nodes:
+            raise ShapeError(f"the guide does not sample the site {site!r} of the model.")
+        value = trace.nodes[site]["value"]
+        expected = (num_samples, 1, space.num_channels)
+        if value.shape != expected:
+            raise ShapeError(
+                f"the guide's site {site!r} has shape {tuple(value.shape)} for {num_samples} draws, "
+                f"expected {expected}: is it a guide of this model?"
+            )
+        values.append(value.squeeze(1))
+    return Draws(values[0], values[1], _log_density(trace, num_samples))
+
+
+def _log_density(trace: poutine.Trace, num_samples: int) -> Tensor | None:
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
+    sites = [site for site in sites if type(site["fn"]).__name__ != "_Subsample"]
+    auxiliary = any(site["infer"].get("is_auxiliary") for site in sites)
+    if not auxiliary and any(isinstance(site["fn"], Delta) for site in sites):
+        return None  # a point has no density
+    try:
+        trace.compute_log_prob()
+    except NoDensityError:
+        return None
+    terms = [site["log_prob"].reshape(num_samples, -1).sum(1) for site in sites]
+    return torch.stack(terms).sum(0)

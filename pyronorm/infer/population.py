@@ -1,0 +1,124 @@
+"""Population statistics of batch normalizers, estimated over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+from torch import nn
+
+from pyronorm.errors import DataError, OptionError, StatisticsError
+from pyronorm.infer.data import Data, inputs, evaluation_mode
+from pyronorm.latents import LatentNetwork
+from pyronorm.layers import LatentNorm
+from pyronorm.layers.freshness import batch_layers, stamp_statistics
+from pyronorm.model import NormalizationModel
+from pyronorm.stats import Moments, merge_moments
+
+__all__ = [
+    "batch_statistics_mode",
+    "estimate_population_statistics",
+    "latent_network",
+    "recording",
+]
+
+
+@contextmanager
+def recording(
+    layers: list[LatentNorm], recorder: Callable[[LatentNorm, Moments], None]
+) -> Iterator[None]:
+    """Have the layers report the batch moments they normalize with."""
+    for layer in layers:
+        layer.recorder = recorder
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.recorder = None
+
+
+@contextmanager
+def batch_statistics_mode(network: nn.Module) -> Iterator[None]:
+    """Batch layers in training mode, everything else (dropout) in evaluation mode."""
+    with evaluation_mode(network):
+        for layer in batch_layers(network):
+            layer.train()
+        yield
+
+
+@torch.no_grad()
+def estimate_population_statistics(
+    network: nn.Module, data: Data, num_batches: int | None = None, batch_size: int = 256
+) -> None:
+    r"""Estimate the population statistics of all batch normalizers over training data.
+
+    The network runs over the data with batch statistics and with neutral latents; each layer's
+    population mean and variance are those of all values it saw, pooled exactly over batches of any
+    sizes (:func:`pyronorm.stats.merge_moments`):
+    :math:`\mu = \mathbb E[M]`, :math:`\sigma^2 = \mathbb E[S^2] + \mathrm{Var}[M]`, biased.
+    Dropout and the like are off.
+
+    This writes the buffers ``running_mean``, ``running_var`` and ``num_batches_tracked``; it is the
+    only place that does. Networks without batch normalizers are left alone.
+
+    Args:
+        network: a converted network, a LatentNetwork or a NormalizationModel; changed in place.
+        data: training data, in batches of the size used in training or larger.
+        num_batches: how many batches to use; None for all.
+        batch_size: examples per batch, where the data do not come in batches.
+
+    Raises:
+        ConversionError: if the network is not converted.
+        DataError: if there is no batch.
+        OptionError: if ``num_batches`` is below 1.
+        StatisticsError: if a layer saw values that are not finite, or no values.
+
+    Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3 ("PreciseBN").
+    """
+    root = latent_network(network).network
+    layers = batch_layers(root)
+    if not layers:
+        return
+    if num_batches is not None and num_batches < 1:
+        raise OptionError(
+            f"estimate_population_statistics: num_batches must be positive, got {num_batches}."
+        )
+    totals: dict[LatentNorm, Moments] = {}
+
+    def add(layer: LatentNorm, moments: Moments) -> None:
+        moments = Moments(moments.count, moments.mean.double(), moments.var.double())
+        totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
+
+    device = layers[0].state("running_mean").device
+    seen = 0
+    with batch_statistics_mode(root), recording(layers, add):
+        for x in islice(inputs(data, device, batch_size), num_batches):
+            root(x)
+            seen += 1
+    if seen == 0:
+        raise DataError("estimate_population_statistics: there is no batch.")
+    for layer in layers:
+        if layer not in totals:
+            raise StatisticsError(
+                f"{layer.name}: the network never ran this layer, so it has no statistics."
+            )
+        _, mean, var = totals[layer]
+        if not bool(mean.isfinite().all() & var.isfinite().all()):
+            raise StatisticsError(
+                f"{layer.name}: its inputs over the data are not finite. Check the data and whether "
+                "training has diverged."
+            )
+    for layer, (_, mean, var) in totals.items():
+        layer.state("running_mean").copy_(mean)
+        layer.state("running_var").copy_(var)
+        layer.state("num_batches_tracked").fill_(seen)
+    stamp_statistics(root)
+
+
+def latent_network(network: nn.Module) -> LatentNetwork:
+    """The LatentNetwork of a NormalizationModel, itself, or around a converted network."""
+    if isinstance(network, NormalizationModel):
+        return network.latent_network
+    return LatentNetwork.of(network)

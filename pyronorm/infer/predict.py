@@ -1,0 +1,181 @@
+"""Posterior predictive distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyronorm.errors import DataError
+from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
+from pyronorm.infer.draws import Draws, draw_latents
+from pyronorm.likelihoods import Summary
+from pyronorm.model import NormalizationModel
+
+__all__ = ["Prediction", "evaluate_draws", "log_likelihoods", "predict", "predictive_nll"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    r"""The posterior predictive distribution of each example.
+
+    Shapes are those the likelihood says: for :class:`~pyronorm.likelihoods.Categorical` means are
+    probabilities ``(batch, *spatial, class)`` and entropies ``(batch, *spatial)``.
+
+    Attributes:
+        mean: predictive mean, averaged over draws.
+        variance: predictive variance, noise included.
+        entropy: of the predictive distribution, in nats: the total uncertainty.
+        mutual_information: between the data and the latents, in nats: what knowing the latents would
+            tell, the epistemic part of ``entropy``.
+        samples: the mean given each draw, ``(sample, batch, ...)``; None if not kept.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    entropy: Tensor
+    mutual_information: Tensor
+    samples: Tensor | None
+
+
+def predict(
+    model: NormalizationModel,
+    guide: Callable[..., Any],
+    data: Data,
+    num_samples: int = 32,
+    *,
+    batch_size: int = 256,
+    keep_samples: bool = True,
+) -> Prediction:
+    r"""Predict with the posterior of a guide: an average over draws of the latents.
+
+    :math:`p(y | x) = \frac1S\sum_s p(y | x, z_s)` with :math:`z_s \sim q`. The same draws serve all
+    examples, since the latents are global. The network is in evaluation mode for the time of the
+    call; nothing is changed. Memory is bounded by ``batch_size`` and, per batch, by the chunks of
+    :class:`~pyronorm.LatentNetwork`; equal draws are evaluated once.
+
+    Args:
+        model: the model.
+        guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, or a guide of your own.
+        data: inputs ``x``, alone or in pairs ``(x, y)`` of which ``y`` is not used.
+        num_samples: ``S``, number of draws.
+        batch_size: examples at once, where the data do not come in batches.
+        keep_samples: whether to keep the mean given each draw, ``S`` times as large as ``mean``.
+
+    Returns:
+        The prediction, on the model's device.
+
+    Raises:
+        DataError: if there are no data.
+        StatisticsError: if population statistics are missing or stale.
+    """
+    parts: list[Summary] = []
+    samples: list[Tensor] = []
+    batches = as_batches(data, batch_size)
+    draws = draw_latents(model, guide, num_samples, _first(batches))
+    with torch.no_grad():
+        for _, _, output in evaluate_draws(model, draws, batches):
+            parts.append(model.likelihood.summarize(output))
+            if keep_samples:
+                samples.append(model.likelihood.expected(output, 1))
+    joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Summary)}
+    return Prediction(**joined, samples=torch.cat(samples, 1) if keep_samples else None)
+
+
+def evaluate_draws(
+    model: NormalizationModel, draws: Draws, data: Data, batch_size: int = 256
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """Evaluate the network for draws of its latents, batch by batch.
+
+    Args:
+        model: the model; its network is in evaluation mode during each batch.
+        draws: draws of the latents.
+        data: inputs ``x`` or pairs ``(x, y)``.
+        batch_size: examples at once, where the data do not come in batches.
+
+    Yields:
+        ``x``, ``y`` (or None), and the network's output of shape ``(sample, batch, *out)``.
+
+    Raises:
+        DataError: if there are no data, or inputs that are not finite.
+        StatisticsError: if population statistics are missing or stale.
+    """
+    network = model.latent_network
+    device = network.like.device
+    latents = torch.stack([draws.shift, draws.scale], dim=1)
+    unique, index = torch.unique(latents, dim=0, return_inverse=True)
+    shift, scale = unique[:, 0, None], unique[:, 1, None]
+    network.check_statistics()
+    empty = True
+    for position, batch in enumerate(as_batches(data, batch_size)):
+        x, y = (None if part is None else part.to(device) for part in split(batch))
+        assert x is not None
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            raise DataError(f"data: batch {position} has inputs that are not finite.")
+        empty = False
+        with evaluation_mode(model):
+            output = network(x, shift, scale)
+        yield x, y, output.to(torch.promote_types(output.dtype, torch.float32))[index]
+    if empty:
+        raise DataError("data: there is no batch.")
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: NormalizationModel, draws: Draws, data: Data, batch_size: int = 256
+) -> Tensor:
+    """Log likelihood of each example under each draw.
+
+    Args:
+        model: the model.
+        draws: draws of the latents.
+        data: pairs ``(x, y)``.
+        batch_size: examples at once, where the data do not come in batches.
+
+    Returns:
+        Shape ``(sample, example)``, in nats.
+
+    Raises:
+        DataError: if there is no ``y``, or ``y`` is impossible.
+        ShapeError: if ``y`` does not fit the network's output.
+    """
+    parts = []
+    for _, y, output in evaluate_draws(model, draws, data, batch_size):
+        if y is None:
+            raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
+        model.likelihood.check_data(y, output, 1)
+        parts.append(model.likelihood.distribution(output, 1).log_prob(y))
+    return torch.cat(parts, dim=1)
+
+
+def predictive_nll(
+    model: NormalizationModel,
+    guide: Callable[..., Any],
+    data: Data,
+    num_samples: int = 32,
+    *,
+    batch_size: int = 256,
+) -> float:
+    r"""Mean negative log predictive density :math:`-\log\frac1S\sum_s p(y|x,z_s)`, in nats.
+
+    Args:
+        model: the model.
+        guide: as in :func:`predict`.
+        data: pairs ``(x, y)``.
+        num_samples: ``S``, number of draws.
+        batch_size: examples at once, where the data do not come in batches.
+    """
+    batches = as_batches(data, batch_size)
+    draws = draw_latents(model, guide, num_samples, _first(batches))
+    log_p = log_likelihoods(model, draws, batches)
+    return float(math.log(num_samples) - torch.logsumexp(log_p, 0).mean())
+
+
+def _first(batches: Any) -> tuple[Any, ...]:
+    for batch in batches:
+        return tuple(part for part in split(batch) if part is not None)
+    raise DataError("data: there is no batch.")

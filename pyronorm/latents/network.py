@@ -1,0 +1,256 @@
+"""A converted network as a pure function of its input and its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pyronorm.errors import OptionError, ShapeError
+from pyronorm.latents.prefix import Prefix
+from pyronorm.latents.space import LatentSpace
+from pyronorm.layers import LatentNorm
+from pyronorm.layers.freshness import check_statistics, watch_loading
+
+__all__ = ["LatentNetwork"]
+
+# Elements of the largest activation that a batch of draws may reach. On a CPU a batch pays as long
+# as it stays in the cache (measured: benchmarks/predict.py); a GPU wants to be filled.
+_CPU_ELEMENTS = 2**19
+_GPU_ELEMENTS = 2**25
+
+
+class LatentNetwork(nn.Module):
+    r"""A network as a pure function :math:`f(x, \text{shift}, \text{scale})`.
+
+    The latents of all layers are packed in two tensors whose last axis is :attr:`space`. Their shape
+    says how many draws there are, and aligns with the batch on the right:
+
+    ============================  ==========================================  ====================
+    ``shift`` and ``scale``       meaning                                     output
+    ============================  ==========================================  ====================
+    None                          neutral: shift 0, scale 1                   ``(batch, *out)``
+    ``(channel,)``                one draw for all examples                   ``(batch, *out)``
+    ``(batch, channel)``          one draw per example                        ``(batch, *out)``
+    ``(*samples, 1, channel)``    many draws, each for all examples           ``(*samples, batch, *out)``
+    ``(*samples, batch, chann.)`` many draws per example                      ``(*samples, batch, *out)``
+    ============================  ==========================================  ====================
+
+    Many draws are evaluated in chunks: several draws at once (``torch.func.vmap``) while that is
+    faster and fits in bounded memory, one after the other otherwise; what lies before the first
+    latent layer runs once. Running the network writes no buffer and leaves nothing behind.
+
+    In evaluation mode the population statistics of batch layers must belong to the present weights;
+    missing or stale ones are refused.
+
+    Args:
+        network: a converted network (:func:`pyronorm.convert`). It is shared, not copied.
+        prefix: put before the names of the Pyro sites, for models with several networks.
+        samples_per_call: how many draws to evaluate at once; None chooses by the size of the
+            activations, 1 for networks that ``torch.func.vmap`` cannot run.
+
+    Raises:
+        ConversionError: if the network has no layer with latent statistics.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, prefix: str = "", samples_per_call: int | None = None
+    ) -> None:
+        super().__init__()
+        if samples_per_call is not None and samples_per_call < 1:
+            raise OptionError(
+                f"LatentNetwork: samples_per_call must be positive, got {samples_per_call}."
+            )
+        self.space = LatentSpace.of(network, prefix)
+        self.network = network
+        self.layers = tuple(m for m in network.modules() if isinstance(m, LatentNorm))
+        """The layers with latents, in the order of :attr:`space`."""
+        self.samples_per_call = samples_per_call
+        self._checked: tuple[tuple[int, int], ...] | None = None
+        watch_loading(network)
+
+    @classmethod
+    def of(cls, network: nn.Module) -> LatentNetwork:
+        """The network itself if it is one already, or a new LatentNetwork around it."""
+        return network if isinstance(network, cls) else cls(network)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor on the network's device, with the dtype that latents should have."""
+        for tensor in chain(self.network.parameters(), self.network.buffers()):
+            if tensor.is_floating_point():
+                dtype = torch.promote_types(tensor.dtype, torch.float32)
+                return torch.empty(0, device=tensor.device, dtype=dtype)
+        return torch.empty(0)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch *dims"],
+        shift: Float[Tensor, "*draws channel"] | None = None,
+        scale: Float[Tensor, "*draws channel"] | None = None,
+    ) -> Tensor:
+        """Evaluate the network.
+
+        Args:
+            x: a batch of inputs, examples on axis 0.
+            shift: packed shifts, in one of the shapes above.
+            scale: packed scales, positive, of the same shape.
+
+        Returns:
+            The network's output, with the draws' axes in front.
+
+        Raises:
+            ShapeError: if the latents do not fit the network, each other or the batch.
+            StatisticsError: in evaluation mode, if population statistics are missing or stale.
+        """
+        self._check_statistics()
+        if shift is None or scale is None:
+            if shift is not scale:
+                raise ShapeError("LatentNetwork: give both shift and scale, or neither.")
+            return self._evaluate(x, None, None)
+        self._check_shapes(x, shift, scale)
+        if shift.ndim <= 2:
+            return self._evaluate_one(x, shift, scale)
+        samples = shift.shape[:-2]
+        output = self._evaluate_many(x, shift.flatten(0, -3), scale.flatten(0, -3))
+        return output.unflatten(0, samples)
+
+    def reference_statistics(self) -> tuple[Tensor, Tensor]:
+        r"""Mean and standard deviation that the latents are relative to, per channel.
+
+        Returns:
+            :math:`\mu` and :math:`\sigma = \sqrt{\sigma^2 + \epsilon}`, each of shape
+            ``(channel,)``; NaN where the normalizer has no fixed statistics.
+        """
+        known = [layer for layer in self.layers if layer.normalizer.keeps_population]
+        mean = self.pack({layer: layer.state("running_mean") for layer in known})
+        std = self.pack({x: (x.state("running_var") + x.eps).sqrt() for x in known})
+        return mean, std
+
+    def pack(self, values: Mapping[LatentNorm, Tensor]) -> Float[Tensor, " channel"]:
+        """Join one vector per layer; NaN for layers without one.
+
+        Args:
+            values: a vector of length ``num_channels`` for some layers.
+
+        Returns:
+            All channels of all layers, in the order of :attr:`space`; a fresh tensor.
+        """
+        like = self.like
+        return torch.cat(
+            [
+                values[layer].to(like) if layer in values else like.new_full((n,), torch.nan)
+                for layer, n in zip(self.layers, self.space.sizes, strict=True)
+            ]
+        )
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        shift: Tensor | None,
+        scale: Tensor | None,
+        around: AbstractContextManager[None] | None = None,
+    ) -> Tensor:
+        """Hand the latents to the layers for one call; shape (channel,) or (1 or batch, channel)."""
+        if shift is not None and scale is not None:
+            sizes = self.space.sizes
+            latents = zip(shift.split(sizes, -1), scale.split(sizes, -1), strict=True)
+            for layer, pair in zip(self.layers, latents, strict=True):
+                layer.__dict__["latents"] = pair  # as layer.latents = pair, and faster
+        try:
+            with around or nullcontext():
+                output: Tensor = self.network(x)
+        finally:
+            for layer in self.layers:
+                layer.__dict__["latents"] = None
+        return output
+
+    def _evaluate_one(
+        self,
+        x: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        around: AbstractContextManager[None] | None = None,
+    ) -> Tensor:
+        # One draw for all examples folds into the layers' own kernel.
+        if shift.ndim == 2 and len(shift) == 1:
+            shift, scale = shift[0], scale[0]
+        return self._evaluate(x, shift, scale, around)
+
+    def _evaluate_many(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Many draws: latents of shape (sample, 1 or batch, channel)."""
+        prefix = Prefix(self.layers)
+        outputs = [self._evaluate_one(x, shift[0], scale[0], prefix.record())[None]]
+        chunk = self.samples_per_call or self._chunk(x, prefix.largest_activation)
+        for start in range(1, len(shift), chunk):
+            some = slice(start, start + chunk)
+            if chunk == 1:
+                output = self._evaluate_one(x, shift[start], scale[start], prefix.replay())[None]
+            else:
+                output = self._evaluate_together(x, shift[some], scale[some], prefix)
+            outputs.append(output)
+        return torch.cat(outputs)
+
+    def _evaluate_together(
+        self, x: Tensor, shift: Tensor, scale: Tensor, prefix: Prefix
+    ) -> Tensor:
+        def evaluate(shift: Tensor, scale: Tensor) -> Tensor:
+            return self._evaluate(x, shift, scale, prefix.replay())
+
+        try:
+            return torch.func.vmap(evaluate, randomness="different")(shift, scale)
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            raise OptionError(
+                f"{type(self.network).__name__} cannot be evaluated for several draws at once. "
+                "Build it with pyronorm.LatentNetwork(network, samples_per_call=1), which "
+                "evaluates one draw after the other."
+            ) from error
+
+    @staticmethod
+    def _chunk(x: Tensor, largest_activation: int) -> int:
+        elements = _CPU_ELEMENTS if x.device.type == "cpu" else _GPU_ELEMENTS
+        return max(1, elements // max(1, largest_activation))
+
+    def _check_shapes(self, x: Tensor, shift: Tensor, scale: Tensor) -> None:
+        self.space.check(shift, "LatentNetwork, shift")
+        self.space.check(scale, "LatentNetwork, scale")
+        if shift.shape != scale.shape:
+            raise ShapeError(
+                "LatentNetwork: shift and scale must have one shape, got "
+                f"{tuple(shift.shape)} and {tuple(scale.shape)}."
+            )
+        if shift.ndim >= 2 and shift.shape[-2] not in (1, len(x)):
+            raise ShapeError(
+                f"LatentNetwork: the axis before the channels is the example axis, of length 1 or "
+                f"{len(x)} (the batch), got latents of shape {tuple(shift.shape)}. Many draws for "
+                "all examples have the shape (samples, 1, channel)."
+            )
+
+    def check_statistics(self) -> None:
+        """Refuse missing or stale population statistics, whatever the mode.
+
+        Raises:
+            StatisticsError: naming the layer and what to do.
+        """
+        check_statistics(self.network)
+
+    def _check_statistics(self) -> None:
+        # Hashing all parameters at every call would cost; their version counters and places tell
+        # whether anything can have changed since the last check.
+        if torch.compiler.is_compiling() or not any(
+            layer.normalizer.uses_batch and not layer.training for layer in self.layers
+        ):
+            return
+        versions = tuple(
+            (0 if tensor.is_inference() else tensor._version, tensor.data_ptr())
+            for tensor in chain(self.network.parameters(), self.network.buffers())
+        )
+        if versions != self._checked:
+            self.check_statistics()
+            self._checked = versions

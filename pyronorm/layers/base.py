@@ -1,0 +1,212 @@
+"""The layer with latent statistics, and the interface of a normalizer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pyronorm.errors import OptionError, ShapeError
+from pyronorm.stats import Moments
+
+__all__ = ["LatentNorm", "Normalizer", "affine_each"]
+
+
+class Normalizer(ABC):
+    r"""Where the reference statistics :math:`(\mu, \sigma)` of a layer come from.
+
+    A normalizer computes :math:`y = w \hat x + b` with :math:`\hat x = (x - \mu)/\sigma` in one pass
+    over the activations. It is a frozen dataclass of settings and holds no tensors: what has to be
+    kept (population statistics, say) are buffers of the :class:`LatentNorm` it serves, declared by
+    :meth:`buffers`.
+    """
+
+    eps: float | None
+    """Added to the variance; None takes the converted layer's own, or 1e-5 in a new layer."""
+
+    handles_channel_last: ClassVar[bool] = False
+    """Whether :meth:`normalize` takes inputs with the channel axis last as they are."""
+
+    uses_batch: ClassVar[bool] = False
+    """Whether statistics are taken over the batch in training mode."""
+
+    keeps_population: ClassVar[bool] = False
+    """Whether the layer keeps population statistics, ``running_mean`` and ``running_var``."""
+
+    def buffers(self, num_channels: int) -> dict[str, Tensor]:
+        """Initial values of the buffers that a layer of that many channels must keep.
+
+        Raises:
+            OptionError: if the settings do not fit that many channels.
+        """
+        return {}
+
+    def adapted(self, eps: float) -> Self:
+        """The normalizer with a converted layer's ``eps``, where it leaves its own open."""
+        return replace(self, eps=eps) if self.eps is None else self  # type: ignore[type-var]
+
+    @abstractmethod
+    def normalize(
+        self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        r"""Return :math:`w \hat x + b`.
+
+        Args:
+            layer: gives buffers, training flag and the name for messages.
+            x: activations, shape ``(batch, channel, *spatial)``.
+            weight: ``w`` of shape ``(channel,)``, or None for 1.
+            bias: ``b`` of shape ``(channel,)``, or None for 0.
+        """
+
+    def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Like :meth:`normalize`, with an affine map of its own for each example.
+
+        Args:
+            layer: as in :meth:`normalize`.
+            x: as in :meth:`normalize`.
+            weight: shape ``(batch, channel)``, or ``(1, channel)`` to be broadcast.
+            bias: like ``weight``.
+        """
+        return affine_each(self.normalize(layer, x, None, None), weight, bias)
+
+
+class LatentNorm(nn.Module):
+    r"""A normalization layer whose statistics carry latent ``shift`` and ``scale``.
+
+    .. math::
+        y = \text{weight} \cdot \text{scale} \cdot (\hat x + \text{shift}) + \text{bias},
+        \qquad \hat x = (x - \mu)/\sigma
+
+    per channel, with reference statistics :math:`(\mu, \sigma)` from the ``normalizer``. The latents
+    are folded into the affine map, so they cost no pass over the activations. Without latents
+    (``shift = 0``, ``scale = 1``) it is an ordinary normalization layer. It never writes a buffer
+    when it runs.
+
+    Latents are not arguments of :meth:`forward`, since the layer sits inside somebody's network:
+    :class:`pyronorm.LatentNetwork` hands them over for the time of one call.
+
+    Args:
+        normalizer: source of the reference statistics.
+        num_channels: number of channels, the length of ``shift`` and ``scale``.
+        affine: whether to learn ``weight`` and ``bias``.
+        channel_last: the channel axis is the last one instead of axis 1.
+        linear: the linear or convolution layer that a :class:`Weight` normalizer owns.
+
+    Shape:
+        - input: ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if
+          ``channel_last``
+        - output: the same (with ``linear``: from its input to its output)
+
+    Raises:
+        ShapeError: if an input does not have the layer's channels.
+
+    Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
+    """
+
+    latents: tuple[Tensor, Tensor] | None
+    recorder: Callable[[LatentNorm, Moments], None] | None
+
+    def __init__(
+        self,
+        normalizer: Normalizer,
+        num_channels: int,
+        *,
+        affine: bool = True,
+        channel_last: bool = False,
+        linear: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if num_channels < 1:
+            raise OptionError(f"LatentNorm: num_channels must be positive, got {num_channels}.")
+        self.normalizer = normalizer
+        self.num_channels = num_channels
+        self.channel_last = channel_last
+        self.name = type(self).__name__
+        self.linear = linear
+        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
+        for key, value in normalizer.buffers(num_channels).items():
+            self.register_buffer(key, value)
+        self.statistics_stamp: frozenset[int] | None = None  # see freshness.py
+        self.latents = None
+        self.recorder = None
+
+    @property
+    def eps(self) -> float:
+        """Added to the variance under the root."""
+        return 1e-5 if self.normalizer.eps is None else self.normalizer.eps
+
+    def state(self, name: str) -> Tensor:
+        """The buffer of that name."""
+        value = self._buffers[name]
+        assert value is not None
+        return value
+
+    def forward(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch *out_dims"]:
+        """Normalize ``x``, with the latents handed over for this call if there are any."""
+        self._check_input(x)
+        move = self.channel_last and not self.normalizer.handles_channel_last
+        y = self._normalize(x.movedim(-1, 1) if move else x)
+        return y.movedim(1, -1) if move else y
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        if self.latents is None:
+            return self.normalizer.normalize(self, x, self.weight, self.bias)
+        shift, scale = self.latents
+        weight, bias = self._fold(shift, scale)
+        if shift.ndim == 1:
+            return self.normalizer.normalize(self, x, weight, bias)
+        if shift.shape[0] not in (1, x.shape[0]):
+            raise ShapeError(
+                f"{self.name}: latents for {shift.shape[0]} examples, but the input has "
+                f"{x.shape[0]} along axis 0 (shape {tuple(x.shape)}). Per-example latents need the "
+                "examples on axis 0 of every normalized layer; otherwise give one draw for all."
+            )
+        return self.normalizer.normalize_each(self, x, weight, bias)
+
+    def _fold(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Affine map with the latents in it; both have the shape of the latents."""
+        if self.weight is None:
+            return scale, scale * shift
+        extra = (1,) * (self.weight.ndim - 1)  # a layer norm over (channel, *spatial)
+        if extra:
+            shift, scale = shift.view(shift.shape + extra), scale.view(scale.shape + extra)
+        weight = self.weight * scale
+        if self.bias is None:
+            return weight, weight * shift
+        return weight, torch.addcmul(self.bias, weight, shift)
+
+    def _check_input(self, x: Tensor) -> None:
+        channels = self.num_channels if self.linear is None else None
+        axis = -1 if self.channel_last else 1
+        if x.ndim < 2 or (channels is not None and x.shape[axis] != channels):
+            shape = "(batch, *spatial, channel)" if self.channel_last else "(batch, channel, ...)"
+            raise ShapeError(
+                f"{self.name}: expected an input of shape {shape} with {self.num_channels} "
+                f"channels, got {tuple(x.shape)}."
+            )
+
+    def extra_repr(self) -> str:
+        """Show normalizer, channels and options in ``print(network)``."""
+        options = "" if self.weight is not None else ", affine=False"
+        options += ", channel_last=True" if self.channel_last else ""
+        return f"{self.normalizer}, num_channels={self.num_channels}{options}"
+
+
+def affine_each(x: Tensor, weight: Tensor, bias: Tensor, *, channel_last: bool = False) -> Tensor:
+    """Apply one affine map per example and channel in one pass, keeping the dtype of ``x``.
+
+    Args:
+        x: shape ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)``.
+        weight: shape ``(batch or 1, channel)``.
+        bias: like ``weight``.
+        channel_last: where the channel axis of ``x`` is.
+    """
+    ones = (1,) * (x.ndim - weight.ndim)
+    shape = weight.shape[:1] + ones + weight.shape[1:] if channel_last else weight.shape + ones
+    return torch.addcmul(bias.view(shape), x, weight.view(shape)).to(x.dtype)

@@ -1,0 +1,110 @@
+"""What a likelihood is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyronorm.errors import DataError, ShapeError
+
+__all__ = ["Likelihood", "Summary"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    r"""The posterior predictive distribution of each example, averaged over draws.
+
+    Attributes:
+        mean: predictive mean; for Categorical and Bernoulli the probabilities.
+        variance: predictive variance of each component of ``mean``'s data.
+        entropy: entropy of the predictive distribution per output position, in nats.
+        mutual_information: of output and latents (epistemic uncertainty), per output position, in
+            nats: entropy minus the mean entropy of the single draws.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    entropy: Tensor
+    mutual_information: Tensor
+
+
+class Likelihood(nn.Module):
+    """Maps outputs of a network to distributions of the data, one per example.
+
+    Outputs have the shape ``(*samples, batch, *out)``. What ``out`` is, the subclass says; whatever
+    lies beyond a single value per example (pixels, several targets) are event dimensions, so that
+    each example has one log likelihood.
+    """
+
+    @abstractmethod
+    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistribution:
+        """The distribution of ``y``.
+
+        Args:
+            output: the network's output, shape ``(*samples, batch, *out)``.
+            num_sample_dims: the number of axes in ``samples``.
+
+        Returns:
+            A distribution with batch shape ``(*samples, batch)``.
+
+        Raises:
+            ShapeError: if ``output`` does not have the axes this likelihood needs.
+        """
+
+    @abstractmethod
+    def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
+        """The mean of ``y`` given the latents (probabilities, for classes), without noise.
+
+        Args:
+            output: the network's output, shape ``(*samples, batch, *out)``.
+            num_sample_dims: the number of axes in ``samples``.
+        """
+
+    @abstractmethod
+    def summarize(self, output: Tensor) -> Summary:
+        """Summarize the mixture over draws.
+
+        Args:
+            output: outputs of several draws, shape ``(sample, batch, *out)``.
+        """
+
+    def check_data(
+        self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
+    ) -> None:
+        """Refuse data that the output cannot be a distribution of.
+
+        Args:
+            y: the data, shape ``(batch, *event)``.
+            output: the network's output, shape ``(*samples, batch, *out)``.
+            num_sample_dims: the number of axes in ``samples``.
+            values: also look at the values, which waits for the device.
+
+        Raises:
+            ShapeError: if shapes disagree; nothing is broadcast.
+            DataError: if values are impossible.
+        """
+        distribution = self.distribution(output, num_sample_dims)
+        expected = output.shape[num_sample_dims : num_sample_dims + 1] + distribution.event_shape
+        if y.shape != expected:
+            raise ShapeError(
+                f"{type(self).__name__}: the network's output of shape {tuple(output.shape)} "
+                f"describes y of shape {tuple(expected)}, got y of shape {tuple(y.shape)}."
+            )
+        if values and not bool(distribution.support.check(y).all()):  # type: ignore[union-attr]
+            raise DataError(
+                f"{type(self).__name__}: y has values outside of the support "
+                f"({distribution.support}), or not finite; they range from {float(y.min()):g} to "
+                f"{float(y.max()):g}."
+            )
+
+
+def check_axes(where: str, output: Tensor, num_sample_dims: int, at_least: int) -> None:
+    """Refuse an output with fewer axes per example than the likelihood needs."""
+    if output.ndim - num_sample_dims - 1 < at_least:
+        raise ShapeError(
+            f"{where}: expected an output of shape (batch, {'class, ' if at_least else ''}...), got "
+            f"{tuple(output.shape)} with {num_sample_dims} sample axes in front."
+        )

@@ -1,0 +1,45 @@
+"""Classes."""
+
+from __future__ import annotations
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+
+from pyronorm.likelihoods.base import Likelihood, Summary, check_axes
+
+__all__ = ["Categorical"]
+
+
+class Categorical(Likelihood):
+    r"""A class per example, or per position: :math:`p(y = k) = \mathrm{softmax}(f)_k`.
+
+    Shape:
+        - output: logits ``(batch, class, *spatial)``, as for
+          :func:`torch.nn.functional.cross_entropy`
+        - y: integers ``(batch, *spatial)``
+        - predictive mean: probabilities ``(batch, *spatial, class)``
+        - entropy and mutual information: ``(batch, *spatial)``
+    """
+
+    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> dist.TorchDistribution:
+        """Categorical with one event dimension per spatial axis."""
+        logits = self._logits(output, num_sample_dims)
+        return dist.Categorical(logits=logits, validate_args=False).to_event(logits.ndim - num_sample_dims - 2)
+
+    def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
+        """Class probabilities, shape ``(*samples, batch, *spatial, class)``."""
+        return torch.softmax(self._logits(output, num_sample_dims), -1)
+
+    def summarize(self, output: Tensor) -> Summary:
+        """Average the probabilities; entropies in nats."""
+        logits = torch.log_softmax(self._logits(output, 1), -1)
+        probabilities = logits.exp()
+        mean = probabilities.mean(0)
+        entropy = torch.special.entr(mean).sum(-1)
+        expected = torch.special.entr(probabilities).sum(-1).mean(0)
+        return Summary(mean, mean * (1 - mean), entropy, (entropy - expected).clamp(min=0))
+
+    def _logits(self, output: Tensor, num_sample_dims: int) -> Tensor:
+        check_axes("Categorical", output, num_sample_dims, at_least=1)
+        return output.movedim(num_sample_dims + 1, -1)

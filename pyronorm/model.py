@@ -1,0 +1,215 @@
+"""The Pyro model: latents from a prior, a pure network, a likelihood."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
+from pyro.infer.util import is_validation_enabled
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor, nn
+from torch.distributions import transform_to
+
+from pyronorm.errors import OptionError
+from pyronorm.latents import LatentNetwork, LatentSpace
+from pyronorm.likelihoods import Likelihood
+from pyronorm.priors import Prior, Standard
+
+__all__ = ["NormalizationModel", "init_to_neutral", "sample_latents"]
+
+
+def sample_latents(
+    network: LatentNetwork, prior: Prior | None = None
+) -> tuple[Float[Tensor, "*draws channel"], Float[Tensor, "*draws channel"]]:
+    r"""Sample the latents of a network, inside a Pyro model of your own.
+
+    Two packed sites, ``shift`` and ``scale`` (with the network's prefix in front), hold all channels
+    of all layers. Pass them on to the network::
+
+        decoder = pn.LatentNetwork(pn.convert(decoder), prefix="decoder.")
+
+        def model(x):
+            pyro.module("decoder", decoder)
+            shift, scale = pn.sample_latents(decoder, pn.priors.BatchNoise(64))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", ...)
+                pyro.sample("x", dist.Bernoulli(logits=decoder(z, shift, scale)).to_event(1), obs=x)
+
+    Args:
+        network: the network whose latents to sample.
+        prior: their prior; None for :class:`pyronorm.priors.Standard`.
+
+    Returns:
+        ``shift`` and ``scale``, each of shape ``(channel,)``, with the plates around the call in
+        front.
+    """
+    space = network.space
+    prior = Standard() if prior is None else prior
+    shift, scale = prior.distributions(space.num_channels, network.like)
+    return pyro.sample(space.shift_site, shift), pyro.sample(space.scale_site, scale)
+
+
+def init_to_neutral(site: dict[str, object]) -> Tensor:
+    r"""Start a Pyro autoguide or NUTS at the neutral latents, without drawing from the prior.
+
+    ``shift = 0`` and ``scale = 1``: the network as it is. Other sites start at the zero of their
+    unconstrained space. Use it as ``AutoNormal(model, init_loc_fn=pn.init_to_neutral)`` or
+    ``NUTS(model, init_strategy=pn.init_to_neutral)``; improper priors need it.
+
+    Args:
+        site: a Pyro sample site.
+    """
+    fn = base = site["fn"]
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    like = next((v for v in vars(base).values() if isinstance(v, Tensor)), torch.empty(0))
+    transform = transform_to(fn.support)  # type: ignore[attr-defined]
+    shape = transform.inverse_shape(fn.batch_shape + fn.event_shape)  # type: ignore[attr-defined]
+    value: Tensor = transform(like.detach().new_zeros(shape))
+    return value
+
+
+class NormalizationModel(PyroModule):
+    r"""A Pyro model with the normalization statistics of a network as latent variables.
+
+    .. math::
+        \text{shift}, \text{scale} \sim p, \qquad
+        y_i \sim \text{likelihood}(f(x_i, \text{shift}, \text{scale})), \quad i = 1, \dots, N
+
+    The latents are global: one draw serves the whole data set. A mini-batch of ``B`` examples counts
+    ``N / B`` times, so that an ELBO is an unbiased estimate of the full one. Everything of Pyro works
+    on the model: ``SVI``, ``ELBOModule``, autoguides, ``NUTS``, ``Predictive``, handlers.
+
+    **Several draws per mini-batch.** With ``draws=K``, in training mode, the sites lie in a plate
+    ``draws`` of size ``K`` and each draw serves a part of the mini-batch, ``K`` equal to the batch
+    size giving one draw per example. The data term is summed over the parts and the KL divergence
+    averaged over the draws: an unbiased estimate of the same ELBO with less variance. The guides of
+    this library follow; Pyro's autoguides and NUTS would take the plate for ``K`` different latents
+    and are refused. In evaluation mode there is one draw.
+
+    Args:
+        network: a converted network, or a :class:`LatentNetwork`.
+        likelihood: how outputs become distributions of the data.
+        num_data: ``N``, size of the training set.
+        prior: prior of the latents; None for :class:`pyronorm.priors.Standard`.
+        draws: ``K``, independent draws per mini-batch in training mode.
+
+    Sites:
+        - ``shift``, ``scale``: shape ``(channel,)``, or ``(draws, 1, channel)`` with ``draws > 1``
+        - ``y``: the data, one per example in a plate ``data`` at dimension -1
+
+    Raises:
+        ConversionError: if the network is not converted.
+        OptionError: if ``num_data`` or ``draws`` is below 1.
+
+    Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
+    """
+
+    network: LatentNetwork
+
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        num_data: int,
+        prior: Prior | None = None,
+        draws: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_data", num_data), ("draws", draws)):
+            if value < 1:
+                raise OptionError(f"NormalizationModel: {name} must be at least 1, got {value}.")
+        self.network = LatentNetwork.of(network)
+        self.likelihood = likelihood
+        self.num_data = num_data
+        self.prior = Standard() if prior is None else prior
+        self.draws = draws
+
+    @property
+    def space(self) -> LatentSpace:
+        """The space of the latents."""
+        return self.latent_network.space
+
+    @property
+    def latent_network(self) -> LatentNetwork:
+        """The network, read without Pyro's ``param`` statements."""
+        network = self._modules["network"]
+        assert isinstance(network, LatentNetwork)
+        return network
+
+    @property
+    def num_draws(self) -> int:
+        """Draws per mini-batch in the present mode: ``draws`` in training, 1 in evaluation."""
+        return self.draws if self.training else 1
+
+    @contextmanager
+    def draw_plate(self) -> Iterator[None]:
+        """The plate of ``draws``, each with its share of the KL divergence; a guide samples in it."""
+        with ExitStack() as stack:
+            if self.num_draws > 1:
+                self._refuse_initialization()
+                stack.enter_context(pyro.plate("draws", self.num_draws, dim=-2))
+                stack.enter_context(poutine.scale(scale=1 / self.num_draws))
+            yield
+
+    def forward(
+        self, x: Float[Tensor, "batch *dims"], y: Tensor | None = None
+    ) -> Tensor:
+        """Run the model.
+
+        Args:
+            x: inputs, examples on axis 0.
+            y: data in the shape the likelihood says; None to sample it.
+
+        Returns:
+            ``y``, given or sampled.
+
+        Raises:
+            ShapeError: if ``y`` does not fit the network's output.
+            DataError: if ``y`` has values outside of the likelihood's support.
+        """
+        network = self.network
+        with self.draw_plate():
+            shift, scale = sample_latents(network, self.prior)
+        shift, scale = (self._align(value, len(x)) for value in (shift, scale))
+        output = network(x, shift, scale)
+        output = output.to(torch.promote_types(output.dtype, torch.float32))  # after autocast
+        sample_dims = max(0, shift.ndim - 2)
+        if self.num_draws > 1 and sample_dims:
+            output = output.unsqueeze(sample_dims)  # the draws' plate dimension
+            sample_dims += 1
+        if y is not None:
+            values = is_validation_enabled()
+            self.likelihood.check_data(y, output, sample_dims, values=values)
+        data = pyro.plate("data", len(x), dim=-1)
+        with data, poutine.scale(scale=self.num_data / len(x)):
+            sample: Tensor = pyro.sample(
+                "y", self.likelihood.distribution(output, sample_dims), obs=y
+            )
+        return sample
+
+    def _align(self, value: Tensor, batch: int) -> Tensor:
+        """Give a site's value the shape (*samples, 1 or batch, channel) of LatentNetwork."""
+        if self.num_draws > 1 and value.ndim >= 3:
+            share = torch.arange(batch, device=value.device) * self.num_draws // batch
+            return value.squeeze(-2).index_select(-2, share)
+        if value.ndim == 2 and len(value) > 1:
+            # Predictive(parallel=True) drops the plate dimension of vector-valued sites.
+            return value.unsqueeze(-2)
+        return value
+
+    def _refuse_initialization(self) -> None:
+        # Pyro's autoguides and NUTS first run the model under an InitMessenger, to see its sites.
+        for handler in _PYRO_STACK:
+            if isinstance(handler, InitMessenger) and handler.init_fn is not init_to_sample:
+                raise OptionError(
+                    f"NormalizationModel has draws={self.draws}: Pyro's autoguides and MCMC would "
+                    "take each draw for a latent of its own. Use a guide of pyronorm.guides, "
+                    "draws=1, or model.eval()."
+                )

@@ -1,0 +1,68 @@
+"""The law of batch noise as a prior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pyro.distributions import Normal, TorchDistribution
+from torch import Tensor
+
+from pyronorm.distributions import InverseChi
+from pyronorm.priors.base import Prior
+from pyronorm.stats.batch_noise import check_batch_size
+
+__all__ = ["BatchNoise", "batch_noise"]
+
+
+def batch_noise(
+    batch_size: float, num_channels: int, like: Tensor
+) -> tuple[TorchDistribution, TorchDistribution]:
+    r"""The law of batch noise for ``n`` independent Gaussian values per channel.
+
+    .. math::
+        \text{shift} \sim \mathcal N(0, 1/n), \qquad
+        \text{scale} \sim \sqrt n \,/\, \chi_{n-1}, \qquad \text{independent}
+
+    Args:
+        batch_size: ``n`` > 1.
+        num_channels: length of both vectors.
+        like: gives device and dtype.
+
+    Returns:
+        The distributions of ``shift`` and ``scale``, event shape ``(num_channels,)``.
+    """
+    zeros, ones = like.new_zeros(num_channels), like.new_ones(num_channels)
+    shift = Normal(zeros, ones / math.sqrt(batch_size), validate_args=False)
+    scale = InverseChi(ones * (batch_size - 1), ones * math.sqrt(batch_size), validate_args=False)
+    return shift.to_event(1), scale.to_event(1)
+
+
+@dataclass(frozen=True)
+class BatchNoise(Prior):
+    r"""The noise that batch normalization with ``batch_size`` independent values would have.
+
+    :math:`\text{shift} \sim \mathcal N(0, 1/n)` and
+    :math:`1/\text{scale}^2 \sim \chi^2_{n-1}/n`, independent. With the same law as a guide
+    (:class:`pyronorm.guides.FixedNoise`) the KL divergence is zero: batch normalization *is* this
+    variational problem, up to a constant.
+
+    Args:
+        batch_size: ``n`` > 1, need not be whole. Large is a strong belief in neutral latents.
+
+    Raises:
+        OptionError: if ``batch_size`` is not a finite number above 1.
+
+    Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
+    """
+
+    batch_size: float
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size, "priors.BatchNoise")
+
+    def distributions(
+        self, num_channels: int, like: Tensor
+    ) -> tuple[TorchDistribution, TorchDistribution]:
+        """Normal shift and inverse-chi scale."""
+        return batch_noise(self.batch_size, num_channels, like)

@@ -1,0 +1,33 @@
+"""The improper prior that prefers no scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from pyronorm.distributions import ImproperFlat, ImproperLogUniform
+from pyronorm.priors.base import Prior
+
+__all__ = ["ScaleInvariant"]
+
+
+@dataclass(frozen=True)
+class ScaleInvariant(Prior):
+    r"""Flat shift, log-uniform scale: :math:`p(\text{shift}, \text{scale}) \propto 1/\text{scale}`.
+
+    The reference prior of a location-scale family. It is improper: it has no draws, so no prior
+    group in ArviZ, and autoguides and NUTS need :func:`pyronorm.init_to_neutral` to start. The KL
+    divergence is minus the entropy of the guide, up to a constant, so every guide with free widths
+    is drawn towards wide posteriors where the data do not object.
+    """
+
+    def distributions(
+        self, num_channels: int, like: Tensor
+    ) -> tuple[TorchDistribution, TorchDistribution]:
+        """Flat shift and log-uniform scale."""
+        zeros = like.new_zeros(num_channels)
+        shift = ImproperFlat(zeros, validate_args=False)
+        scale = ImproperLogUniform(zeros, validate_args=False)
+        return shift.to_event(1), scale.to_event(1)

@@ -1,0 +1,48 @@
+"""A normal and a log-normal prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyro.distributions import LogNormal, Normal, TorchDistribution
+from torch import Tensor
+
+from pyronorm.errors import OptionError
+from pyronorm.priors.base import Prior
+
+__all__ = ["Standard"]
+
+
+@dataclass(frozen=True)
+class Standard(Prior):
+    r"""Normal shift and log-normal scale around the neutral values.
+
+    :math:`\text{shift} \sim \mathcal N(0, s^2)` and :math:`\log \text{scale} \sim \mathcal N(0, t^2)`.
+
+    Args:
+        shift_std: ``s`` > 0, in units of the channel's standard deviation.
+        log_scale_std: ``t`` > 0.
+
+    Raises:
+        OptionError: if one of them is not positive.
+    """
+
+    shift_std: float = 1.0
+    log_scale_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("shift_std", "log_scale_std"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise OptionError(
+                    f"priors.Standard: {name} must be positive and finite, got "
+                    f"{getattr(self, name)}."
+                )
+
+    def distributions(
+        self, num_channels: int, like: Tensor
+    ) -> tuple[TorchDistribution, TorchDistribution]:
+        """Normal shift and log-normal scale."""
+        zeros, ones = like.new_zeros(num_channels), like.new_ones(num_channels)
+        shift = Normal(zeros, ones * self.shift_std, validate_args=False)
+        scale = LogNormal(zeros, ones * self.log_scale_std, validate_args=False)
+        return shift.to_event(1), scale.to_event(1)

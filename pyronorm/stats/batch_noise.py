@@ -1,0 +1,89 @@
+r"""The law of batch noise: how the statistics of a random batch scatter.
+
+Let a batch of ``n`` independent values of a channel with mean :math:`\mu` and variance
+:math:`\sigma^2` have the mean :math:`M` and the biased variance :math:`S^2` (divisor ``n``, as batch
+normalization uses). In the coordinates of the library,
+:math:`\text{shift} = (\mu - M)/\sigma` and :math:`\text{scale} = \sigma / S`. For Gaussian values
+
+.. math::
+    \text{shift} \sim \mathcal N(0, 1/n), \qquad
+    1/\text{scale}^2 = S^2/\sigma^2 \sim \chi^2_{n-1}/n, \qquad \text{independent.}
+
+Source: Cochran's theorem; for its use as the noise of batch normalization Shekhovtsov & Flach,
+"Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyronorm.errors import OptionError
+
+__all__ = ["check_batch_size", "log_var_mean", "log_var_variance", "shift_variance"]
+
+
+def check_batch_size(batch_size: float, where: str) -> float:
+    """Return ``batch_size`` as a float, or refuse a size that has no variance.
+
+    Args:
+        batch_size: effective number of independent values; need not be whole.
+        where: the name that the error message puts in front.
+
+    Raises:
+        OptionError: if ``batch_size`` is not a finite number above 1.
+    """
+    size = float(batch_size)
+    if not 1.0 < size < float("inf"):
+        raise OptionError(
+            f"{where}: batch_size must be a finite number above 1 (one value has no variance), "
+            f"got {batch_size}."
+        )
+    return size
+
+
+def shift_variance(batch_size: float, num_data: int | None = None) -> float:
+    r"""Variance of ``shift``: :math:`1/n`, or :math:`\frac{1}{n}\frac{N-n}{N-1}`.
+
+    Args:
+        batch_size: ``n``, values per batch.
+        num_data: ``N``, if batches are drawn *without* replacement from that many values; None for
+            independent values.
+
+    Returns:
+        The variance, exact for any distribution of the values.
+    """
+    n = check_batch_size(batch_size, "shift_variance")
+    if num_data is None:
+        return 1.0 / n
+    if num_data < n:
+        raise OptionError(
+            f"shift_variance: num_data must be at least batch_size={batch_size:g}, got {num_data}."
+        )
+    return (num_data - n) / (num_data - 1) / n
+
+
+def log_var_mean(batch_size: float | Tensor) -> Tensor:
+    r"""Mean of :math:`\log(S^2/\sigma^2)`: :math:`\psi(\frac{n-1}{2}) + \log\frac{2}{n}`.
+
+    Args:
+        batch_size: ``n``, scalar or tensor of any shape.
+
+    Returns:
+        Tensor of the same shape, float64 for a number.
+    """
+    n = torch.as_tensor(batch_size, dtype=None if torch.is_tensor(batch_size) else torch.float64)
+    return torch.digamma((n - 1) / 2) + torch.log(2 / n)
+
+
+def log_var_variance(batch_size: float | Tensor) -> Tensor:
+    r"""Variance of :math:`\log(S^2/\sigma^2)`: :math:`\psi_1(\frac{n-1}{2})`.
+
+    Args:
+        batch_size: ``n``, scalar or tensor of any shape.
+
+    Returns:
+        Tensor of the same shape, float64 for a number.
+    """
+    n = torch.as_tensor(batch_size, dtype=None if torch.is_tensor(batch_size) else torch.float64)
+    return torch.polygamma(1, (n - 1) / 2)

@@ -1,0 +1,68 @@
+"""Biased moments per channel, and how moments of parts add up to moments of the whole."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Moments", "channel_moments", "merge_moments"]
+
+
+class Moments(NamedTuple):
+    r"""Count, mean and *biased* variance (divisor ``count``) of one channel each.
+
+    Attributes:
+        count: elements per channel.
+        mean: shape ``(channel,)``.
+        var: shape ``(channel,)``, divided by ``count`` and not by ``count - 1``.
+    """
+
+    count: int
+    mean: Float[Tensor, " channel"]
+    var: Float[Tensor, " channel"]
+
+
+def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
+    r"""Moments over every axis but the channel axis 1, in float64.
+
+    :math:`\mu_c = \frac{1}{n}\sum x_{\cdot c \cdot}`,
+    :math:`\sigma^2_c = \frac{1}{n}\sum (x_{\cdot c \cdot} - \mu_c)^2`, with ``n`` the batch size
+    times the number of positions.
+
+    Args:
+        x: activations, shape ``(batch, channel, *spatial)``.
+
+    Returns:
+        The moments, each of shape ``(channel,)``.
+    """
+    flat = x.detach().double().movedim(1, 0).flatten(1)
+    mean = flat.mean(1)
+    return Moments(flat.shape[1], mean, (flat - mean[:, None]).square().mean(1))
+
+
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    r"""Moments of two disjoint sets together.
+
+    With :math:`n = n_a + n_b` and :math:`\delta = \mu_b - \mu_a`,
+
+    .. math::
+        \mu = \mu_a + \delta\, n_b / n, \qquad
+        n \sigma^2 = n_a \sigma_a^2 + n_b \sigma_b^2 + \delta^2 n_a n_b / n
+
+    Args:
+        a: moments of the first set.
+        b: moments of the second set, over the same channels.
+
+    Returns:
+        Moments of the union; exact, whatever the sizes of the parts.
+
+    Source: Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing
+    sample variances" (1979), eq. 2.1.
+    """
+    count = a.count + b.count
+    delta = b.mean - a.mean
+    mean = a.mean + delta * (b.count / count)
+    var = (a.count * a.var + b.count * b.var) / count
+    return Moments(count, mean, var + delta.square() * (a.count * b.count / count**2))
