@@ -9,7 +9,10 @@ The short of it::
     idata = pn.to_arviz(model, guide, test_data, num_samples=200)
 """
 
+from importlib.metadata import version
+
 from pyronorm import (
+    diagnostics,
     distributions,
     errors,
     guides,
@@ -20,14 +23,41 @@ from pyronorm import (
     priors,
     stats,
 )
-from pyronorm.infer import (
-    collect_bank,
-    estimate_population_statistics,
-    fit,
-    predict,
-)
+from pyronorm.diagnostics import channels, evaluate, to_arviz
+from pyronorm.guides import StatisticsBank
+from pyronorm.infer import collect_bank, estimate_population_statistics, fit, predict
 from pyronorm.latents import LatentNetwork, LatentSpace
-from pyronorm.layers import convert, data_dependent_start, trust_statistics
+from pyronorm.layers import LatentNorm, convert, data_dependent_start, trust_statistics
 from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
 
-__version__ = "0.1.0"
+__version__ = version("pyronorm")
+
+__all__ = [
+    "LatentNetwork",
+    "LatentNorm",
+    "LatentSpace",
+    "NormalizationModel",
+    "StatisticsBank",
+    "channels",
+    "collect_bank",
+    "convert",
+    "data_dependent_start",
+    "diagnostics",
+    "distributions",
+    "errors",
+    "estimate_population_statistics",
+    "evaluate",
+    "fit",
+    "guides",
+    "infer",
+    "init_to_neutral",
+    "latents",
+    "layers",
+    "likelihoods",
+    "predict",
+    "priors",
+    "sample_latents",
+    "stats",
+    "to_arviz",
+    "trust_statistics",
+]

@@ -58,7 +58,7 @@ class InverseChi(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> InverseChi:
         """Return the distribution with its parameters expanded to ``batch_shape``."""
-        new = self._get_checked_instance(InverseChi, _instance)
+        new: InverseChi = self._get_checked_instance(InverseChi, _instance)  # type: ignore[no-untyped-call]
         shape = torch.Size(batch_shape)
         new.df = self.df.expand(shape)
         new.scale = self.scale.expand(shape)
@@ -113,7 +113,7 @@ class _Improper(TorchDistribution):
         super().__init__(like.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> _Improper:
-        new = self._get_checked_instance(type(self), _instance)
+        new: _Improper = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
         new.like = self.like.expand(batch_shape)
         super(_Improper, new).__init__(new.like.shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -205,13 +205,13 @@ class DrawsOnly(TorchDistribution):
         )
 
 
-@register_kl(InverseChi, InverseChi)
+@register_kl(InverseChi, InverseChi)  # type: ignore[untyped-decorator]
 def _kl_inverse_chi_inverse_chi(p: InverseChi, q: InverseChi) -> Tensor:
     # KL is invariant under the bijection x -> 1/x^2, where both are Gamma.
     return kl_divergence(p.precision(), q.precision())
 
 
-@register_kl(LogNormal, InverseChi)
+@register_kl(LogNormal, InverseChi)  # type: ignore[untyped-decorator]
 def _kl_log_normal_inverse_chi(p: LogNormal, q: InverseChi) -> Tensor:
     # -H(p) - E_p log q, with E log x = loc and E x^-2 = exp(2 std^2 - 2 loc).
     loc, std = p.loc, p.scale
@@ -226,12 +226,13 @@ def _kl_log_normal_inverse_chi(p: LogNormal, q: InverseChi) -> Tensor:
     return -_log_normal_entropy(loc, std) - cross
 
 
-@register_kl(Normal, ImproperFlat)
+@register_kl(Normal, ImproperFlat)  # type: ignore[untyped-decorator]
 def _kl_normal_flat(p: Normal, q: ImproperFlat) -> Tensor:
-    return -p.entropy()
+    entropy: Tensor = p.entropy()
+    return -entropy
 
 
-@register_kl(LogNormal, ImproperLogUniform)
+@register_kl(LogNormal, ImproperLogUniform)  # type: ignore[untyped-decorator]
 def _kl_log_normal_log_uniform(p: LogNormal, q: ImproperLogUniform) -> Tensor:
     return -_log_normal_entropy(p.loc, p.scale) + p.loc
 

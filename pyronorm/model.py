@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pyro
 import torch
@@ -158,9 +158,7 @@ class NormalizationModel(PyroModule):
                 stack.enter_context(poutine.scale(scale=1 / self.num_draws))
             yield
 
-    def forward(
-        self, x: Float[Tensor, "batch *dims"], y: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch *dims"], y: Tensor | None = None) -> Tensor:
         """Run the model.
 
         Args:

@@ -93,7 +93,9 @@ class MeanField(Guide):
         guide = cls(model, init_std=1 / math.sqrt(n))
         with torch.no_grad():
             guide.log_scale_loc.fill_(-0.5 * float(log_var_mean(n)))
-            guide.log_scale_log_std.fill_(math.log(0.5) + 0.5 * math.log(float(log_var_variance(n))))
+            guide.log_scale_log_std.fill_(
+                math.log(0.5) + 0.5 * math.log(float(log_var_variance(n)))
+            )
         return guide
 
     def sample_sites(self) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from pyronorm.errors import DataError, ShapeError
 
-__all__ = ["Data", "as_batches", "evaluation_mode", "gather", "inputs", "kept_modes", "pairs", "split"]
+__all__ = ["Data", "as_batches", "evaluation_mode", "gather", "inputs", "kept_modes", "split"]
 
 Data = Iterable[Any] | Dataset[Any] | Tensor
 """A DataLoader (or any iterable of batches that can be iterated again), a Dataset, a tensor ``x``, or
@@ -32,19 +32,19 @@ def as_batches(data: Data, batch_size: int = 256, *, shuffle: bool = False) -> I
         ShapeError: if ``x`` and ``y`` differ in length.
     """
     if isinstance(data, Tensor):
-        data = TensorDataset(data)
+        data = _Tensors((data,))
     elif isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):
-        lengths = [len(part) for part in data]
-        if len(set(lengths)) > 1:
-            raise ShapeError(f"data: x and y must have one length, got {lengths}.")
-        data = TensorDataset(*data)
+        data = _Tensors(data)
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, Dataset):
-        # A rest of one example has no batch statistics.
         rest = len(data) % batch_size  # type: ignore[arg-type]
         return DataLoader(
-            data, batch_size=batch_size, shuffle=shuffle, drop_last=shuffle and rest == 1
+            data,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=shuffle and rest == 1,  # one example has no batch statistics
+            collate_fn=tuple if isinstance(data, _Tensors) else None,
         )
     if isinstance(data, Iterator):
         raise DataError(
@@ -57,6 +57,22 @@ def as_batches(data: Data, batch_size: int = 256, *, shuffle: bool = False) -> I
         "data: expected a DataLoader, an iterable of batches, a Dataset, a tensor or a pair of "
         f"tensors, got {type(data).__name__}."
     )
+
+
+class _Tensors(Dataset[tuple[Tensor, ...]]):
+    """Tensors that are indexed a batch at a time, not example by example."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        lengths = [len(tensor) for tensor in tensors]
+        if len(set(lengths)) > 1:
+            raise ShapeError(f"data: x and y must have one length, got {lengths}.")
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitems__(self, index: list[int]) -> list[Tensor]:
+        return [tensor[index] for tensor in self.tensors]
 
 
 def split(batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -84,27 +100,14 @@ def inputs(
         yield split(batch)[0].to(device)
 
 
-def pairs(
-    data: Data, device: torch.device, where: str, batch_size: int = 256
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over pairs ``(x, y)``, on a device.
-
-    Raises:
-        DataError: if there is no ``y``.
-    """
-    for batch in as_batches(data, batch_size):
-        x, y = split(batch)
-        if y is None:
-            raise DataError(f"{where}: needs batches (x, y), got x alone.")
-        yield x.to(device), y.to(device)
-
-
 def gather(data: Data, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:
     """Join all batches into one tensor each for ``x`` and ``y``.
 
     Raises:
         DataError: if the data are empty.
     """
+    if isinstance(data, (Tensor, tuple)):
+        data = [data]
     parts = [split(batch) for batch in as_batches(data, batch_size)]
     if not parts:
         raise DataError("data: there is no batch.")

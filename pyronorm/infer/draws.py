@@ -14,9 +14,9 @@ from pyro.distributions import Delta
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyronorm.errors import NoDensityError, OptionError, ShapeError
+from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
 from pyronorm.guides import Guide
-from pyronorm.infer.data import evaluation_mode
+from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.model import NormalizationModel
 
 __all__ = ["Draws", "draw_latents"]
@@ -47,7 +47,7 @@ def draw_latents(
     model: NormalizationModel,
     guide: Callable[..., Any],
     num_samples: int,
-    guide_args: tuple[Any, ...] = (),
+    data: Data | None = None,
 ) -> Draws:
     """Draw latents from a guide.
 
@@ -56,7 +56,8 @@ def draw_latents(
         guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, or any Pyro guide whose sites
             broadcast under a plate.
         num_samples: number of draws.
-        guide_args: arguments for a guide of your own.
+        data: a guide of your own is called with the first batch of these data, ``guide(x, y)``;
+            guides of this library and autoguides need none.
 
     Returns:
         The draws and their log density.
@@ -72,16 +73,14 @@ def draw_latents(
             f"{type(guide).__name__} has not been trained: it does not know its sites before the "
             "first step. Train it, or call guide(x, y) once."
         )
-    if isinstance(guide, (Guide, AutoGuide)):
-        guide_args = ()
     space = model.space
     with evaluation_mode(model), pyro.plate("_draws", num_samples, dim=-2):
-        trace = poutine.trace(guide).get_trace(*guide_args)
+        trace = poutine.trace(guide).get_trace(*_arguments(guide, data))
     values = []
     for site in (space.shift_site, space.scale_site):
-        if site not in trace.nodes:
+        value = trace.nodes[site]["value"] if site in trace.nodes else None
+        if value is None:
             raise ShapeError(f"the guide does not sample the site {site!r} of the model.")
-        value = trace.nodes[site]["value"]
         expected = (num_samples, 1, space.num_channels)
         if value.shape != expected:
             raise ShapeError(
@@ -92,10 +91,18 @@ def draw_latents(
     return Draws(values[0], values[1], _log_density(trace, num_samples))
 
 
+def _arguments(guide: Callable[..., Any], data: Data | None) -> tuple[Tensor, ...]:
+    if isinstance(guide, (Guide, AutoGuide)) or data is None:
+        return ()
+    for batch in as_batches(data):
+        return tuple(part for part in split(batch) if part is not None)
+    raise DataError("data: there is no batch.")
+
+
 def _log_density(trace: poutine.Trace, num_samples: int) -> Tensor | None:
     sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
     sites = [site for site in sites if type(site["fn"]).__name__ != "_Subsample"]
-    auxiliary = any(site["infer"].get("is_auxiliary") for site in sites)
+    auxiliary = any((site["infer"] or {}).get("is_auxiliary") for site in sites)
     if not auxiliary and any(isinstance(site["fn"], Delta) for site in sites):
         return None  # a point has no density
     try:

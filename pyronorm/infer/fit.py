@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +204,7 @@ class _Step:
         self.optimizer.zero_grad()
         with KLWeight(self.weight):
             loss = self.module(x, y) / self.num_data
-        value = loss.item()
+        value = float(loss.item())
         if not math.isfinite(value):
             cause = (
                 "Lower the learning rate, or set gradient_clip_norm."
@@ -223,7 +223,7 @@ def _train_epoch(
     step: _Step, batches: Iterable[Any], epoch: int, report: Callable[[float, float], None]
 ) -> float:
     """Train on all batches and return the mean loss."""
-    total = len(batches) if hasattr(batches, "__len__") else None
+    total = len(batches) if isinstance(batches, Sized) else None
     losses: list[float] = []
     for position, batch in enumerate(batches):
         x, y = _pair(batch, step.fabric)
@@ -300,9 +300,7 @@ def _progress(show: bool, epochs: int) -> Iterator[Callable[[float, float], None
 
         def report(done: float, loss: float) -> None:
             epoch = min(epochs, int(done) + 1)
-            bar.update(
-                task, completed=done, description=f"epoch {epoch}/{epochs}  loss {loss:.4f}"
-            )
+            bar.update(task, completed=done, description=f"epoch {epoch}/{epochs}  loss {loss:.4f}")
 
         yield report
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pyronorm.errors import DataError, OptionError, StatisticsError
-from pyronorm.infer.data import Data, inputs, evaluation_mode
+from pyronorm.infer.data import Data, evaluation_mode, inputs
 from pyronorm.latents import LatentNetwork
 from pyronorm.layers import LatentNorm
 from pyronorm.layers.freshness import batch_layers, stamp_statistics
@@ -104,15 +104,15 @@ def estimate_population_statistics(
             raise StatisticsError(
                 f"{layer.name}: the network never ran this layer, so it has no statistics."
             )
-        _, mean, var = totals[layer]
-        if not bool(mean.isfinite().all() & var.isfinite().all()):
+        total = totals[layer]
+        if not bool(total.mean.isfinite().all() & total.var.isfinite().all()):
             raise StatisticsError(
                 f"{layer.name}: its inputs over the data are not finite. Check the data and whether "
                 "training has diverged."
             )
-    for layer, (_, mean, var) in totals.items():
-        layer.state("running_mean").copy_(mean)
-        layer.state("running_var").copy_(var)
+    for layer, total in totals.items():
+        layer.state("running_mean").copy_(total.mean)
+        layer.state("running_var").copy_(total.var)
         layer.state("num_batches_tracked").fill_(seen)
     stamp_statistics(root)
 

@@ -76,7 +76,7 @@ def predict(
     parts: list[Summary] = []
     samples: list[Tensor] = []
     batches = as_batches(data, batch_size)
-    draws = draw_latents(model, guide, num_samples, _first(batches))
+    draws = draw_latents(model, guide, num_samples, batches)
     with torch.no_grad():
         for _, _, output in evaluate_draws(model, draws, batches):
             parts.append(model.likelihood.summarize(output))
@@ -170,12 +170,6 @@ def predictive_nll(
         batch_size: examples at once, where the data do not come in batches.
     """
     batches = as_batches(data, batch_size)
-    draws = draw_latents(model, guide, num_samples, _first(batches))
+    draws = draw_latents(model, guide, num_samples, batches)
     log_p = log_likelihoods(model, draws, batches)
     return float(math.log(num_samples) - torch.logsumexp(log_p, 0).mean())
-
-
-def _first(batches: Any) -> tuple[Any, ...]:
-    for batch in batches:
-        return tuple(part for part in split(batch) if part is not None)
-    raise DataError("data: there is no batch.")

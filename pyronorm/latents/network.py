@@ -117,7 +117,7 @@ class LatentNetwork(nn.Module):
             return self._evaluate_one(x, shift, scale)
         samples = shift.shape[:-2]
         output = self._evaluate_many(x, shift.flatten(0, -3), scale.flatten(0, -3))
-        return output.unflatten(0, samples)
+        return output.reshape(samples + output.shape[1:])
 
     def reference_statistics(self) -> tuple[Tensor, Tensor]:
         r"""Mean and standard deviation that the latents are relative to, per channel.
@@ -183,6 +183,8 @@ class LatentNetwork(nn.Module):
 
     def _evaluate_many(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Many draws: latents of shape (sample, 1 or batch, channel)."""
+        if len(shift) == 1:
+            return self._evaluate_one(x, shift[0], scale[0])[None]
         prefix = Prefix(self.layers)
         outputs = [self._evaluate_one(x, shift[0], scale[0], prefix.record())[None]]
         chunk = self.samples_per_call or self._chunk(x, prefix.largest_activation)
@@ -195,9 +197,7 @@ class LatentNetwork(nn.Module):
             outputs.append(output)
         return torch.cat(outputs)
 
-    def _evaluate_together(
-        self, x: Tensor, shift: Tensor, scale: Tensor, prefix: Prefix
-    ) -> Tensor:
+    def _evaluate_together(self, x: Tensor, shift: Tensor, scale: Tensor, prefix: Prefix) -> Tensor:
         def evaluate(shift: Tensor, scale: Tensor) -> Tensor:
             return self._evaluate(x, shift, scale, prefix.replay())
 

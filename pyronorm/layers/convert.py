@@ -177,9 +177,7 @@ def _build(
         )
     kind = own if normalizer is None else normalizer.adapted(own.eps or 0.0)
     try:
-        new = LatentNorm(
-            kind, num_channels, affine=False, channel_last=channel_last, linear=linear
-        )
+        new = LatentNorm(kind, num_channels, affine=False, channel_last=channel_last, linear=linear)
     except OptionError as error:
         raise ConversionError(f"convert: layer {name!r}: {error}") from error
     new.weight, new.bias = getattr(old, "weight", None), getattr(old, "bias", None)
@@ -192,7 +190,7 @@ def _build(
                 new._buffers[key] = buffer.to(reference.dtype)
     _carry_statistics(old, new)
     if linear is not None:
-        linear.bias = None  # the normalizer cancels it
+        linear.register_parameter("bias", None)  # the normalizer cancels it
     for hooks in ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks"):
         getattr(new, hooks).update(getattr(old, hooks))
     return new.train(old.training)

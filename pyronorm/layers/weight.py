@@ -84,7 +84,7 @@ class Weight(Normalizer):
         v = linear.weight
         weight = v * (gain / self.norm(v)).view(-1, *(1,) * (v.ndim - 1))
         if isinstance(linear, _ConvNd):
-            return linear._conv_forward(x, weight, bias)  # type: ignore[operator,no-any-return]
+            return linear._conv_forward(x, weight, bias)
         return F.linear(x, weight, bias)
 
     def norm(self, v: Tensor) -> Tensor:
@@ -146,7 +146,8 @@ def _start(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
     projection = layer.normalizer.projection(layer, args[0])
     if layer.channel_last:
         projection = projection.movedim(-1, 1)
-    _, mean, var = channel_moments(projection)
+    moments = channel_moments(projection)
+    mean, var = moments.mean, moments.var
     if not bool((var > 0).all() & var.isfinite().all()):
         raise StatisticsError(
             f"{layer.name}: {int((~(var > 0)).sum())} of {layer.num_channels} channels are constant "

@@ -24,7 +24,9 @@ class Bernoulli(Likelihood):
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> dist.TorchDistribution:
         """Bernoulli with all axes after the batch as event dimensions."""
         check_axes("Bernoulli", output, num_sample_dims, at_least=0)
-        return dist.Bernoulli(logits=output, validate_args=False).to_event(output.ndim - num_sample_dims - 1)
+        distribution = dist.Bernoulli(logits=output, validate_args=False)
+        out = output.ndim - num_sample_dims - 1
+        return distribution.to_event(out)  # type: ignore[no-any-return]
 
     def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
         """Probabilities of 1, shape ``(*samples, batch, *out)``."""
@@ -40,4 +42,5 @@ class Bernoulli(Likelihood):
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return torch.special.entr(p) + torch.special.entr(1 - p)
+    entropy: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
+    return entropy

@@ -25,7 +25,9 @@ class Categorical(Likelihood):
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> dist.TorchDistribution:
         """Categorical with one event dimension per spatial axis."""
         logits = self._logits(output, num_sample_dims)
-        return dist.Categorical(logits=logits, validate_args=False).to_event(logits.ndim - num_sample_dims - 2)
+        distribution = dist.Categorical(logits=logits, validate_args=False)
+        spatial = logits.ndim - num_sample_dims - 2
+        return distribution.to_event(spatial)  # type: ignore[no-any-return]
 
     def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
         """Class probabilities, shape ``(*samples, batch, *spatial, class)``."""

@@ -59,7 +59,8 @@ class Normal(Likelihood):
                 f"to the {tuple(out)} outputs per example."
             )
         noise = self.std.expand(output.shape)
-        return dist.Normal(output, noise, validate_args=False).to_event(len(out))
+        distribution = dist.Normal(output, noise, validate_args=False)
+        return distribution.to_event(len(out))  # type: ignore[no-any-return]
 
     def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
         """The output itself."""

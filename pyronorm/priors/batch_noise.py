@@ -35,7 +35,7 @@ def batch_noise(
     zeros, ones = like.new_zeros(num_channels), like.new_ones(num_channels)
     shift = Normal(zeros, ones / math.sqrt(batch_size), validate_args=False)
     scale = InverseChi(ones * (batch_size - 1), ones * math.sqrt(batch_size), validate_args=False)
-    return shift.to_event(1), scale.to_event(1)
+    return shift.to_event(1), scale.to_event(1)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

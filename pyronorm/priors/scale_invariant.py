@@ -30,4 +30,4 @@ class ScaleInvariant(Prior):
         zeros = like.new_zeros(num_channels)
         shift = ImproperFlat(zeros, validate_args=False)
         scale = ImproperLogUniform(zeros, validate_args=False)
-        return shift.to_event(1), scale.to_event(1)
+        return shift.to_event(1), scale.to_event(1)  # type: ignore[no-untyped-call]

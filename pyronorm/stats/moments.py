@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 __all__ = ["Moments", "channel_moments", "merge_moments"]
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Moments:
     r"""Count, mean and *biased* variance (divisor ``count``) of one channel each.
 
     Attributes:

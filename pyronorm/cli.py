@@ -1,0 +1,107 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pyronorm.errors import OptionError, PyronormError
+
+__all__ = ["app", "main"]
+
+_TABLE_WIDTH = 96
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Normalization statistics as latent variables: comparisons and studies.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Normalization statistics as latent variables: comparisons and studies."""
+
+
+@app.command()
+def compare(
+    data: Annotated[str, typer.Option(help="Data set.")] = "digits",
+    seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, ...", min=1)] = 3,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods separated by commas, e.g. batch/point,weight/mean-field; a normalizer "
+            "alone (weight) takes all of its methods. Default: all."
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 15,
+    batch_size: Annotated[int, typer.Option(help="Examples per step.", min=2)] = 64,
+    num_samples: Annotated[int, typer.Option(help="Draws per prediction.", min=1)] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/compare"),
+    force: Annotated[bool, typer.Option(help="Overwrite an existing folder.")] = False,
+) -> None:
+    """Compare posteriors over normalization statistics with batch normalization's own noise."""
+    from pyronorm import study
+
+    console = Console()
+    if output.exists() and not force:
+        raise OptionError(
+            f"{output} exists; choose another --output, or overwrite it with --force."
+        )
+    chosen = study.choose_methods(None if methods is None else methods.split(","))
+    settings = study.Settings(
+        data=data,
+        seeds=tuple(range(seeds)),
+        epochs=epochs,
+        batch_size=batch_size,
+        num_samples=num_samples,
+        device=device,
+    )
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(chosen) * seeds)
+        started = 0
+
+        def report(job: str) -> None:
+            nonlocal started
+            progress.update(task, description=job, completed=started)
+            started += 1
+
+        result = study.compare(chosen, settings, report)
+        progress.update(task, description="done", completed=started)
+    study.write(result, output, command=_command())
+    headings, rows = study.format_rows(study.table(result))
+    title = f"{data}, {seeds} seeds, {epochs} epochs: mean±sd"
+    view = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for position, heading in enumerate(headings):
+        view.add_column(heading, justify="left" if position == 0 else "right", no_wrap=True)
+    for row in rows:
+        view.add_row(*row)
+    Console(width=max(console.width, _TABLE_WIDTH)).print(view)
+    console.print(f"Report, ArviZ files and plots: {output}")
+
+
+def main() -> None:
+    """Run the command line; errors of the library end it with a message instead of a traceback."""
+    try:
+        app()
+    except PyronormError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(2)
+
+
+def _command() -> str:
+    return " ".join(["pyronorm", *sys.argv[1:]])

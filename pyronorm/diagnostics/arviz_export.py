@@ -1,0 +1,256 @@
+"""Posteriors over normalization statistics, as ArviZ data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer import MCMC
+from torch import Tensor
+
+from pyronorm.errors import OptionError
+from pyronorm.guides import StatisticsBank
+from pyronorm.infer.data import Data, gather
+from pyronorm.infer.draws import Draws, draw_latents
+from pyronorm.infer.predict import evaluate_draws
+from pyronorm.model import NormalizationModel
+from pyronorm.priors import ScaleInvariant
+
+__all__ = ["channels", "to_arviz"]
+
+_Groups = dict[str, dict[str, Any]]  # NumPy arrays by group and variable
+
+
+def to_arviz(
+    model: NormalizationModel,
+    posterior: Callable[..., Any] | StatisticsBank | MCMC,
+    data: Data | None = None,
+    num_samples: int = 200,
+    *,
+    batch_size: int = 256,
+    include_inputs: bool = True,
+    seed: int | None = None,
+) -> Any:
+    r"""Export a posterior over normalization statistics to ArviZ.
+
+    Groups, all with the dimensions ``chain``, ``draw`` (one chain, except for MCMC):
+
+    * ``posterior``: ``shift`` and ``scale`` over ``channel``; where the reference statistics are
+      known (batch and population normalizers) also the statistics they imply, ``mean``
+      :math:`= \mu - \sigma\,\text{shift}` and ``std`` :math:`= \sigma/\text{scale}`.
+    * ``prior``: draws of ``shift`` and ``scale``, unless the prior is improper.
+    * ``sample_stats``: ``log_prior``; ``log_q``, if the posterior has a density; ``lp``, the
+      unnormalized log posterior
+      :math:`\log p(z) + \frac{N}{|\text{data}|}\sum_i \log p(y_i|x_i, z)` (exact if ``data`` are the
+      training data); ``diverging`` for MCMC.
+    * ``posterior_predictive``, ``log_likelihood``, ``observed_data``: ``y`` over ``example``.
+    * ``constant_data``: inputs ``x``, and ``reference_mean`` and ``reference_std`` where known.
+
+    The coordinate ``channel`` reads ``layer1.0.bn1[3]``, and ``layer`` along it names the layer
+    (:func:`channels` selects one). Attributes of the posterior record versions, seed and method.
+
+    Args:
+        model: the model; its network runs in evaluation mode.
+        posterior: a guide (as in :func:`pyronorm.predict`), a statistics bank (its rows, the first
+            ``num_samples`` of them), or a finished Pyro MCMC run (all its draws).
+        data: pairs ``(x, y)``, or inputs alone; None leaves out all that needs data. For
+            ``az.loo`` these must be the training data; on held-out data the log likelihood is
+            already out of sample.
+        num_samples: number of draws.
+        batch_size: examples at once, where the data do not come in batches.
+        include_inputs: whether to store ``x``.
+        seed: seeds torch for the draws, and restores its state after; None uses it as it is.
+
+    Returns:
+        An InferenceData (ArviZ 0.x) or a DataTree (ArviZ 1.x).
+
+    Raises:
+        OptionError: if ``num_samples`` is below 1.
+        StatisticsError: if population statistics are missing or stale.
+        DataError: if data are empty, impossible or not finite.
+    """
+    if num_samples < 1:
+        raise OptionError(f"to_arviz: num_samples must be at least 1, got {num_samples}.")
+    network = model.latent_network
+    model_data = None if data is None else gather(data, batch_size)
+    with _seeded(seed), torch.no_grad():
+        draws, chains, extra = _draw(model, posterior, num_samples, model_data)
+        shift, scale = draws.shift, draws.scale
+        groups: _Groups = {"posterior": {"shift": _numpy(shift), "scale": _numpy(scale)}}
+        mean, std = network.reference_statistics()
+        constant: dict[str, Tensor] = {}
+        if not torch.isnan(mean).any():
+            groups["posterior"] |= {"mean": _numpy(mean - std * shift), "std": _numpy(std / scale)}
+            constant = {"reference_mean": mean, "reference_std": std}
+        prior = model.prior.distributions(model.space.num_channels, network.like)
+        if not isinstance(model.prior, ScaleInvariant):
+            samples = [_numpy(p.sample(torch.Size([num_samples]))) for p in prior]
+            groups["prior"] = {"shift": samples[0], "scale": samples[1]}
+        log_prior = prior[0].log_prob(shift) + prior[1].log_prob(scale)
+        groups["sample_stats"] = {"log_prior": _numpy(log_prior), **extra}
+        if draws.log_q is not None:
+            groups["sample_stats"]["log_q"] = _numpy(draws.log_q)
+        if model_data is not None:
+            _add_data(groups, model, draws, log_prior, model_data, batch_size)
+            if include_inputs:
+                constant["x"] = model_data[0]
+    _split_chains(groups, chains)
+    if constant:
+        groups["constant_data"] = {key: _numpy(value) for key, value in constant.items()}
+    return _build(groups, model, _attributes(model, posterior, seed))
+
+
+def channels(idata: Any, layer: str | Iterable[str]) -> dict[str, list[str]]:
+    """Select the channels of a layer, as the ``coords`` of ArviZ functions.
+
+    ``az.plot_forest(idata, var_names="scale", coords=pn.channels(idata, layer="layer1.0.bn1"))``
+
+    Args:
+        idata: what :func:`to_arviz` returned, or read back from a file.
+        layer: the name of a layer, or several.
+
+    Returns:
+        ``{"channel": [...]}``.
+
+    Raises:
+        OptionError: if there is no such layer; the message lists those there are.
+    """
+    posterior = idata["posterior"]
+    names = [layer] if isinstance(layer, str) else list(layer)
+    layers = [str(name) for name in posterior["layer"].values]
+    for name in names:
+        if name not in layers:
+            raise OptionError(
+                f"channels: there is no layer {name!r}; there are {list(dict.fromkeys(layers))}."
+            )
+    labels = [str(label) for label in posterior["channel"].values]
+    return {"channel": [c for c, own in zip(labels, layers, strict=True) if own in names]}
+
+
+def _draw(
+    model: NormalizationModel,
+    posterior: Any,
+    num_samples: int,
+    data: tuple[Tensor, Tensor | None] | None,
+) -> tuple[Draws, int, dict[str, Any]]:
+    """Draws, the number of chains they form, and further sample statistics."""
+    space = model.space
+    if isinstance(posterior, StatisticsBank):
+        posterior.check(space, "to_arviz")
+        return Draws(posterior.shift[:num_samples], posterior.scale[:num_samples]), 1, {}
+    if not isinstance(posterior, MCMC):
+        batches = None if data is None else [data]
+        return draw_latents(model, posterior, num_samples, batches), 1, {}
+    samples = posterior.get_samples(group_by_chain=True)
+    if space.shift_site not in samples or space.scale_site not in samples:
+        raise OptionError(
+            f"to_arviz: the MCMC run has no sites {space.shift_site!r} and {space.scale_site!r}; it "
+            f"has {list(samples)}."
+        )
+    shift, scale = samples[space.shift_site], samples[space.scale_site]
+    diverging = np.zeros(tuple(shift.shape[:2]), dtype=bool)
+    divergences = posterior.diagnostics().get("divergences", {})
+    for chain, where in enumerate(divergences.values()):
+        diverging[chain, [int(i) for i in where]] = True
+    draws = Draws(shift.flatten(0, 1), scale.flatten(0, 1))
+    return draws, len(shift), {"diverging": diverging.reshape(-1)}
+
+
+def _add_data(
+    groups: _Groups,
+    model: NormalizationModel,
+    draws: Draws,
+    log_prior: Tensor,
+    data: tuple[Tensor, Tensor | None],
+    batch_size: int,
+) -> None:
+    x, y = data
+    predictive, log_likelihood = [], []
+    batches = x if y is None else (x, y)
+    for _, y_batch, output in evaluate_draws(model, draws, batches, batch_size):
+        distribution = model.likelihood.distribution(output, 1)
+        predictive.append(distribution.sample())
+        if y_batch is not None:
+            model.likelihood.check_data(y_batch, output, 1)
+            log_likelihood.append(distribution.log_prob(y_batch))
+    groups["posterior_predictive"] = {"y": _numpy(torch.cat(predictive, 1))}
+    if y is not None:
+        pointwise = torch.cat(log_likelihood, 1)
+        lp = log_prior + pointwise.sum(1) * (model.num_data / len(x))
+        groups["sample_stats"]["lp"] = _numpy(lp)
+        groups["log_likelihood"] = {"y": _numpy(pointwise)}
+        groups["observed_data"] = {"y": _numpy(y)}
+
+
+def _split_chains(groups: _Groups, chains: int) -> None:
+    """Give every variable over draws the axes (chain, draw)."""
+    for group, variables in groups.items():
+        if group not in ("observed_data", "constant_data"):
+            number = 1 if group == "prior" else chains
+            for key, value in variables.items():
+                variables[key] = value.reshape(number, len(value) // number, *value.shape[1:])
+
+
+def _build(groups: _Groups, model: NormalizationModel, attributes: dict[str, Any]) -> Any:
+    import arviz as az
+
+    space = model.space
+    per_channel = ("shift", "scale", "mean", "std", "reference_mean", "reference_std")
+    dims = {name: ["channel"] for name in per_channel}
+    coords: dict[str, Any] = {"channel": list(space.channel_labels)}
+    for name, group, axes in (("y", "posterior_predictive", 3), ("x", "constant_data", 1)):
+        if name in groups.get(group, {}):
+            shape = groups[group][name].shape
+            dims[name] = ["example", *(f"{name}_dim_{i}" for i in range(len(shape) - axes))]
+            coords["example"] = np.arange(shape[axes - 1])
+    layers = ("channel", list(space.channel_layers))
+    if az.__version__.startswith("0."):
+        idata = az.from_dict(**groups, coords=coords, dims=dims)  # type: ignore[arg-type]
+        for group in {"posterior", "prior"} & set(groups):
+            setattr(idata, group, idata[group].assign_coords(layer=layers))
+        idata.posterior.attrs.update(attributes)
+        return idata
+    tree = az.from_dict(groups, coords=coords, dims=dims)
+    for group in {"posterior", "prior"} & set(groups):
+        tree[group].dataset = tree[group].to_dataset().assign_coords(layer=layers)
+    tree["posterior"].attrs.update(attributes)
+    return tree
+
+
+def _attributes(
+    model: NormalizationModel, posterior: Any, seed: int | None
+) -> dict[str, str | int]:
+    normalizers = dict.fromkeys(layer.normalizer for layer in model.space.layers)
+    return {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inference_library": "pyronorm",
+        "inference_library_version": version("pyronorm"),
+        "pyro_version": version("pyro-ppl"),
+        "torch_version": str(torch.__version__),
+        "method": type(posterior).__name__,
+        "normalizers": ", ".join(normalizers),
+        "prior": repr(model.prior),
+        "likelihood": type(model.likelihood).__name__,
+        "num_data": model.num_data,
+        "seed": "none" if seed is None else seed,
+    }
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _numpy(value: Tensor) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = value.detach().cpu().numpy()
+    return array

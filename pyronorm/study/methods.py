@@ -1,0 +1,111 @@
+"""The rows of a comparison: a normalizer and a posterior each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from pyronorm import guides
+from pyronorm.errors import OptionError
+from pyronorm.layers import Group, Normalizer, Weight
+from pyronorm.model import NormalizationModel
+
+__all__ = ["METHODS", "Method", "choose_methods"]
+
+_MakeGuide = Callable[[NormalizationModel, float], guides.Guide]
+_FromBank = Callable[[NormalizationModel, guides.StatisticsBank], guides.Guide]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: how to normalize, what to train, and what to predict with.
+
+    Attributes:
+        name: ``normalizer/posterior``.
+        normalizer: None for batch statistics as the network has them.
+        guide: makes the guide to train with, from the model and the batch size.
+        from_bank: makes the posterior from a statistics bank after training; None predicts with the
+            trained guide.
+        description: one line for the report.
+    """
+
+    name: str
+    normalizer: Normalizer | None
+    guide: _MakeGuide
+    from_bank: _FromBank | None
+    description: str
+
+    @property
+    def training(self) -> str:
+        """A key that methods with the same training share."""
+        return self.name if self.from_bank is None else f"{self.name.split('/')[0]}/point"
+
+
+def _point(model: NormalizationModel, batch_size: float) -> guides.Guide:
+    return guides.Point(model)
+
+
+def _mean_field(model: NormalizationModel, batch_size: float) -> guides.Guide:
+    return guides.MeanField.from_batch_size(model, batch_size)
+
+
+def _low_rank(model: NormalizationModel, batch_size: float) -> guides.Guide:
+    return guides.LowRank(model, init_std=batch_size**-0.5)
+
+
+_EXPLICIT: dict[str, tuple[_MakeGuide, str]] = {
+    "point": (_point, "no noise"),
+    "fixed": (guides.FixedNoise, "fixed noise of the batch-norm law, n = batch size"),
+    "mean-field": (_mean_field, "learned independent posterior"),
+    "low-rank": (_low_rank, "learned joint Gaussian of rank 10"),
+}
+
+_FROM_BANK: dict[str, tuple[_FromBank, str]] = {
+    "mcbn": (guides.BatchNoise, "Monte-Carlo batch normalization: rows of the bank"),
+    "stochastic": (guides.StochasticBatchNorm, "stochastic batch normalization: its moments"),
+    "bank-low-rank": (guides.LowRank.from_bank, "joint Gaussian of rank 10 of the bank"),
+}
+
+
+def _methods() -> dict[str, Method]:
+    rows = [Method("batch/point", None, _point, None, "batch normalization as everybody uses it")]
+    rows += [
+        Method(f"batch/{key}", None, _point, from_bank, text)
+        for key, (from_bank, text) in _FROM_BANK.items()
+    ]
+    for name, normalizer, keys in (
+        ("weight", Weight(), ("point", "fixed", "mean-field", "low-rank")),
+        ("group", Group(8), ("point", "fixed", "mean-field")),
+    ):
+        for key in keys:
+            make, text = _EXPLICIT[key]
+            rows.append(Method(f"{name}/{key}", normalizer, make, None, text))
+    return {row.name: row for row in rows}
+
+
+METHODS: Mapping[str, Method] = _methods()
+"""The rows that ``pyronorm compare`` knows, by name."""
+
+
+def choose_methods(names: Iterable[str] | None = None) -> list[Method]:
+    """Look methods up by name.
+
+    Args:
+        names: names of :data:`METHODS`, or of all methods of a normalizer (``"weight"``); None for
+            all.
+
+    Raises:
+        OptionError: for an unknown name; the message lists the choices.
+    """
+    if names is None:
+        return list(METHODS.values())
+    chosen: dict[str, Method] = {}
+    for name in names:
+        found = [m for m in METHODS.values() if name in (m.name, m.name.split("/")[0])]
+        if not found:
+            near = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionError(f"no method {name!r}.{hint} Choose from {', '.join(METHODS)}.")
+        chosen.update({m.name: m for m in found})
+    return list(chosen.values())
