@@ -12,7 +12,7 @@ Normal ‖ ImproperFlat, LogNormal ‖ ImproperLogUniform.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Chi2, LogNormal, Normal
@@ -46,8 +46,8 @@ class InverseChi(TorchDistribution):
         validate_args: check arguments and values (torch's default).
     """
 
-    arg_constraints: Any = {"df": constraints.positive, "scale": constraints.positive}
-    support: Any = constraints.positive
+    arg_constraints: ClassVar[Any] = {"df": constraints.positive, "scale": constraints.positive}
+    support: ClassVar[Any] = constraints.positive
     has_rsample = True
 
     def __init__(
@@ -105,7 +105,7 @@ class InverseChi(TorchDistribution):
 class _Improper(TorchDistribution):
     """A density without a normalizer: it has a log density, and no draws."""
 
-    arg_constraints: Any = {}
+    arg_constraints: ClassVar[Any] = {}
     has_rsample = True
 
     def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
@@ -137,7 +137,7 @@ class ImproperFlat(_Improper):
         validate_args: check values (torch's default).
     """
 
-    support: Any = constraints.real
+    support: ClassVar[Any] = constraints.real
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Zero, in the shape of ``value``."""
@@ -152,7 +152,7 @@ class ImproperLogUniform(_Improper):
         validate_args: check values (torch's default).
     """
 
-    support: Any = constraints.positive
+    support: ClassVar[Any] = constraints.positive
 
     def log_prob(self, value: Tensor) -> Tensor:
         r""":math:`-\log x`."""
@@ -173,8 +173,8 @@ class DrawsOnly(TorchDistribution):
         source: what drew it, for the error message.
     """
 
-    arg_constraints: Any = {}
-    support: Any = constraints.real
+    arg_constraints: ClassVar[Any] = {}
+    support: ClassVar[Any] = constraints.real
     has_rsample = True
 
     def __init__(self, value: Tensor, event_dim: int, source: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import jaxtyping
 import matplotlib
 import pyro
 import pytest
 import torch
 
 matplotlib.use("agg")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # the networks are tiny; more threads only wait for each other
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +26,11 @@ def _clean_slate() -> Iterator[None]:
             pyro.set_rng_seed(0)
         yield
     pyro.clear_param_store()
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch the suite's type and shape checks off, to reach the library's own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

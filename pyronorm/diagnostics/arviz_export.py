@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pyro.infer import MCMC
 from torch import Tensor
 
@@ -251,6 +252,6 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _numpy(value: Tensor) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = value.detach().cpu().numpy()
+def _numpy(value: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = value.detach().cpu().numpy()
     return array

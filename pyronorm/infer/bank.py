@@ -74,7 +74,7 @@ def collect_bank(
     with batch_statistics_mode(latent.network), recording(layers, note):
         while not means or (num_batches is not None and len(means) < num_batches):
             before = len(means)
-            for x in inputs(data, latent.like.device, batch_size, shuffle=True):
+            for x in inputs(data, latent, batch_size, shuffle=True):
                 if len(x) < size:
                     continue  # the rest of a pass
                 if size and len(x) > size:

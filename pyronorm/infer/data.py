@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pyronorm.errors import DataError, ShapeError
+from pyronorm.latents import LatentNetwork
 
 __all__ = ["Data", "as_batches", "evaluation_mode", "gather", "inputs", "kept_modes", "split"]
 
@@ -83,21 +84,20 @@ def split(batch: Any) -> tuple[Tensor, Tensor | None]:
     """
     if isinstance(batch, Tensor):
         return batch, None
-    if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 2:
-        if all(isinstance(part, Tensor) for part in batch):
+    kinds: object = type(batch).__name__
+    if isinstance(batch, (tuple, list)):
+        if 1 <= len(batch) <= 2 and all(isinstance(part, Tensor) for part in batch):
             return batch[0], batch[1] if len(batch) == 2 else None
-    kinds = [type(p).__name__ for p in batch] if isinstance(batch, (tuple, list)) else None
-    raise DataError(
-        f"data: a batch must be a tensor x or a pair (x, y), got {kinds or type(batch).__name__}."
-    )
+        kinds = [type(part).__name__ for part in batch]
+    raise DataError(f"data: a batch must be a tensor x or a pair (x, y), got {kinds}.")
 
 
 def inputs(
-    data: Data, device: torch.device, batch_size: int = 256, *, shuffle: bool = False
+    data: Data, network: LatentNetwork, batch_size: int = 256, *, shuffle: bool = False
 ) -> Iterator[Tensor]:
-    """Iterate over the inputs ``x`` of all batches, on a device."""
+    """Iterate over the inputs ``x`` of all batches, on the network's device."""
     for batch in as_batches(data, batch_size, shuffle=shuffle):
-        yield split(batch)[0].to(device)
+        yield network.prepare(split(batch)[0])
 
 
 def gather(data: Data, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:

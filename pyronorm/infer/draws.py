@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,13 @@ def draw_latents(
             "first step. Train it, or call guide(x, y) once."
         )
     space = model.space
-    with evaluation_mode(model), pyro.plate("_draws", num_samples, dim=-2):
+    # A module has its parameters itself; only a function looks them up in Pyro's global store.
+    own = isinstance(guide, (Guide, AutoGuide))
+    with (
+        evaluation_mode(model),
+        pyro.get_param_store().scope() if own else nullcontext(),
+        pyro.plate("_draws", num_samples, dim=-2),
+    ):
         trace = poutine.trace(guide).get_trace(*_arguments(guide, data))
     values = []
     for site in (space.shift_site, space.scale_site):

@@ -201,17 +201,17 @@ class _Step:
         self.weight = (
             self.kl_weight(epochs_done) if callable(self.kl_weight) else float(self.kl_weight)
         )
+        if epochs_done < 1 and not bool(x.isfinite().all()):
+            raise DataError("fit: train_data has a batch with inputs that are not finite.")
         self.optimizer.zero_grad()
         with KLWeight(self.weight):
             loss = self.module(x, y) / self.num_data
         value = float(loss.item())
         if not math.isfinite(value):
-            cause = (
-                "Lower the learning rate, or set gradient_clip_norm."
-                if bool(x.isfinite().all())
-                else "The batch has inputs that are not finite."
+            raise DataError(
+                f"fit: the loss is {value} after {epochs_done:.2f} epochs: training diverged. Lower "
+                "the learning rate, or set gradient_clip_norm."
             )
-            raise DataError(f"fit: the loss is {value} after {epochs_done:.2f} epochs. {cause}")
         self.fabric.backward(loss)
         if self.clip is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.clip)

@@ -77,7 +77,8 @@ def estimate_population_statistics(
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3 ("PreciseBN").
     """
-    root = latent_network(network).network
+    latent = latent_network(network)
+    root = latent.network
     layers = batch_layers(root)
     if not layers:
         return
@@ -91,10 +92,9 @@ def estimate_population_statistics(
         moments = Moments(moments.count, moments.mean.double(), moments.var.double())
         totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
 
-    device = layers[0].state("running_mean").device
     seen = 0
     with batch_statistics_mode(root), recording(layers, add):
-        for x in islice(inputs(data, device, batch_size), num_batches):
+        for x in islice(inputs(data, latent, batch_size), num_batches):
             root(x)
             seen += 1
     if seen == 0:

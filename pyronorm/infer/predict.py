@@ -105,15 +105,14 @@ def evaluate_draws(
         StatisticsError: if population statistics are missing or stale.
     """
     network = model.latent_network
-    device = network.like.device
     latents = torch.stack([draws.shift, draws.scale], dim=1)
     unique, index = torch.unique(latents, dim=0, return_inverse=True)
     shift, scale = unique[:, 0, None], unique[:, 1, None]
     network.check_statistics()
     empty = True
     for position, batch in enumerate(as_batches(data, batch_size)):
-        x, y = (None if part is None else part.to(device) for part in split(batch))
-        assert x is not None
+        x, y = split(batch)
+        x, y = network.prepare(x), None if y is None else y.to(x.device)
         if x.is_floating_point() and not bool(x.isfinite().all()):
             raise DataError(f"data: batch {position} has inputs that are not finite.")
         empty = False

@@ -87,11 +87,18 @@ class LatentNetwork(nn.Module):
                 return torch.empty(0, device=tensor.device, dtype=dtype)
         return torch.empty(0)
 
+    def prepare(self, x: Tensor) -> Tensor:
+        """Move an input to the network's device, and to its precision if it is floating point."""
+        like = next(chain(self.network.parameters(), self.network.buffers()), self.like)
+        if x.is_floating_point() and like.is_floating_point():
+            return x.to(like)
+        return x.to(like.device)
+
     def forward(
         self,
         x: Float[Tensor, "batch *dims"],
         shift: Float[Tensor, "*draws channel"] | None = None,
-        scale: Float[Tensor, "*draws channel"] | None = None,
+        scale: Float[Tensor, "..."] | None = None,
     ) -> Tensor:
         """Evaluate the network.
 
@@ -185,6 +192,11 @@ class LatentNetwork(nn.Module):
         """Many draws: latents of shape (sample, 1 or batch, channel)."""
         if len(shift) == 1:
             return self._evaluate_one(x, shift[0], scale[0])[None]
+        if torch.compiler.is_compiling():
+            # The compiler sees the whole graph, so it needs neither recording nor measuring.
+            chunk = self.samples_per_call or len(shift)
+            parts = zip(shift.split(chunk), scale.split(chunk), strict=True)
+            return torch.cat([torch.func.vmap(self._evaluate, (None, 0, 0))(x, *p) for p in parts])
         prefix = Prefix(self.layers)
         outputs = [self._evaluate_one(x, shift[0], scale[0], prefix.record())[None]]
         chunk = self.samples_per_call or self._chunk(x, prefix.largest_activation)

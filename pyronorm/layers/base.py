@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -46,7 +46,7 @@ class Normalizer(ABC):
         """
         return {}
 
-    def adapted(self, eps: float) -> Self:
+    def adapted(self, eps: float) -> Normalizer:
         """The normalizer with a converted layer's ``eps``, where it leaves its own open."""
         return replace(self, eps=eps) if self.eps is None else self  # type: ignore[type-var]
 
@@ -123,6 +123,8 @@ class LatentNorm(nn.Module):
         super().__init__()
         if num_channels < 1:
             raise OptionError(f"LatentNorm: num_channels must be positive, got {num_channels}.")
+        if normalizer.eps is not None and normalizer.eps < 0:
+            raise OptionError(f"LatentNorm: eps must not be negative, got {normalizer.eps}.")
         self.normalizer = normalizer
         self.num_channels = num_channels
         self.channel_last = channel_last

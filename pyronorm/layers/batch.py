@@ -29,6 +29,8 @@ def _normalize_population(
     layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     mean, var = layer.state("running_mean"), layer.state("running_var")
+    if weight is not None:  # folded latents are float32 where the network is in half precision
+        mean, var = mean.to(weight.dtype), var.to(weight.dtype)
     return F.batch_norm(x, mean, var, weight, bias, False, 0.0, layer.eps)
 
 

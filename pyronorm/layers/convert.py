@@ -63,6 +63,7 @@ def convert(
         >>> network[1]
         LatentNorm(Batch(eps=1e-05), num_channels=8)
     """
+    _refuse_lazy(network)
     targets = _targets(network, only)
     for name, module in targets.items():
         _refuse_unconvertible(name, module)
@@ -115,6 +116,15 @@ def _targets(network: nn.Module, only: Iterable[str] | None) -> dict[str, nn.Mod
     return {n: m for n, m in candidates.items() if n in chosen}
 
 
+def _refuse_lazy(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+            raise ConversionError(
+                f"convert: layer {name!r} ({type(module).__name__}) is lazy: run the network once, "
+                "so that it knows its shapes, then convert."
+            )
+
+
 def _is_normalization(module: nn.Module) -> bool:
     # Known kinds, their subclasses, and whatever calls itself so: better refused than skipped.
     if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)):
@@ -130,8 +140,6 @@ def _refuse_unconvertible(name: str, module: nn.Module) -> None:
     reason = None
     if isinstance(module, LatentNorm):
         reason = "is converted already; convert the original network instead"
-    elif isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        reason = "is lazy: run the network once, so that it knows its channels, then convert"
     elif isinstance(module, nn.SyncBatchNorm):
         reason = (
             "shares statistics between processes; rebuild the network with BatchNorm1d/2d/3d "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyronorm.errors import DataError, ShapeError
@@ -40,7 +40,7 @@ class Likelihood(nn.Module):
     """
 
     @abstractmethod
-    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistribution:
+    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """The distribution of ``y``.
 
         Args:
@@ -93,7 +93,7 @@ class Likelihood(nn.Module):
                 f"{type(self).__name__}: the network's output of shape {tuple(output.shape)} "
                 f"describes y of shape {tuple(expected)}, got y of shape {tuple(y.shape)}."
             )
-        if values and not bool(distribution.support.check(y).all()):  # type: ignore[union-attr]
+        if values and not bool(distribution.support.check(y).all()):
             raise DataError(
                 f"{type(self).__name__}: y has values outside of the support "
                 f"({distribution.support}), or not finite; they range from {float(y.min()):g} to "

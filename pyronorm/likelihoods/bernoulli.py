@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from pyro import distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.likelihoods.base import Likelihood, Summary, check_axes
@@ -21,7 +22,7 @@ class Bernoulli(Likelihood):
         - predictive mean, entropy and mutual information: ``(batch, *out)``
     """
 
-    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Bernoulli with all axes after the batch as event dimensions."""
         check_axes("Bernoulli", output, num_sample_dims, at_least=0)
         distribution = dist.Bernoulli(logits=output, validate_args=False)

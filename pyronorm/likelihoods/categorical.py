@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from pyro import distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.likelihoods.base import Likelihood, Summary, check_axes
@@ -22,7 +23,7 @@ class Categorical(Likelihood):
         - entropy and mutual information: ``(batch, *spatial)``
     """
 
-    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Categorical with one event dimension per spatial axis."""
         logits = self._logits(output, num_sample_dims)
         distribution = dist.Categorical(logits=logits, validate_args=False)

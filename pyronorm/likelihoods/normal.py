@@ -6,6 +6,7 @@ import math
 
 import torch
 from pyro import distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
@@ -49,7 +50,7 @@ class Normal(Likelihood):
         """The noise, in the units of ``y``."""
         return self.log_std.exp()
 
-    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Normal with all axes after the batch as event dimensions."""
         check_axes("Normal", output, num_sample_dims, at_least=0)
         out = output.shape[num_sample_dims + 1 :]

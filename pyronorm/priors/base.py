@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 __all__ = ["Prior"]
@@ -16,7 +16,7 @@ class Prior(ABC):
     @abstractmethod
     def distributions(
         self, num_channels: int, like: Tensor
-    ) -> tuple[TorchDistribution, TorchDistribution]:
+    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
         """The distributions of ``shift`` and of ``scale``.
 
         Args:

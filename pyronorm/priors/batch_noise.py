@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pyro.distributions import Normal, TorchDistribution
+from pyro.distributions import Normal
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.distributions import InverseChi
@@ -17,7 +18,7 @@ __all__ = ["BatchNoise", "batch_noise"]
 
 def batch_noise(
     batch_size: float, num_channels: int, like: Tensor
-) -> tuple[TorchDistribution, TorchDistribution]:
+) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
     r"""The law of batch noise for ``n`` independent Gaussian values per channel.
 
     .. math::
@@ -63,6 +64,6 @@ class BatchNoise(Prior):
 
     def distributions(
         self, num_channels: int, like: Tensor
-    ) -> tuple[TorchDistribution, TorchDistribution]:
+    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
         """Normal shift and inverse-chi scale."""
         return batch_noise(self.batch_size, num_channels, like)

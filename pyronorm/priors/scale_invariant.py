@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.distributions import ImproperFlat, ImproperLogUniform
@@ -25,7 +25,7 @@ class ScaleInvariant(Prior):
 
     def distributions(
         self, num_channels: int, like: Tensor
-    ) -> tuple[TorchDistribution, TorchDistribution]:
+    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
         """Flat shift and log-uniform scale."""
         zeros = like.new_zeros(num_channels)
         shift = ImproperFlat(zeros, validate_args=False)

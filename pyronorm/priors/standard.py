@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyro.distributions import LogNormal, Normal, TorchDistribution
+from pyro.distributions import LogNormal, Normal
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.errors import OptionError
@@ -40,7 +41,7 @@ class Standard(Prior):
 
     def distributions(
         self, num_channels: int, like: Tensor
-    ) -> tuple[TorchDistribution, TorchDistribution]:
+    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
         """Normal shift and log-normal scale."""
         zeros, ones = like.new_zeros(num_channels), like.new_ones(num_channels)
         shift = Normal(zeros, ones * self.shift_std, validate_args=False)

@@ -1,0 +1,61 @@
+"""One guide of every kind, for one small model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tests.nets import mlp, train_briefly
+
+from pyronorm import NormalizationModel, convert
+from pyronorm.guides import (
+    BatchNoise,
+    FixedNoise,
+    Guide,
+    LowRank,
+    MeanField,
+    Point,
+    StatisticsBank,
+    StochasticBatchNorm,
+)
+from pyronorm.likelihoods import Categorical
+
+
+def make_model(draws: int = 1, prior=None, network=None) -> NormalizationModel:
+    network = train_briefly(mlp(), (5,), steps=3) if network is None else network
+    return NormalizationModel(convert(network), Categorical(), 50, prior, draws)
+
+
+def make_bank(model: NormalizationModel, rows: int = 40) -> StatisticsBank:
+    """A bank with correlated channels and known moments."""
+    network = model.latent_network
+    c = network.space.num_channels
+    mean, std = network.reference_statistics()
+    mix = torch.randn(c, c) * 0.1
+    eps = torch.full((c,), 1e-5)
+    return StatisticsBank(
+        space=network.space,
+        batch_size=16,
+        mean=mean + std * (torch.randn(rows, c) @ mix),
+        var=std.square() * torch.exp(0.3 * torch.randn(rows, c)),
+        reference_mean=mean,
+        reference_var=std.square() - eps,
+        eps=eps,
+    )
+
+
+_MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
+    "Point": Point,
+    "FixedNoise": lambda m: FixedNoise(m, 16.0),
+    "MeanField": MeanField,
+    "LowRank": lambda m: LowRank(m, rank=3),
+    "LowRank.from_bank": lambda m: LowRank.from_bank(m, make_bank(m), rank=3),
+    "BatchNoise": lambda m: BatchNoise(m, make_bank(m)),
+    "StochasticBatchNorm": lambda m: StochasticBatchNorm(m, make_bank(m)),
+}
+
+CASES = list(_MAKE)
+
+
+def make_guide(case: str, model: NormalizationModel | None = None) -> Guide:
+    return _MAKE[case](make_model() if model is None else model)

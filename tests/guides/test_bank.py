@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tests.guides.cases import make_bank, make_model
+
+from pyronorm.errors import OptionError, ShapeError
+from pyronorm.latents import LatentLayer, LatentSpace
+
+
+def test_shift_and_scale_give_the_batch_statistics_back():
+    model = make_model()
+    bank = make_bank(model)
+    mean, std = model.latent_network.reference_statistics()
+    torch.testing.assert_close(mean - std * bank.shift, bank.mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(std / bank.scale, (bank.var + bank.eps).sqrt())
+    assert len(bank) == 40
+
+
+def test_layers_without_batch_statistics_are_neutral():
+    bank = make_bank(make_model())
+    mean, var = bank.mean.clone(), bank.var.clone()
+    mean[:, 3:], var[:, 3:] = torch.nan, torch.nan
+    partly = dataclasses.replace(bank, mean=mean, var=var)
+    assert torch.equal(partly.shift[:, 3:], torch.zeros(40, 7))
+    assert torch.equal(partly.scale[:, 3:], torch.ones(40, 7))
+    assert torch.equal(partly.shift[:, :3], bank.shift[:, :3])
+
+
+def test_a_bank_of_another_network_is_refused():
+    bank = make_bank(make_model())
+    other = LatentSpace((LatentLayer("bn", 10, "Batch"),))
+    with pytest.raises(
+        ShapeError, match=r"here: the bank belongs to another network; .*\('bn', 10\)"
+    ):
+        bank.check(other, "here")
+    with pytest.raises(OptionError, match="needs a bank of at least 41 rows, got 40"):
+        bank.check(bank.space, "here", rows=41)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_shapes_must_fit():
+    bank = make_bank(make_model())
+    with pytest.raises(ShapeError, match="expected 10 channels"):
+        dataclasses.replace(bank, mean=bank.mean[:, :4])
+    with pytest.raises(ShapeError, match="at least one row"):
+        dataclasses.replace(bank, mean=bank.mean[:0], var=bank.var[:0])

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from tests.guides.cases import make_model
+
+from pyronorm.errors import OptionError
+from pyronorm.guides import FixedNoise
+from pyronorm.priors import BatchNoise
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("draws", [1, 4])
+def test_against_its_own_law_the_elbo_is_the_expected_log_likelihood(elbo, draws):
+    model = make_model(prior=BatchNoise(12.5), draws=draws)
+    guide = FixedNoise(model, 12.5)
+    x, y = torch.randn(9, 5), torch.randint(3, (9,))
+    torch.manual_seed(3)
+    loss = elbo().differentiable_loss(model, guide, x, y)
+    torch.manual_seed(3)
+    guide_trace = poutine.trace(guide).get_trace(x, y)
+    trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x, y)
+    trace.compute_log_prob()
+    # to the last bit where KL is analytic, and draw by draw where it is sampled
+    assert torch.equal(loss, -trace.nodes["y"]["log_prob_sum"]) or elbo is Trace_ELBO
+    torch.testing.assert_close(loss, -trace.nodes["y"]["log_prob_sum"], rtol=1e-6, atol=0)
+    assert not list(guide.parameters())
+
+
+def test_kl_divergence_is_exactly_zero():
+    model = make_model(prior=BatchNoise(12.5))
+    prior = model.prior.distributions(10, torch.empty(0))
+    nodes = poutine.trace(FixedNoise(model, 12.5)).get_trace().nodes
+    for p, site in zip(prior, ("shift", "scale"), strict=True):
+        assert torch.distributions.kl_divergence(nodes[site]["fn"], p).item() == 0.0
+        value = nodes[site]["value"]
+        assert torch.equal(nodes[site]["fn"].log_prob(value), p.log_prob(value))
+
+
+def test_draws_have_the_variance_of_batch_noise():
+    guide = FixedNoise(make_model(), 32)
+    shift = torch.stack([guide()["shift"] for _ in range(400)])
+    # 4,000 draws: the sample variance is within 4 standard errors (false alarm 6e-5)
+    assert abs(shift.var().item() * 32 - 1) < 4 * (2 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 0.5, float("inf"), float("nan")])
+def test_a_batch_size_without_a_variance_is_refused(batch_size):
+    with pytest.raises(
+        OptionError, match=r"guides\.FixedNoise: batch_size must be a finite number"
+    ):
+        FixedNoise(make_model(), batch_size)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from lightning_fabric import Fabric
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
+from tests.guides.cases import make_bank
+from tests.nets import mlp, train_briefly
+from torch import nn
+
+from pyronorm import (
+    NormalizationModel,
+    convert,
+    estimate_population_statistics,
+    fit,
+    predict,
+    priors,
+)
+from pyronorm.errors import DataError, OptionError
+from pyronorm.guides import BatchNoise, FixedNoise, LowRank, MeanField, Point
+from pyronorm.infer import predictive_nll
+from pyronorm.likelihoods import Categorical, Normal
+
+
+def data(n: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(n, 5)
+    return x, (x[:, 0] > 0.3).long() + (x[:, 1] > 0).long()
+
+
+def make(norm=nn.BatchNorm1d, likelihood=None, draws=1, num_data=96) -> NormalizationModel:
+    likelihood = Categorical() if likelihood is None else likelihood
+    prior = priors.BatchNoise(16)
+    return NormalizationModel(convert(mlp(norm=norm)), likelihood, num_data, prior, draws)
+
+
+def quiet(*args, **options):
+    return fit(*args, progress=False, **options)
+
+
+GUIDES = {
+    "Point": Point,
+    "FixedNoise": lambda m: FixedNoise(m, 32),
+    "MeanField": MeanField,
+    "LowRank": lambda m: LowRank(m, rank=2),
+    "AutoNormal": AutoNormal,
+    "AutoLowRank": lambda m: AutoLowRankMultivariateNormal(m, rank=2),
+}
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_learns_with_every_guide(name):
+    model = make(num_data=400)
+    guide = GUIDES[name](model)
+    history = quiet(model, guide, data(400), epochs=40, lr=1e-2, batch_size=50)
+    assert len(history.epochs) == history.best_epoch == 40
+    assert history.losses[-1] < 0.8 * history.losses[0]
+    x, y = data(200)
+    accuracy = (predict(model, guide, x).mean.argmax(-1) == y).float().mean()
+    assert accuracy > 0.8
+    assert not list(pyro.get_param_store().keys())  # nothing global is left behind
+
+
+def test_one_step_is_the_step_of_plain_torch():
+    """Point guide, batch normalization, SGD: the same weights as an ordinary training step."""
+    original = mlp()
+    model = NormalizationModel(convert(original), Categorical(), 96)
+    x, y = data()
+    quiet(
+        model,
+        Point(model),
+        [(x, y)],
+        epochs=1,
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
+    )
+    optimizer = torch.optim.SGD(original.parameters(), lr=0.1)
+    nn.functional.cross_entropy(original(x), y).backward()
+    optimizer.step()
+    for ours, theirs in zip(model.parameters(), original.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_population_statistics_are_estimated_at_the_end():
+    model = make()
+    x, y = data()
+    quiet(model, Point(model), (x, y), epochs=1)
+    layer = model.latent_network.layers[0]
+    hidden = model.latent_network.network[0](x)
+    torch.testing.assert_close(layer.running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
+    model.latent_network.check_statistics()
+
+
+def test_a_frozen_network_is_not_touched():
+    original = train_briefly(mlp(), (5,), steps=3)
+    model = NormalizationModel(convert(original), Normal(learned=True), 96)
+    guide = MeanField(model)
+    before = {k: v.clone() for k, v in model.latent_network.state_dict().items()}
+    x, _ = data()
+    flags = [m.training for m in model.modules()]
+    quiet(model, guide, (x, torch.randn(96, 3)), epochs=2, train_network=False)
+    assert all(torch.equal(before[k], v) for k, v in model.latent_network.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    assert [m.training for m in model.modules()] == flags
+    assert guide.shift_loc.abs().max() > 0
+    assert model.likelihood.log_std != 0
+
+
+def test_frozen_networks_run_in_evaluation_mode():
+    original = train_briefly(mlp(), (5,), steps=3)
+    original.insert(3, nn.Dropout(0.5))
+    model = NormalizationModel(convert(original), Categorical(), 96)
+    seen = []
+    model.latent_network.network[3].register_forward_hook(lambda m, a, y: seen.append(m.training))
+    quiet(model, MeanField(model), data(), epochs=1, train_network=False)
+    assert seen
+    assert not any(seen)
+
+
+def test_nothing_to_train_is_refused():
+    model = NormalizationModel(convert(train_briefly(mlp(), (5,), steps=3)), Categorical(), 96)
+    with pytest.raises(OptionError, match="there is nothing to train"):
+        quiet(model, FixedNoise(model, 16), data(), train_network=False)
+    with pytest.raises(OptionError, match="has no ELBO and cannot be trained"):
+        quiet(model, BatchNoise(model, make_bank(model)), data())
+
+
+def test_validation_and_early_stopping_restore_the_best_epoch():
+    model = make()
+    guide = MeanField(model)
+    validation = data(40)
+    history = quiet(
+        model,
+        guide,
+        data(24),
+        epochs=300,
+        batch_size=24,
+        optimizer=lambda groups: torch.optim.Adam(groups, lr=0.1),
+        validation_data=validation,
+        validation_samples=64,
+        patience=4,
+        seed=2,
+    )
+    scores = [epoch.validation_nll for epoch in history.epochs]
+    assert len(scores) < 300
+    assert history.best_epoch == 1 + scores.index(min(scores)) == len(scores) - 4
+    nll = predictive_nll(model, guide, validation, 512)
+    assert nll == pytest.approx(min(scores), rel=0.15)
+    assert nll < scores[-1]
+
+
+def test_learning_rate_schedule_and_kl_schedule():
+    model = make()
+    asked = []
+
+    def weight(epoch: float) -> float:
+        asked.append(epoch)
+        return min(1.0, epoch / 2)
+
+    history = quiet(
+        model,
+        MeanField(model),
+        data(),
+        epochs=3,
+        batch_size=24,
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1),
+        kl_weight=weight,
+    )
+    assert [e.lr for e in history.epochs] == pytest.approx([1e-3, 1e-4, 1e-5])
+    assert asked == pytest.approx([e + s / 4 for e in range(3) for s in range(4)])
+    assert [e.kl_weight for e in history.epochs] == pytest.approx([0.375, 0.875, 1.0])
+
+
+def test_gradient_clipping_bounds_the_step():
+    model = make()
+    start = [p.detach().clone() for p in model.parameters()]
+    x, y = data()
+    quiet(
+        model,
+        Point(model),
+        [(x, y)],
+        epochs=1,
+        gradient_clip_norm=1e-3,
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0),
+    )
+    moved = torch.cat([(p - q).flatten() for p, q in zip(model.parameters(), start, strict=True)])
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_parameter_groups_have_names():
+    model = make(likelihood=Normal(learned=True))
+    names = []
+
+    def optimizer(groups):
+        names.extend(group["name"] for group in groups)
+        return torch.optim.Adam(groups)
+
+    x, _ = data()
+    quiet(model, MeanField(model), (x, torch.randn(96, 3)), epochs=1, optimizer=optimizer)
+    assert names == ["network", "likelihood", "guide"]
+
+
+def test_the_same_seed_gives_the_same_result():
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = make(draws=4)
+        guide = LowRank(model, rank=2)
+        torch.manual_seed(torch.seed() % 2**31)
+        quiet(model, guide, data_fixed(), epochs=2, seed=7)
+        results.append([p.detach().clone() for p in (*model.parameters(), *guide.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def data_fixed():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(96, 5, generator=generator)
+    return x, (x[:, 0] > 0.3).long()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_precision(precision):
+    model = make()
+    x, y = data()
+    history = quiet(model, MeanField(model), (x, y), epochs=2, precision=precision, device="cpu")
+    assert all(torch.isfinite(torch.tensor(history.losses)))
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    assert next(model.parameters()).dtype == dtype
+
+
+def test_a_fabric_and_an_elbo_of_ones_own():
+    model = make()
+    fabric = Fabric(accelerator="cpu", devices=1)
+    elbo = Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
+    history = quiet(model, MeanField(model), data(), epochs=2, fabric=fabric, elbo=elbo)
+    assert len(history.epochs) == 2
+
+
+def test_progress_bar_shows_epochs_and_loss(capsys):
+    model = make()
+    fit(model, Point(model), data(), epochs=2)
+    assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_contradictions_and_bad_options_are_refused():
+    model = make()
+    guide = MeanField(model)
+    for name in ("epochs", "batch_size", "validation_samples", "population_batches"):
+        with pytest.raises(OptionError, match=f"fit: {name} must be at least 1, got 0"):
+            quiet(model, guide, data(), **{name: 0})
+    with pytest.raises(OptionError, match="patience needs validation_data"):
+        quiet(model, guide, data(), patience=3)
+    with pytest.raises(OptionError, match="lr belongs to the default optimizer"):
+        quiet(model, guide, data(), lr=0.1, optimizer=torch.optim.SGD)
+    with pytest.raises(OptionError, match="either fabric, or device and precision"):
+        quiet(model, guide, data(), device="cpu", fabric=Fabric(accelerator="cpu", devices=1))
+    with pytest.raises(OptionError, match="kl_weight must be at least 0"):
+        quiet(model, guide, data(), kl_weight=-1.0)
+
+
+def test_bad_data_are_refused():
+    model = make()
+    x, y = data()
+    with pytest.raises(DataError, match=r"pairs \(x, y\), got x alone"):
+        quiet(model, Point(model), x)
+    with pytest.raises(DataError, match="there is no batch|has no batch"):
+        quiet(model, Point(model), [])
+    bad = x.clone()
+    bad[0, 0] = torch.nan
+    with pytest.raises(DataError, match="a batch with inputs that are not finite"):
+        quiet(model, Point(model), (bad, y))
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro says so too
+def test_divergence_is_named():
+    model = make(norm=lambda c: nn.GroupNorm(2, c), likelihood=Normal())
+    x, _ = data()
+    with pytest.raises(DataError, match="Lower the learning rate"):
+        quiet(
+            model,
+            Point(model),
+            (x, 1e30 * torch.randn(96, 3)),
+            epochs=50,
+            optimizer=lambda groups: torch.optim.SGD(groups, lr=1e30),
+        )
+
+
+def test_several_draws_per_batch_learn():
+    model = make(draws=8)
+    guide = MeanField(model)
+    history = quiet(
+        model,
+        guide,
+        data(),
+        epochs=20,
+        batch_size=24,
+        optimizer=lambda g: torch.optim.Adam(g, 1e-2),
+    )
+    assert history.losses[-1] < 0.8 * history.losses[0]
+
+
+def test_statistics_of_another_loader_size():
+    model = make()
+    quiet(model, Point(model), data(50), epochs=1, batch_size=16, population_batches=2)
+    assert model.latent_network.layers[0].num_batches_tracked == 2
+    estimate_population_statistics(model, data(50), batch_size=25)
+    assert model.latent_network.layers[0].num_batches_tracked == 2

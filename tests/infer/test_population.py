@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.nets import SHAPES, conv_net, mlp
+from torch import nn
+
+from pyronorm import (
+    LatentNetwork,
+    NormalizationModel,
+    convert,
+    estimate_population_statistics,
+)
+from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
+from pyronorm.layers import Batch, Group, LatentNorm
+from pyronorm.likelihoods import Categorical
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_first_layer_has_the_moments_of_the_whole_data_set(dims):
+    network = convert(conv_net(dims))
+    x = torch.randn(23, *SHAPES[dims]) * 2 + 1
+    estimate_population_statistics(network, x, batch_size=5)  # the last batch has 3
+    before = network[0](x).movedim(1, 0).flatten(1)
+    torch.testing.assert_close(network[1].running_mean, before.mean(1))
+    torch.testing.assert_close(network[1].running_var, before.var(1, correction=0))
+    assert network[1].num_batches_tracked == 5
+
+
+def test_deeper_layers_see_batch_normalized_inputs():
+    network = convert(mlp())
+    batches = [torch.randn(8, 5), torch.randn(4, 5) * 2]
+    estimate_population_statistics(network, batches)
+    reference = mlp()
+    reference.load_state_dict(network.state_dict())
+    hidden = []
+    reference[3].register_forward_hook(lambda m, args, y: hidden.append(y))
+    for x in batches:
+        reference.train()(x)
+    hidden = torch.cat(hidden)
+    torch.testing.assert_close(network[4].running_mean, hidden.mean(0))
+    torch.testing.assert_close(network[4].running_var, hidden.var(0, correction=0))
+
+
+def test_evaluation_mode_then_standardizes_the_training_data():
+    layer = LatentNorm(Batch(), 3)
+    x = torch.randn(50, 3, 7) * 4 - 2
+    estimate_population_statistics(layer, x, batch_size=50)
+    torch.testing.assert_close(layer.eval()(x), layer.train()(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda n: n, LatentNetwork, lambda n: NormalizationModel(n, Categorical(), 20)],
+    ids=["network", "LatentNetwork", "model"],
+)
+def test_takes_network_latent_network_and_model(wrap):
+    network = convert(mlp())
+    wrapped = wrap(network)
+    estimate_population_statistics(wrapped, torch.randn(20, 5))
+    LatentNetwork(network).check_statistics()
+
+
+def test_modes_are_kept_and_dropout_is_off():
+    network = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(3), nn.ReLU())
+    network = convert(network).eval()
+    x = torch.randn(64, 3) + 5
+    estimate_population_statistics(network, x)
+    assert not any(m.training for m in network.modules())
+    torch.testing.assert_close(network[1].running_mean, x.mean(0))
+    assert network[1].recorder is None
+
+
+def test_number_of_batches():
+    network = convert(mlp())
+    x = torch.randn(20, 5)
+    estimate_population_statistics(network, x, num_batches=2, batch_size=6)
+    torch.testing.assert_close(network[1].running_mean, network[0](x[:12]).mean(0))
+    assert network[1].num_batches_tracked == 2
+    with pytest.raises(OptionError, match="num_batches must be positive"):
+        estimate_population_statistics(network, x, num_batches=0)
+
+
+def test_networks_without_batch_layers_are_left_alone():
+    network = convert(mlp(norm=lambda c: nn.GroupNorm(2, c)), Group(2))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    estimate_population_statistics(network, torch.randn(20, 5))
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_errors():
+    network = convert(mlp())
+    with pytest.raises(DataError, match="there is no batch"):
+        estimate_population_statistics(network, [])
+    x = torch.randn(20, 5)
+    x[3, 2] = torch.inf
+    with pytest.raises(StatisticsError, match="1: its inputs over the data are not finite"):
+        estimate_population_statistics(network, x)
+    assert network[1].num_batches_tracked == 0  # nothing was written
+    with pytest.raises(ConversionError, match="convert it first"):
+        estimate_population_statistics(mlp(), x)
+    unused = nn.ModuleDict({"net": mlp(), "spare": nn.BatchNorm1d(3)})
+    unused.forward = lambda x: unused["net"](x)
+    converted = convert(unused)
+    converted.forward = lambda x: converted["net"](x)
+    with pytest.raises(StatisticsError, match="spare: the network never ran this layer"):
+        estimate_population_statistics(converted, torch.randn(20, 5))

@@ -1,0 +1,31 @@
+"""Compile networks in one graph; run by test_network.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+from tests.nets import SHAPES, conv_net, train_briefly
+
+from pyronorm.latents import LatentNetwork
+from pyronorm.layers import Batch, Group, Weight, convert
+
+for normalizer in (Batch(), Group(2), Weight()):
+    torch.compiler.reset()
+    original = train_briefly(conv_net(2), SHAPES[2], steps=2).eval()
+    x = torch.randn(5, *SHAPES[2])
+    network = LatentNetwork(convert(original, normalizer, example_input=x)).eval()
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    c = network.space.num_channels
+    for batch in ((), (5,), (6, 1)):
+        shift, scale = torch.randn(*batch, c), torch.rand(*batch, c) + 0.5
+        shift.requires_grad_()
+        eager, fast = network(x, shift, scale), compiled(x, shift, scale)
+        torch.testing.assert_close(fast, eager, rtol=1e-4, atol=1e-5)
+        (a,), (b,) = (torch.autograd.grad(y.square().sum(), shift) for y in (eager, fast))
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+        assert all(layer.latents is None for layer in network.layers)
+    print(type(normalizer).__name__)

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
+from torch import nn
+
+from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
+from pyronorm.latents import LatentNetwork
+from pyronorm.layers import Batch, Group, Instance, Layer, Population, Weight, convert
+
+NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight()]
+
+
+@pytest.fixture(params=NORMALIZERS, ids=lambda n: type(n).__name__)
+def network(request) -> LatentNetwork:
+    original = train_briefly(conv_net(2), SHAPES[2], steps=3).eval()
+    example = torch.randn(2, *SHAPES[2])
+    return LatentNetwork(convert(original, request.param, example_input=example))
+
+
+def draw(network: LatentNetwork, *batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    size = (*batch, network.space.num_channels)
+    return torch.randn(size) * 0.3, torch.rand(size) + 0.5
+
+
+def by_hand(network: LatentNetwork, x, shift, scale) -> torch.Tensor:
+    """One draw for all examples, handed to the layers without LatentNetwork's help."""
+    shifts, scales = network.space.unpack(shift), network.space.unpack(scale)
+    for name in network.space.names:
+        network.network.get_submodule(name).latents = (shifts[name], scales[name])
+    y = network.network(x)
+    for layer in network.layers:
+        layer.latents = None
+    return y
+
+
+def test_one_draw_reaches_every_layer(network):
+    x = torch.randn(5, *SHAPES[2])
+    shift, scale = draw(network)
+    torch.testing.assert_close(network(x, shift, scale), by_hand(network, x, shift, scale))
+
+
+def test_neutral_latents_are_the_network_itself(network):
+    x, c = torch.randn(5, *SHAPES[2]), network.space.num_channels
+    expected = network.network(x)
+    torch.testing.assert_close(network(x), expected)
+    torch.testing.assert_close(network(x, torch.zeros(c), torch.ones(c)), expected)
+
+
+def test_one_draw_per_example(network):
+    network.eval()  # batch statistics would mix the examples
+    x = torch.randn(5, *SHAPES[2])
+    shift, scale = draw(network, 5)
+    expected = torch.stack(
+        [by_hand(network, x[i : i + 1], shift[i], scale[i])[0] for i in range(5)]
+    )
+    torch.testing.assert_close(network(x, shift, scale), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples_per_call", [None, 1, 3])
+@pytest.mark.parametrize("examples", [1, 5])
+@pytest.mark.parametrize("samples", [(1,), (8,), (2, 3)])
+@pytest.mark.parametrize("training", [True, False])
+def test_many_draws_equal_a_loop(network, samples, examples, samples_per_call, training):
+    network.train(training)
+    network.samples_per_call = samples_per_call
+    x = torch.randn(5, *SHAPES[2])
+    shift, scale = draw(network, *samples, examples)
+    flat = zip(shift.flatten(0, -3), scale.flatten(0, -3), strict=True)
+    expected = torch.stack([network(x, *pair) for pair in flat]).view(*samples, 5, 3)
+    torch.testing.assert_close(network(x, shift, scale), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_running_leaves_nothing_behind(network, training):
+    network.train(training)
+    before = copy.deepcopy(network.state_dict())
+    x = torch.randn(5, *SHAPES[2])
+    for batch in ((), (1,), (5,), (4, 1)):
+        network(x, *draw(network, *batch))
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert all(layer.latents is None for layer in network.layers)
+
+
+def test_a_failing_run_leaves_nothing_behind(network):
+    with pytest.raises(RuntimeError):
+        network(torch.randn(5, 9, 5, 6), *draw(network))
+    assert all(layer.latents is None for layer in network.layers)
+
+
+def test_gradients_of_many_draws_equal_a_loop(network):
+    x = torch.randn(5, *SHAPES[2])
+    shift, scale = (value.requires_grad_() for value in draw(network, 4, 1))
+    wanted = [shift, scale, *network.parameters()]
+    together = torch.autograd.grad(
+        network(x, shift, scale).square().sum(), wanted, allow_unused=True
+    )
+    loop = sum(network(x, shift[s], scale[s]).square().sum() for s in range(4))
+    for a, b in zip(together, torch.autograd.grad(loop, wanted, allow_unused=True), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_torch_compile_in_one_graph():
+    # In a process of its own: the compiler cannot see through this suite's shape checks.
+    script = Path(__file__).with_name("compile_script.py")
+    result = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split() == ["Batch", "Group", "Weight"]
+
+
+def test_user_vmap_over_the_pure_function(network):
+    x = torch.randn(5, *SHAPES[2])
+    shift, scale = draw(network, 3)
+    together = torch.func.vmap(lambda a, b: network(x, a, b))(shift, scale)
+    expected = torch.stack([network(x, *pair) for pair in zip(shift, scale, strict=True)])
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 8), (3, 12, 5)])
+def test_residual_network_with_in_place_operations(shape):
+    network = LatentNetwork(convert(train_briefly(ResNet(), shape, steps=2))).eval()
+    x = torch.randn(4, *shape)
+    shift, scale = draw(network, 6, 1)
+    expected = torch.stack(
+        [by_hand(network, x, a[0], b[0]) for a, b in zip(shift, scale, strict=True)]
+    )
+    torch.testing.assert_close(network(x, shift, scale), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_part_before_the_first_latent_runs_once():
+    network = LatentNetwork(convert(train_briefly(conv_net(2), SHAPES[2], steps=1))).eval()
+    x = torch.randn(5, *SHAPES[2])
+    for chunk in (None, 1, 3):
+        network.samples_per_call = chunk
+        with torch.profiler.profile(record_shapes=True) as profile:
+            network(x, *draw(network, 8, 1))
+        first = [
+            event
+            for event in profile.events()
+            if event.name == "aten::conv2d" and event.input_shapes[1] == [4, 2, 3, 3]
+        ]
+        assert len(first) == 1
+
+
+def test_dropout_differs_between_draws():
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.GroupNorm(1, 4), nn.Dropout(0.5))
+    network = LatentNetwork(convert(network), samples_per_call=4)
+    latents = torch.zeros(9, 1, 4), torch.ones(9, 1, 4)
+    zeros = network(torch.randn(5, 4), *latents) == 0
+    assert len(torch.unique(zeros.flatten(1), dim=0)) == 9
+
+
+def test_a_network_that_vmap_cannot_run_says_so():
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.GroupNorm(1, 4)
+
+        def forward(self, x):
+            y = self.norm(x)
+            return y if y.sum().item() > 0 else -y
+
+    network = LatentNetwork(convert(Branching()))
+    latents = torch.zeros(9, 1, 4), torch.ones(9, 1, 4)
+    with pytest.raises(OptionError, match="Branching cannot .* samples_per_call=1"):
+        network(torch.randn(5, 4), *latents)
+    network.samples_per_call = 1
+    assert network(torch.randn(5, 4), *latents).shape == (9, 5, 4)
+
+
+def test_reference_statistics():
+    original = train_briefly(mlp(), (5,), steps=3)
+    network = LatentNetwork(convert(original))
+    mean, std = network.reference_statistics()
+    torch.testing.assert_close(
+        mean, torch.cat([original[1].running_mean, original[4].running_mean])
+    )
+    var = torch.cat([original[1].running_var, original[4].running_var])
+    torch.testing.assert_close(std, (var + 1e-5).sqrt())
+    partly = LatentNetwork(convert(original, Group(2), only="4"))  # the other one is not latent
+    assert all(torch.isnan(part).all() for part in partly.reference_statistics())
+
+
+def test_mixed_kinds_fill_unknown_statistics_with_nan():
+    network = nn.Sequential(nn.GroupNorm(1, 2), nn.BatchNorm1d(2))
+    mean, std = LatentNetwork(convert(network)).reference_statistics()
+    assert mean.isnan().tolist() == std.isnan().tolist() == [True, True, False, False]
+
+
+def test_stale_or_missing_statistics_do_not_pass_in_evaluation_mode():
+    network = LatentNetwork(convert(conv_net(2)))
+    x = torch.randn(5, *SHAPES[2])
+    network(x)  # training mode does not use them
+    with pytest.raises(StatisticsError, match="no population statistics"):
+        network.eval()(x)
+    network = LatentNetwork(convert(train_briefly(conv_net(2), SHAPES[2], steps=1))).eval()
+    network(x)
+    with torch.no_grad():
+        network.network[0].weight.mul_(1.01)
+    with pytest.raises(StatisticsError, match="stale"):
+        network(x, *draw(network))
+    with pytest.raises(StatisticsError, match="stale"):
+        network.train().check_statistics()
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    network = LatentNetwork(convert(mlp(norm=lambda c: nn.GroupNorm(2, c))))
+    x, c = torch.randn(5, 5), network.space.num_channels
+    good, bad = torch.ones(c), torch.ones(c + 1)
+    with pytest.raises(ShapeError, match=rf"shift: expected {c} channels .* got .*\({c + 1},\)"):
+        network(x, bad, good)
+    with pytest.raises(ShapeError, match=f"scale: expected {c} channels"):
+        network(x, good, bad)
+    with pytest.raises(ShapeError, match="one shape"):
+        network(x, good, good[None])
+    with pytest.raises(ShapeError, match="both shift and scale"):
+        network(x, good)
+    many = torch.ones(8, c)
+    with pytest.raises(
+        ShapeError, match=r"of length 1 or 5 .* \(8, 10\).* \(samples, 1, channel\)"
+    ):
+        network(x, many, many)
+    with pytest.raises(OptionError, match="samples_per_call must be positive"):
+        LatentNetwork(network.network, samples_per_call=0)
+    with pytest.raises(ConversionError, match="convert it first"):
+        LatentNetwork(nn.Linear(2, 2))
+
+
+def test_of_wraps_only_once():
+    network = convert(conv_net(2))
+    latent = LatentNetwork.of(network)
+    assert latent.network is network
+    assert LatentNetwork.of(latent) is latent
+
+
+def test_latents_of_a_half_precision_network_are_float32():
+    network = LatentNetwork(convert(conv_net(2)).bfloat16())
+    assert network.like.dtype == torch.float32
+    assert LatentNetwork(convert(conv_net(2)).double()).like.dtype == torch.float64
+    stateless = nn.Sequential(nn.GroupNorm(1, 4, affine=False))
+    assert LatentNetwork(convert(stateless)).like.dtype == torch.float32

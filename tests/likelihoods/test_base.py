@@ -1,0 +1,161 @@
+"""Refusals, and the contract of every likelihood: one log density per example, nothing broadcast."""
+
+import dataclasses
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyronorm.errors import DataError, ShapeError
+from pyronorm.likelihoods import Bernoulli, Categorical, Likelihood, Normal, Summary
+from pyronorm.likelihoods.base import check_axes
+
+
+class Poisson(Likelihood):
+    """Counts with the log rate as output: a likelihood of a user."""
+
+    def distribution(self, output, num_sample_dims=0):
+        check_axes("Poisson", output, num_sample_dims, at_least=0)
+        return dist.Poisson(output.exp()).to_event(output.ndim - num_sample_dims - 1)
+
+    def expected(self, output, num_sample_dims=0):
+        return output.exp()
+
+    def summarize(self, output):
+        raise NotImplementedError
+
+
+# likelihood, out, event: shapes per example
+CASES = {
+    "categorical": (Categorical(), (3,), ()),
+    "categorical, dense": (Categorical(), (3, 4, 2), (4, 2)),
+    "bernoulli": (Bernoulli(), (), ()),
+    "bernoulli, labels": (Bernoulli(), (3,), (3,)),
+    "normal": (Normal(0.7), (), ()),
+    "normal, dense": (Normal(0.7), (2, 4, 3), (2, 4, 3)),
+    "poisson": (Poisson(), (4,), (4,)),
+}
+cases = pytest.mark.parametrize(("likelihood", "out", "event"), CASES.values(), ids=CASES)
+samples = pytest.mark.parametrize("samples", [(), (2,), (4, 2)], ids=str)
+BATCH = 5
+
+
+@cases
+@samples
+def test_one_log_density_per_example(likelihood, out, event, samples):
+    output = torch.randn(*samples, BATCH, *out)
+    d = likelihood.distribution(output, len(samples))
+    assert (d.batch_shape, d.event_shape) == ((*samples, BATCH), event)
+    y = d.sample().reshape(-1, BATCH, *event)[0]
+    likelihood.check_data(y, output, len(samples))
+    assert d.log_prob(y).shape == (*samples, BATCH)
+
+
+@cases
+@samples
+def test_examples_are_independent(likelihood, out, event, samples):
+    output = torch.randn(*samples, BATCH, *out)
+    d = likelihood.distribution(output, len(samples))
+    y = d.sample().reshape(-1, BATCH, *event)[0]
+    for i in range(BATCH):
+        one = likelihood.distribution(output.narrow(len(samples), i, 1), len(samples))
+        torch.testing.assert_close(one.log_prob(y[i : i + 1])[..., 0], d.log_prob(y)[..., i])
+
+
+@cases
+@samples
+@pytest.mark.parametrize("change", ["batch of one", "batch", "axis", "no batch"])
+def test_nothing_is_broadcast(likelihood, out, event, samples, change):
+    shape = {
+        "batch of one": (1, *event),
+        "batch": (BATCH + 1, *event),
+        "axis": (BATCH, *event, 1),
+        "no batch": event,
+    }[change]
+    output = torch.zeros(*samples, BATCH, *out)
+    name = type(likelihood).__name__
+    match = rf"^{name}: .* describes y of shape \({BATCH},.*\), got y of shape \(.*\)\.$"
+    with pytest.raises(ShapeError, match=match):
+        likelihood.check_data(torch.zeros(shape), output, len(samples))
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Normal(), Poisson()])
+@pytest.mark.parametrize(("y", "output"), [((5,), (5, 1)), ((5, 1), (5,)), ((3, 5), (5, 3))])
+def test_column_against_vector_is_refused(likelihood, y, output):
+    with pytest.raises(ShapeError, match=rf"output of shape \({output[0]}.* y of shape \({y[0]}"):
+        likelihood.check_data(torch.zeros(y), torch.zeros(output))
+
+
+@cases
+def test_data_with_sample_axes_is_refused(likelihood, out, event):
+    with pytest.raises(ShapeError, match="describes y of shape"):
+        likelihood.check_data(torch.zeros(2, BATCH, *event), torch.zeros(2, BATCH, *out), 1)
+
+
+IMPOSSIBLE = {
+    "categorical": (-1.0, 3.0, 0.5, math.nan),
+    "bernoulli": (-1.0, 0.5, 2.0, math.nan),
+    "normal": (math.nan,),
+    "poisson": (-1.0, 1.5, math.nan),
+}
+
+
+@cases
+@samples
+def test_impossible_values(likelihood, out, event, samples):
+    output = torch.zeros(*samples, BATCH, *out)
+    name = type(likelihood).__name__
+    for value in IMPOSSIBLE[name.lower()]:
+        y = torch.zeros(BATCH, *event)
+        y.view(-1)[-1] = value  # one bad value is enough
+        match = rf"^{name}: y has values outside of the support .* range from .* to .*\.$"
+        with pytest.raises(DataError, match=match):
+            likelihood.check_data(y, output, len(samples))
+        likelihood.check_data(y, output, len(samples), values=False)
+
+
+def test_range_in_the_message():
+    with pytest.raises(DataError, match=r"range from -7 to 2\.5"):
+        Bernoulli().check_data(torch.tensor([-7.0, 1.0, 2.5]), torch.zeros(3))
+
+
+@pytest.mark.xfail(strict=True, reason="torch's Real() accepts inf; the message promises finite")
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_data(value):
+    with pytest.raises(DataError, match="not finite"):
+        Normal().check_data(torch.tensor([0.5, value]), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_sample_dims", "at_least"),
+    [((), 0, 0), ((4,), 1, 0), ((4,), 0, 1), ((2, 4), 1, 1)],
+)
+def test_check_axes_refuses(shape, num_sample_dims, at_least):
+    axes = "batch, class, ..." if at_least else "batch, ..."
+    with pytest.raises(ShapeError) as error:
+        check_axes("here", torch.zeros(shape), num_sample_dims, at_least)
+    assert str(error.value) == (
+        f"here: expected an output of shape ({axes}), got {shape} with {num_sample_dims} sample "
+        "axes in front."
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_sample_dims", "at_least"), [((4,), 0, 0), ((4, 3), 0, 1), ((2, 6, 4, 3), 2, 1)]
+)
+def test_check_axes_accepts(shape, num_sample_dims, at_least):
+    check_axes("here", torch.zeros(shape), num_sample_dims, at_least)
+
+
+@pytest.mark.parametrize("likelihood", [Categorical(), Bernoulli(), Normal()])
+@pytest.mark.parametrize("num_sample_dims", [0, 1, 2])
+def test_output_without_batch_is_refused(likelihood, num_sample_dims):
+    with pytest.raises(ShapeError, match=rf"with {num_sample_dims} sample axes"):
+        likelihood.distribution(torch.zeros([2] * num_sample_dims), num_sample_dims)
+
+
+def test_summary_is_immutable():
+    summary = Summary(*torch.zeros(4, 3))
+    with pytest.raises(dataclasses.FrozenInstanceError, match="mean"):
+        summary.mean = torch.ones(3)

@@ -1,0 +1,115 @@
+"""Oracles: numpy, torch's own batch norm statistics, and moments of the concatenation."""
+
+import dataclasses
+from functools import reduce
+
+import pytest
+import torch
+from torch import nn
+
+from pyronorm.stats import Moments, channel_moments, merge_moments
+
+SHAPES = [(7, 3), (5, 3, 4), (4, 3, 5, 2), (2, 4, 3, 5, 6)]
+
+
+def assert_moments(moments, mean, var, rtol=1e-12):
+    assert isinstance(moments.count, int)
+    torch.testing.assert_close(moments.mean, torch.as_tensor(mean), rtol=rtol, atol=0)
+    torch.testing.assert_close(moments.var, torch.as_tensor(var), rtol=rtol, atol=0)
+
+
+def numpy_moments(x):
+    """Count, mean and biased variance, of a float64 copy."""
+    values = x.double().numpy()
+    axes = (0, *range(2, values.ndim))
+    return values[:, 0].size, values.mean(axes), values.var(axes, ddof=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_channel_moments_match_numpy(shape, dtype):
+    x = (torch.randn(shape) * torch.rand(shape[1]).view(-1, *[1] * (len(shape) - 2)) + 2).to(dtype)
+    count, mean, var = numpy_moments(x)
+    moments = channel_moments(x)
+    assert moments.count == count
+    assert moments.mean.shape == moments.var.shape == (shape[1],)
+    assert_moments(moments, mean, var)
+
+
+def test_channel_moments_match_batch_norm():
+    x = torch.randn(6, 3, 5, 4, dtype=torch.float64) * 3 - 1
+    bn = nn.BatchNorm2d(3, eps=1e-300, affine=False, dtype=torch.float64)
+    m = channel_moments(x)
+    standardized = (x - m.mean[:, None, None]) / m.var.sqrt()[:, None, None]
+    torch.testing.assert_close(standardized, bn(x))
+
+
+def test_float32_input_far_from_zero_keeps_its_variance():
+    x = torch.randn(400, 3) + 1e4  # E x^2 - (E x)^2 in float32 would have no correct digit
+    assert_moments(channel_moments(x), *numpy_moments(x)[1:], rtol=1e-10)
+
+
+def test_channels_last_gives_the_same():
+    x = torch.randn(4, 3, 5, 2)
+    a, b = channel_moments(x), channel_moments(x.to(memory_format=torch.channels_last))
+    assert_moments(b, a.mean, a.var)
+
+
+def test_single_value_has_no_variance():
+    m = channel_moments(torch.tensor([[2.0, -3.0]]))
+    assert m.count == 1
+    assert m.mean.tolist() == [2.0, -3.0]
+    assert m.var.tolist() == [0.0, 0.0]
+
+
+def test_moments_are_float64_and_detached():
+    x = torch.randn(4, 3, requires_grad=True)
+    m = channel_moments(x)
+    assert m.mean.dtype == m.var.dtype == torch.float64
+    assert not m.mean.requires_grad
+    assert not m.var.requires_grad
+
+
+@pytest.mark.parametrize("sizes", [(3, 5), (1, 6), (1, 1), (4, 1, 9, 2)])
+@pytest.mark.parametrize("spatial", [(), (4, 2)])
+def test_merge_is_moments_of_the_union(sizes, spatial):
+    # parts with different means and widths: both terms of the merged variance matter
+    parts = [
+        torch.randn(n, 3, *spatial, dtype=torch.float64) * (i + 1) + 5 * i
+        for i, n in enumerate(sizes)
+    ]
+    count, mean, var = numpy_moments(torch.cat(parts))
+    moments = [channel_moments(part) for part in parts]
+    for order in (moments, moments[::-1]):
+        merged = reduce(merge_moments, order)
+        assert merged.count == count
+        assert_moments(merged, mean, var)
+
+
+def test_merge_by_hand():
+    a = Moments(2, torch.tensor([1.0, 0.0]), torch.tensor([4.0, 1.0]))
+    b = Moments(6, torch.tensor([5.0, 0.0]), torch.tensor([8.0, 3.0]))
+    m = merge_moments(a, b)
+    # (2*1 + 6*5)/8 = 4; (2*4 + 6*8)/8 + 16*12/64 = 10; second channel (2*1 + 6*3)/8 = 2.5
+    assert (m.count, m.mean.tolist(), m.var.tolist()) == (8, [4.0, 0.0], [10.0, 2.5])
+
+
+def test_merge_survives_many_small_parts():
+    x = torch.randn(2000, 2, dtype=torch.float64) + 1e6
+    merged = reduce(merge_moments, (channel_moments(part) for part in x.split(1)))
+    assert merged.count == 2000
+    assert_moments(merged, *numpy_moments(x)[1:], rtol=1e-9)
+
+
+def test_moments_are_immutable_values():
+    m = channel_moments(torch.randn(4, 2))
+    with pytest.raises(dataclasses.FrozenInstanceError, match="count"):
+        m.count = 3
+
+
+def test_inputs_are_not_changed():
+    a, b = channel_moments(torch.randn(4, 2)), channel_moments(torch.randn(3, 2))
+    tensors = [a.mean, a.var, b.mean, b.var]
+    before = [t.clone() for t in tensors]
+    merge_moments(a, b)
+    assert all(torch.equal(t, old) for t, old in zip(tensors, before, strict=True))
