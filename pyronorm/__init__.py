@@ -12,6 +12,7 @@ The short of it::
 from importlib.metadata import version
 
 from pyronorm import (
+    datasets,
     diagnostics,
     distributions,
     errors,
@@ -20,6 +21,7 @@ from pyronorm import (
     latents,
     layers,
     likelihoods,
+    networks,
     priors,
     stats,
 )
@@ -42,6 +44,7 @@ __all__ = [
     "collect_bank",
     "convert",
     "data_dependent_start",
+    "datasets",
     "diagnostics",
     "distributions",
     "errors",
@@ -54,6 +57,7 @@ __all__ = [
     "latents",
     "layers",
     "likelihoods",
+    "networks",
     "predict",
     "priors",
     "sample_latents",

@@ -15,10 +15,17 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import Chi2, LogNormal, Normal
+from pyro.distributions import Chi2
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
-from torch.distributions import Gamma, constraints, kl_divergence, register_kl
+from torch.distributions import (
+    Gamma,
+    LogNormal,
+    Normal,
+    constraints,
+    kl_divergence,
+    register_kl,
+)
 from torch.distributions.utils import broadcast_all
 
 from pyronorm.errors import NoDensityError, OptionError
@@ -75,31 +82,44 @@ class InverseChi(TorchDistribution):
         """Log density at ``value`` (formula above)."""
         if self._validate_args:
             self._validate_sample(value)
-        half = self.df / 2
-        return (
+        df, scale, x = _precise(self.df, self.scale, value)
+        half = df / 2
+        log_prob = (
             (1 - half) * math.log(2)
             - torch.lgamma(half)
-            + self.df * torch.log(self.scale)
-            - (self.df + 1) * torch.log(value)
-            - (self.scale / value).square() / 2
+            + df * torch.log(scale)
+            - (df + 1) * torch.log(x)
+            - (scale / x).square() / 2
         )
+        return log_prob.to(torch.result_type(value, self.df))
 
     @property
     def mean(self) -> Tensor:
         r""":math:`\tau\, \Gamma(\frac{\nu-1}{2}) / (\sqrt 2\, \Gamma(\frac{\nu}{2}))`."""
-        ratio = torch.exp(torch.lgamma((self.df - 1) / 2) - torch.lgamma(self.df / 2))
-        mean = self.scale * ratio / math.sqrt(2)
-        return torch.where(self.df > 1, mean, torch.inf)
+        return self._moments()[0].to(self.df.dtype)
 
     @property
     def variance(self) -> Tensor:
         r""":math:`\tau^2/(\nu-2) - \text{mean}^2`."""
-        second = self.scale.square() / (self.df - 2)
-        return torch.where(self.df > 2, second - self.mean.square(), torch.inf)
+        return self._moments()[1].to(self.df.dtype)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        df, scale = _precise(self.df, self.scale)
+        ratio = torch.exp(torch.lgamma((df - 1) / 2) - torch.lgamma(df / 2))
+        mean = torch.where(df > 1, scale * ratio / math.sqrt(2), torch.inf)
+        second = scale.square() / (df - 2)
+        return mean, torch.where(df > 2, second - mean.square(), torch.inf)
 
     def precision(self) -> Gamma:
-        r"""The distribution of :math:`1/X^2`: Gamma with shape ν/2 and rate τ²/2."""
-        return Gamma(self.df / 2, self.scale.square() / 2, validate_args=False)
+        r"""The distribution of :math:`1/X^2`: Gamma with shape ν/2 and rate τ²/2, in float64."""
+        df, scale = _precise(self.df, self.scale)
+        return Gamma(df / 2, scale.square() / 2, validate_args=False)
+
+
+def _precise(*values: Tensor) -> tuple[Tensor, ...]:
+    # Differences of lgamma cancel; float64 keeps them right for batch sizes of many thousands. (An
+    # Apple GPU has no float64.)
+    return tuple(v if v.device.type == "mps" else v.double() for v in values)
 
 
 class _Improper(TorchDistribution):
@@ -140,8 +160,10 @@ class ImproperFlat(_Improper):
     support: ClassVar[Any] = constraints.real
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Zero, in the shape of ``value``."""
-        return torch.zeros_like(value)
+        """Zero."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.zeros_like(value).expand(torch.broadcast_shapes(value.shape, self.batch_shape))
 
 
 class ImproperLogUniform(_Improper):
@@ -158,7 +180,8 @@ class ImproperLogUniform(_Improper):
         r""":math:`-\log x`."""
         if self._validate_args:
             self._validate_sample(value)
-        return -torch.log(value)
+        log_prob = -torch.log(value)
+        return log_prob.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
 
 
 class DrawsOnly(TorchDistribution):
@@ -178,6 +201,11 @@ class DrawsOnly(TorchDistribution):
     has_rsample = True
 
     def __init__(self, value: Tensor, event_dim: int, source: str) -> None:
+        if not 0 <= event_dim <= value.ndim:
+            raise OptionError(
+                f"DrawsOnly: event_dim must be between 0 and {value.ndim} for a value of shape "
+                f"{tuple(value.shape)}, got {event_dim}."
+            )
         split = value.ndim - event_dim
         self.value = value
         self.source = source
@@ -208,33 +236,34 @@ class DrawsOnly(TorchDistribution):
 @register_kl(InverseChi, InverseChi)  # type: ignore[untyped-decorator]
 def _kl_inverse_chi_inverse_chi(p: InverseChi, q: InverseChi) -> Tensor:
     # KL is invariant under the bijection x -> 1/x^2, where both are Gamma.
-    return kl_divergence(p.precision(), q.precision())
+    return kl_divergence(p.precision(), q.precision()).to(torch.result_type(p.df, q.df))
 
 
 @register_kl(LogNormal, InverseChi)  # type: ignore[untyped-decorator]
 def _kl_log_normal_inverse_chi(p: LogNormal, q: InverseChi) -> Tensor:
     # -H(p) - E_p log q, with E log x = loc and E x^-2 = exp(2 std^2 - 2 loc).
-    loc, std = p.loc, p.scale
-    half = q.df / 2
+    loc, std, df, scale = _precise(p.loc, p.scale, q.df, q.scale)
+    half = df / 2
     cross = (
         (1 - half) * math.log(2)
         - torch.lgamma(half)
-        + q.df * torch.log(q.scale)
-        - (q.df + 1) * loc
-        - q.scale.square() / 2 * torch.exp(2 * std.square() - 2 * loc)
+        + df * torch.log(scale)
+        - (df + 1) * loc
+        - scale.square() / 2 * torch.exp(2 * std.square() - 2 * loc)
     )
-    return -_log_normal_entropy(loc, std) - cross
+    return (-_log_normal_entropy(loc, std) - cross).to(torch.result_type(p.loc, q.df))
 
 
 @register_kl(Normal, ImproperFlat)  # type: ignore[untyped-decorator]
 def _kl_normal_flat(p: Normal, q: ImproperFlat) -> Tensor:
     entropy: Tensor = p.entropy()
-    return -entropy
+    return -entropy.expand(torch.broadcast_shapes(entropy.shape, q.batch_shape))
 
 
 @register_kl(LogNormal, ImproperLogUniform)  # type: ignore[untyped-decorator]
 def _kl_log_normal_log_uniform(p: LogNormal, q: ImproperLogUniform) -> Tensor:
-    return -_log_normal_entropy(p.loc, p.scale) + p.loc
+    kl = -_log_normal_entropy(p.loc, p.scale) + p.loc
+    return kl.expand(torch.broadcast_shapes(kl.shape, q.batch_shape))
 
 
 def _log_normal_entropy(loc: Tensor, std: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
+from pyro.params.param_store import param_with_module_name
 from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
@@ -89,9 +91,10 @@ class NormalizationModel(PyroModule):
     **Several draws per mini-batch.** With ``draws=K``, in training mode, the sites lie in a plate
     ``draws`` of size ``K`` and each draw serves a part of the mini-batch, ``K`` equal to the batch
     size giving one draw per example. The data term is summed over the parts and the KL divergence
-    averaged over the draws: an unbiased estimate of the same ELBO with less variance. The guides of
-    this library follow; Pyro's autoguides and NUTS would take the plate for ``K`` different latents
-    and are refused. In evaluation mode there is one draw.
+    averaged over the draws: an unbiased estimate of the same ELBO, as a rule with less variance (see
+    ``benchmarks/draws.py``). The guides of this library follow. Pyro's autoguides and NUTS would take
+    the plate for ``K`` different latents, and batch statistics would mix examples with different
+    latents: both are refused. In evaluation mode there is one draw.
 
     Args:
         network: a converted network, or a :class:`LatentNetwork`.
@@ -153,7 +156,7 @@ class NormalizationModel(PyroModule):
         """The plate of ``draws``, each with its share of the KL divergence; a guide samples in it."""
         with ExitStack() as stack:
             if self.num_draws > 1:
-                self._refuse_initialization()
+                self._refuse_draws()
                 stack.enter_context(pyro.plate("draws", self.num_draws, dim=-2))
                 stack.enter_context(poutine.scale(scale=1 / self.num_draws))
             yield
@@ -172,7 +175,8 @@ class NormalizationModel(PyroModule):
             ShapeError: if ``y`` does not fit the network's output.
             DataError: if ``y`` has values outside of the likelihood's support.
         """
-        network = self.network
+        network = self.latent_network
+        self._state_parameters()
         with self.draw_plate():
             shift, scale = sample_latents(network, self.prior)
         shift, scale = (self._align(value, len(x)) for value in (shift, scale))
@@ -202,7 +206,15 @@ class NormalizationModel(PyroModule):
             return value.unsqueeze(-2)
         return value
 
-    def _refuse_initialization(self) -> None:
+    def _refuse_draws(self) -> None:
+        for layer in self.latent_network.layers:
+            if layer.normalizer.uses_batch and layer.training:
+                raise OptionError(
+                    f"NormalizationModel has draws={self.draws}, but {layer.name} takes statistics "
+                    "over the batch: examples with different draws would share them, and the ELBO "
+                    "would be another one. Use draws=1, another normalizer, or a frozen network in "
+                    "evaluation mode."
+                )
         # Pyro's autoguides and NUTS first run the model under an InitMessenger, to see its sites.
         for handler in _PYRO_STACK:
             if isinstance(handler, InitMessenger) and handler.init_fn is not init_to_sample:
@@ -211,3 +223,21 @@ class NormalizationModel(PyroModule):
                     "take each draw for a latent of its own. Use a guide of pyronorm.guides, "
                     "draws=1, or model.eval()."
                 )
+
+    def _state_parameters(self) -> None:
+        """Tell Pyro of the network's parameters, under the names that ``pyro.module`` gives them.
+
+        Unlike ``pyro.module`` this keeps quiet about frozen parameters, and refuses to run under SVI
+        if the global store holds another model's parameters by these names: SVI would train those.
+        """
+        trained_by_svi = any(
+            isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK
+        )
+        for name, parameter in self.latent_network.named_parameters():
+            if parameter.requires_grad:
+                known = pyro.param(param_with_module_name("network", name), parameter)
+                if trained_by_svi and known is not parameter:
+                    raise OptionError(
+                        f"Pyro's parameter store holds {name!r} of another model, so this one would "
+                        "not be trained. Call pyro.clear_param_store() first."
+                    )

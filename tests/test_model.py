@@ -7,7 +7,6 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
-from tests.nets import SHAPES, conv_net, mlp, train_briefly
 from torch import nn
 
 from pyronorm import LatentNetwork, NormalizationModel, convert, init_to_neutral, sample_latents
@@ -16,6 +15,7 @@ from pyronorm.guides import MeanField
 from pyronorm.layers import Group, LatentNorm
 from pyronorm.likelihoods import Bernoulli, Categorical, Normal
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
+from tests.nets import SHAPES, conv_net, mlp, train_briefly
 
 NUM_DATA = 70
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
@@ -31,13 +32,16 @@ class Summary:
     mutual_information: Tensor
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """Maps outputs of a network to distributions of the data, one per example.
 
     Outputs have the shape ``(*samples, batch, *out)``. What ``out`` is, the subclass says; whatever
     lies beyond a single value per example (pixels, several targets) are event dimensions, so that
     each example has one log likelihood.
     """
+
+    takes_integers: ClassVar[bool] = False
+    """Whether the data are integers rather than floating point numbers."""
 
     @abstractmethod
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
@@ -86,18 +90,23 @@ class Likelihood(nn.Module):
             ShapeError: if shapes disagree; nothing is broadcast.
             DataError: if values are impossible.
         """
+        where = type(self).__name__
         distribution = self.distribution(output, num_sample_dims)
         expected = output.shape[num_sample_dims : num_sample_dims + 1] + distribution.event_shape
         if y.shape != expected:
             raise ShapeError(
-                f"{type(self).__name__}: the network's output of shape {tuple(output.shape)} "
-                f"describes y of shape {tuple(expected)}, got y of shape {tuple(y.shape)}."
+                f"{where}: the network's output of shape {tuple(output.shape)} describes y of shape "
+                f"{tuple(expected)}, got y of shape {tuple(y.shape)}."
             )
-        if values and not bool(distribution.support.check(y).all()):
+        if y.is_floating_point() == self.takes_integers:
+            wanted = "integers" if self.takes_integers else "floating point numbers"
+            raise DataError(f"{where}: y must be {wanted}, got {y.dtype}.")
+        if values and not bool(distribution.support.check(y).all() & y.isfinite().all()):
+            finite = y[y.isfinite()]
+            span = f"{finite.min():g} to {finite.max():g}" if finite.numel() else "none"
             raise DataError(
-                f"{type(self).__name__}: y has values outside of the support "
-                f"({distribution.support}), or not finite; they range from {float(y.min()):g} to "
-                f"{float(y.max()):g}."
+                f"{where}: y has values outside of the support, {_support(distribution)}, or not "
+                f"finite. The finite ones range from {span}."
             )
 
 
@@ -108,3 +117,10 @@ def check_axes(where: str, output: Tensor, num_sample_dims: int, at_least: int) 
             f"{where}: expected an output of shape (batch, {'class, ' if at_least else ''}...), got "
             f"{tuple(output.shape)} with {num_sample_dims} sample axes in front."
         )
+
+
+def _support(distribution: TorchDistributionMixin) -> str:
+    constraint = distribution.support
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return str(constraint)

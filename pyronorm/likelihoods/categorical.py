@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -22,6 +24,8 @@ class Categorical(Likelihood):
         - predictive mean: probabilities ``(batch, *spatial, class)``
         - entropy and mutual information: ``(batch, *spatial)``
     """
+
+    takes_integers: ClassVar[bool] = True
 
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Categorical with one event dimension per spatial axis."""

@@ -39,7 +39,7 @@ class Normal(Likelihood):
         super().__init__()
         value = torch.as_tensor(std, dtype=torch.get_default_dtype()).detach().clone()
         if not bool(((value > 0) & value.isfinite()).all()):
-            raise OptionError(f"likelihoods.Normal: std must be positive and finite, got {std}.")
+            raise OptionError(f"Normal: std must be positive and finite, got {std}.")
         if learned:
             self.log_std = nn.Parameter(value.log())
         else:
@@ -53,15 +53,9 @@ class Normal(Likelihood):
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Normal with all axes after the batch as event dimensions."""
         check_axes("Normal", output, num_sample_dims, at_least=0)
-        out = output.shape[num_sample_dims + 1 :]
-        if torch.broadcast_shapes(self.log_std.shape, out) != out:
-            raise ShapeError(
-                f"likelihoods.Normal: std of shape {tuple(self.log_std.shape)} does not broadcast "
-                f"to the {tuple(out)} outputs per example."
-            )
-        noise = self.std.expand(output.shape)
+        noise = self._noise(output.shape[num_sample_dims + 1 :]).expand(output.shape)
         distribution = dist.Normal(output, noise, validate_args=False)
-        return distribution.to_event(len(out))  # type: ignore[no-any-return]
+        return distribution.to_event(output.ndim - num_sample_dims - 1)  # type: ignore[no-any-return]
 
     def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
         """The output itself."""
@@ -73,8 +67,17 @@ class Normal(Likelihood):
         The variance is :math:`\sigma^2 + \mathrm{Var}_z f` (biased over draws). The entropy of a
         mixture has no closed form; it is computed by Gauss-Hermite quadrature in every component.
         """
-        std = self.std.expand(output.shape[1:])
+        std = self._noise(output.shape[2:]).expand(output.shape[1:])
         variance = std.square() + output.var(0, correction=0)
         entropy = mixture_entropy(output, std)
         noise = std.log() + 0.5 * (1 + math.log(2 * math.pi))
         return Summary(output.mean(0), variance, entropy, (entropy - noise).clamp(min=0))
+
+    def _noise(self, out: torch.Size) -> Tensor:
+        try:
+            return self.std.expand(out)
+        except RuntimeError as error:
+            raise ShapeError(
+                f"Normal: std of shape {tuple(self.log_std.shape)} does not broadcast to "
+                f"outputs of shape {tuple(out)} per example."
+            ) from error

@@ -32,7 +32,11 @@ def batch_noise(
 
     Returns:
         The distributions of ``shift`` and ``scale``, event shape ``(num_channels,)``.
+
+    Raises:
+        OptionError: if ``batch_size`` is not a finite number above 1.
     """
+    check_batch_size(batch_size, "batch_noise")
     zeros, ones = like.new_zeros(num_channels), like.new_ones(num_channels)
     shift = Normal(zeros, ones / math.sqrt(batch_size), validate_args=False)
     scale = InverseChi(ones * (batch_size - 1), ones * math.sqrt(batch_size), validate_args=False)

@@ -67,12 +67,12 @@ def log_var_mean(batch_size: float | Tensor) -> Tensor:
     r"""Mean of :math:`\log(S^2/\sigma^2)`: :math:`\psi(\frac{n-1}{2}) + \log\frac{2}{n}`.
 
     Args:
-        batch_size: ``n``, scalar or tensor of any shape.
+        batch_size: ``n`` > 1, a number or a tensor of any shape.
 
     Returns:
         Tensor of the same shape, float64 for a number.
     """
-    n = torch.as_tensor(batch_size, dtype=None if torch.is_tensor(batch_size) else torch.float64)
+    n = _as_tensor(batch_size, "log_var_mean")
     return torch.digamma((n - 1) / 2) + torch.log(2 / n)
 
 
@@ -80,10 +80,16 @@ def log_var_variance(batch_size: float | Tensor) -> Tensor:
     r"""Variance of :math:`\log(S^2/\sigma^2)`: :math:`\psi_1(\frac{n-1}{2})`.
 
     Args:
-        batch_size: ``n``, scalar or tensor of any shape.
+        batch_size: ``n`` > 1, a number or a tensor of any shape.
 
     Returns:
         Tensor of the same shape, float64 for a number.
     """
-    n = torch.as_tensor(batch_size, dtype=None if torch.is_tensor(batch_size) else torch.float64)
+    n = _as_tensor(batch_size, "log_var_variance")
     return torch.polygamma(1, (n - 1) / 2)
+
+
+def _as_tensor(batch_size: float | Tensor, where: str) -> Tensor:
+    if isinstance(batch_size, Tensor):
+        return batch_size
+    return torch.tensor(check_batch_size(batch_size, where), dtype=torch.float64)

@@ -21,8 +21,9 @@ def mixture_entropy(
     r"""Entropy in nats of :math:`q(y) = \frac1S \sum_s \mathcal N(y; m_s, \sigma^2)`, per element.
 
     :math:`H = -\frac1S\sum_s \mathbb E_{\mathcal N(m_s, \sigma^2)} \log q(y)`, each expectation by
-    16-point Gauss-Hermite quadrature; cost quadratic in the number of draws. The relative error is
-    below 1e-3 where the means lie within a few :math:`\sigma`, and below 2e-2 anywhere.
+    16-point Gauss-Hermite quadrature; cost quadratic in the number of draws. The absolute error is
+    below 1e-3 nats anywhere (the worst case found, a lattice of means 4 :math:`\sigma` apart, is
+    5e-4), and far smaller where the components overlap more or less.
 
     Args:
         means: one mean per draw and element.
@@ -35,7 +36,8 @@ def mixture_entropy(
     z = torch.as_tensor(nodes, dtype=means.dtype, device=means.device)
     w = torch.as_tensor(weights / weights.sum(), dtype=means.dtype, device=means.device)
     samples = means.shape[0]
-    u = (means / std).flatten(1)  # in units of the width
+    # in units of the width, around the middle to keep digits
+    u = ((means - means.mean(0)) / std).reshape(samples, -1)
     entropies = []
     for part in u.split(max(1, _ELEMENTS // (samples**2 * _NODES)), dim=1):
         y = part[:, None] + z[:, None]  # (component, node, element)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from tests.nets import mlp, train_briefly
 
 from pyronorm import NormalizationModel, convert
 from pyronorm.guides import (
@@ -19,6 +18,7 @@ from pyronorm.guides import (
     StochasticBatchNorm,
 )
 from pyronorm.likelihoods import Categorical
+from tests.nets import mlp, train_briefly
 
 
 def make_model(draws: int = 1, prior=None, network=None) -> NormalizationModel:

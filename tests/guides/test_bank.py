@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from tests.guides.cases import make_bank, make_model
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.latents import LatentLayer, LatentSpace
+from tests.guides.cases import make_bank, make_model
 
 
 def test_shift_and_scale_give_the_batch_statistics_back():

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from tests.guides.cases import CASES, make_guide, make_model
-from tests.nets import mlp
 
 from pyronorm import LatentNetwork, convert, sample_latents
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.guides import FixedNoise, MeanField, Point
+from tests.guides.cases import CASES, make_guide, make_model
+from tests.nets import mlp
 
 
 @pytest.mark.parametrize("case", CASES)

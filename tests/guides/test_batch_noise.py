@@ -5,10 +5,10 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
-from tests.guides.cases import make_bank, make_model
 
 from pyronorm.errors import NoDensityError
 from pyronorm.guides import BatchNoise
+from tests.guides.cases import make_bank, make_model
 
 
 def test_a_draw_is_a_row_of_all_layers():

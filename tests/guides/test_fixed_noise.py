@@ -4,11 +4,11 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from tests.guides.cases import make_model
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import FixedNoise
 from pyronorm.priors import BatchNoise
+from tests.guides.cases import make_model
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from tests.guides.cases import make_bank, make_model
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import LowRank
 from pyronorm.infer import draw_latents
+from tests.guides.cases import make_bank, make_model
 
 
 def randomized(rank: int = 3) -> LowRank:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from tests.guides.cases import make_model
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import FixedNoise, MeanField
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
+from tests.guides.cases import make_model
 
 
 def test_draws_follow_the_parameters():

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from tests.guides.cases import make_model
-from tests.nets import mlp
 from torch import nn
 
 from pyronorm.guides import Point
 from pyronorm.priors import BatchNoise, Standard
+from tests.guides.cases import make_model
+from tests.nets import mlp
 
 
 @pytest.mark.parametrize("prior", [Standard(0.5, 0.7), BatchNoise(16)])

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 from pyro import poutine
-from tests.guides.cases import make_bank, make_model
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import StochasticBatchNorm
 from pyronorm.infer import draw_latents
+from tests.guides.cases import make_bank, make_model
 
 
 def test_batch_means_are_normal_and_variances_log_normal_with_the_moments_of_the_rows():

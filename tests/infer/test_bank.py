@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
@@ -17,6 +16,7 @@ from pyronorm import (
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
 from pyronorm.layers import Batch, LatentNorm
 from pyronorm.stats import log_var_mean, log_var_variance, shift_variance
+from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
 NETS = {
     "1d, no positions": (mlp, (5,)),
@@ -130,7 +130,7 @@ def test_the_law_of_batch_noise_on_gaussian_inputs(n, replacement):
     spread = float(log_var_variance(n))
     assert abs(log_var.mean() - log_var_mean(n)) < 4.5 * math.sqrt(spread) / count + slack / n
     kurtosis = 3 + 6 / (n - 1)  # of log chi-square, roughly: a bound for the standard error
-    assert abs(log_var.var() / spread - 1) < 4.5 * math.sqrt((kurtosis - 1)) / count + slack
+    assert abs(log_var.var() / spread - 1) < 4.5 * math.sqrt(kurtosis - 1) / count + slack
     # independence of the two
     correlation = torch.corrcoef(torch.stack([shift, log_var]))[0, 1]
     assert abs(correlation) < 4.5 / count + slack

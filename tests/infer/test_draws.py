@@ -5,10 +5,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoLowRankMultivariateNormal, AutoNormal
-from tests.guides.cases import CASES, make_guide, make_model
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.infer import draw_latents
+from tests.guides.cases import CASES, make_guide, make_model
 
 
 @pytest.mark.parametrize("case", CASES)

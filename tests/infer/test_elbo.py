@@ -5,11 +5,11 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
-from tests.guides.cases import make_guide, make_model
 
 from pyronorm.errors import OptionError
 from pyronorm.infer.elbo import KLWeight, default_elbo
 from pyronorm.priors import BatchNoise
+from tests.guides.cases import make_guide, make_model
 
 
 def test_default_estimator_suits_the_guide():

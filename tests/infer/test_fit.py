@@ -6,8 +6,6 @@ import torch
 from lightning_fabric import Fabric
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
-from tests.guides.cases import make_bank
-from tests.nets import mlp, train_briefly
 from torch import nn
 
 from pyronorm import (
@@ -22,6 +20,8 @@ from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import BatchNoise, FixedNoise, LowRank, MeanField, Point
 from pyronorm.infer import predictive_nll
 from pyronorm.likelihoods import Categorical, Normal
+from tests.guides.cases import make_bank
+from tests.nets import mlp, train_briefly
 
 
 def data(n: int = 96) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.nets import SHAPES, conv_net, mlp
 from torch import nn
 
 from pyronorm import (
@@ -14,6 +13,7 @@ from pyronorm import (
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
 from pyronorm.layers import Batch, Group, LatentNorm
 from pyronorm.likelihoods import Categorical
+from tests.nets import SHAPES, conv_net, mlp
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])

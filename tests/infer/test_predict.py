@@ -3,8 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
-from tests.guides.cases import CASES, make_bank, make_guide, make_model
-from tests.nets import conv_net, mlp, train_briefly
 from torch import nn
 
 from pyronorm import NormalizationModel, convert, predict
@@ -12,6 +10,8 @@ from pyronorm.errors import DataError, StatisticsError
 from pyronorm.guides import BatchNoise
 from pyronorm.infer import draw_latents, log_likelihoods, predictive_nll
 from pyronorm.likelihoods import Categorical, Normal
+from tests.guides.cases import CASES, make_bank, make_guide, make_model
+from tests.nets import conv_net, mlp, train_briefly
 
 
 @pytest.mark.parametrize("case", CASES)

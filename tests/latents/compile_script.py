@@ -8,10 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from tests.nets import SHAPES, conv_net, train_briefly
 
 from pyronorm.latents import LatentNetwork
 from pyronorm.layers import Batch, Group, Weight, convert
+from tests.nets import SHAPES, conv_net, train_briefly
 
 for normalizer in (Batch(), Group(2), Weight()):
     torch.compiler.reset()

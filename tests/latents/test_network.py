@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 from torch import nn
 
 from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
 from pyronorm.latents import LatentNetwork
 from pyronorm.layers import Batch, Group, Instance, Layer, Population, Weight, convert
+from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
 NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight()]
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.nets import conv_net
 from torch import nn
 
 from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.latents import LatentLayer, LatentSpace
 from pyronorm.layers import Group, convert
+from tests.nets import conv_net
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 from torch import nn
 
 from pyronorm.errors import ConversionError, OptionError
@@ -18,6 +17,7 @@ from pyronorm.layers import (
     Weight,
     convert,
 )
+from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
 
 def latent_layers(network: nn.Module) -> dict[str, LatentNorm]:

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.nets import ResNet, conv_net, mlp
 from torch import nn
 
 from pyronorm.errors import ConversionError
 from pyronorm.layers import Weight, convert
 from pyronorm.layers.feeding import find_feeding_layers
+from tests.nets import ResNet, conv_net, mlp
 
 
 def test_finds_the_layer_before_each_normalization():
@@ -74,7 +74,7 @@ def test_hooks_on_the_linear_layer_are_refused():
 
 
 def test_looking_at_a_shape_is_no_use():
-    network = Net(lambda n, x: n.norm((y := n.linear(x))).view(y.shape[0], y.size(1)))
+    network = Net(lambda n, x: n.norm(y := n.linear(x)).view(y.shape[0], y.size(1)))
     assert find_feeding_layers(network, ["norm"], torch.randn(3, 5)) == {"norm": "linear"}
 
 

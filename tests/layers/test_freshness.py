@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from tests.nets import SHAPES, conv_net, train_briefly
 from torch import nn
 
 from pyronorm.errors import StatisticsError
 from pyronorm.layers import Batch, Group, LatentNorm, convert, trust_statistics
 from pyronorm.layers.freshness import check_statistics, invalidate_statistics, stamp_statistics
+from tests.nets import SHAPES, conv_net, train_briefly
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.nets import SHAPES, conv_net
 from torch import nn
 
 from pyronorm.errors import ConversionError, StatisticsError
 from pyronorm.layers import LatentNorm, Weight, convert, data_dependent_start
+from tests.nets import SHAPES, conv_net
 
 LINEAR = {
     "linear": (lambda: nn.Linear(5, 6), (4, 5)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -99,17 +98,8 @@ class Spy:
         return call
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: on a busy machine, threads waiting for each other cost ten times the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def watched(one_thread: None) -> tuple[Result, Spy]:
+def watched() -> tuple[Result, Spy]:
     """Every method with two seeds, once for the whole file."""
     spy = Spy()
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
@@ -145,10 +135,10 @@ def test_one_run_per_seed_and_method(result: Result, spy: Spy) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_predicts_better_than_chance(result: Result, name: str) -> None:
+def test_every_method_learns(result: Result, name: str) -> None:
     for seed in SEEDS:
         run = run_of(result, name, seed)
-        assert 0.15 < run.metrics["accuracy"] <= 1  # 0.1 by chance
+        assert 0.3 < run.metrics["accuracy"] <= 1  # 0.1 by chance
         assert run.metrics["nll"] < math.log(10)
         assert run.train_seconds > 0
         assert run.predict_seconds > 0

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+from pyro.infer import MCMC, NUTS
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+
+from pyronorm import NormalizationModel, channels, convert, guides, to_arviz
+from pyronorm.errors import OptionError, StatisticsError
+from pyronorm.infer import draw_latents, log_likelihoods
+from pyronorm.likelihoods import Categorical, Normal
+from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
+from tests.guides.cases import CASES, make_bank, make_guide, make_model
+from tests.nets import SHAPES, conv_net, mlp, train_briefly
+
+OLD = az.__version__.startswith("0.")
+# A single chain has no R-hat; ArviZ 0.x logs it, and divides by zero for a constant variable.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto:UserWarning"),
+]
+
+
+def data(n: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(n, 5), torch.randint(3, (n,))
+
+
+def groups(idata) -> set[str]:
+    return set(idata.groups()) if OLD else {name.strip("/") for name in idata.groups} - {""}
+
+
+@pytest.fixture(scope="module")
+def exported():
+    torch.manual_seed(2)
+    model = make_model(prior=BatchNoise(16))
+    guide = make_guide("MeanField", model)
+    x, y = data()
+    return model, guide, x, y, to_arviz(model, guide, (x, y), 50, seed=3)
+
+
+def test_groups_dims_and_coordinates(exported):
+    model, _, _, _, idata = exported
+    assert groups(idata) == {
+        "posterior",
+        "prior",
+        "posterior_predictive",
+        "log_likelihood",
+        "sample_stats",
+        "observed_data",
+        "constant_data",
+    }
+    posterior = idata["posterior"]
+    assert set(posterior.data_vars) == {"shift", "scale", "mean", "std"}
+    for name in posterior.data_vars:
+        assert posterior[name].dims == ("chain", "draw", "channel")
+        assert posterior[name].shape == (1, 50, 10)
+    assert posterior["channel"].values.tolist() == list(model.space.channel_labels)
+    assert posterior["layer"].values.tolist() == list(model.space.channel_layers)
+    assert idata["log_likelihood"]["y"].dims == ("chain", "draw", "example")
+    assert idata["posterior_predictive"]["y"].shape == (1, 50, 9)
+    assert idata["observed_data"]["y"].dims == ("example",)
+    assert idata["constant_data"]["x"].shape == (9, 5)
+    assert set(idata["sample_stats"].data_vars) == {"log_prior", "log_q", "lp"}
+
+
+def test_values(exported):
+    model, guide, x, y, idata = exported
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        draws = draw_latents(model, guide, 50)
+    posterior = idata["posterior"]
+    np.testing.assert_array_equal(posterior["shift"].values[0], draws.shift.numpy())
+    mean, std = model.latent_network.reference_statistics()
+    expected = mean - std * draws.shift
+    np.testing.assert_allclose(posterior["mean"].values[0], expected.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(
+        posterior["std"].values[0], (std / draws.scale).detach().numpy(), rtol=1e-5
+    )
+    log_p = log_likelihoods(model, draws, (x, y))
+    np.testing.assert_allclose(idata["log_likelihood"]["y"].values[0], log_p.numpy(), rtol=1e-5)
+    prior = model.prior.distributions(10, torch.empty(0))
+    log_prior = prior[0].log_prob(draws.shift) + prior[1].log_prob(draws.scale)
+    stats = idata["sample_stats"]
+    np.testing.assert_allclose(stats["log_prior"].values[0], log_prior.numpy(), rtol=1e-5)
+    lp = log_prior + log_p.sum(1) * model.num_data / 9
+    np.testing.assert_allclose(stats["lp"].values[0], lp.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(stats["log_q"].values[0], draws.log_q.numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(idata["observed_data"]["y"].values, y.numpy())
+    np.testing.assert_allclose(idata["constant_data"]["reference_mean"].values, mean.numpy())
+
+
+def test_attributes(exported):
+    attributes = exported[-1]["posterior"].attrs
+    for key in ("inference_library_version", "pyro_version", "torch_version", "created_at"):
+        assert attributes[key]
+    assert attributes["inference_library"] == "pyronorm"
+    assert attributes["method"] == "MeanField"
+    assert attributes["normalizers"] == "Batch"
+    assert attributes["prior"] == "BatchNoise(batch_size=16)"
+    assert attributes["likelihood"] == "Categorical"
+    assert attributes["num_data"] == 50
+    assert attributes["seed"] == 3
+
+
+def test_a_seed_makes_it_repeatable_and_leaves_the_generator_alone():
+    model = make_model()
+    guide = make_guide("LowRank", model)
+    state = torch.get_rng_state()
+    a, b = (to_arviz(model, guide, data(), 5, seed=7)["posterior"]["scale"] for _ in range(2))
+    np.testing.assert_array_equal(a.values, b.values)
+    torch.random.set_rng_state(state)
+    first = torch.randn(3)
+    torch.random.set_rng_state(state)
+    to_arviz(model, guide, None, 5, seed=7)
+    assert torch.equal(first, torch.randn(3))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_guide(case):
+    model = make_model(draws=3)
+    idata = to_arviz(model, make_guide(case, model), data(), 12)
+    stats = idata["sample_stats"]
+    assert ("log_q" in stats) == (case not in ("Point", "BatchNoise"))
+    assert np.isfinite(idata["log_likelihood"]["y"].values).all()
+    assert idata["posterior"].attrs["method"] == case.split(".")[0]
+
+
+def test_bank_rows_in_order():
+    model = make_model()
+    bank = make_bank(model, rows=30)
+    idata = to_arviz(model, bank, data(), 20)
+    np.testing.assert_allclose(idata["posterior"]["scale"].values[0], bank.scale[:20].numpy())
+    np.testing.assert_allclose(
+        idata["posterior"]["mean"].values[0], bank.mean[:20].numpy(), rtol=1e-4, atol=1e-5
+    )
+    assert to_arviz(model, bank, None, 200)["posterior"].sizes["draw"] == 30
+    assert idata["posterior"].attrs["method"] == "StatisticsBank"
+
+
+def test_mcmc_chains():
+    model = make_model(prior=Standard(0.3, 0.3)).eval()
+    model.requires_grad_(False)
+    x, y = data(20)
+    mcmc = MCMC(NUTS(model, max_tree_depth=4), num_samples=12, warmup_steps=8, disable_progbar=True)
+    mcmc.run(x, y)
+    idata = to_arviz(model, mcmc, (x, y))
+    samples = mcmc.get_samples(group_by_chain=True)
+    np.testing.assert_array_equal(idata["posterior"]["shift"].values, samples["shift"].numpy())
+    assert idata["sample_stats"]["diverging"].dtype == bool
+    assert int(idata["sample_stats"]["diverging"].sum()) == len(
+        mcmc.diagnostics()["divergences"]["chain 0"]
+    )
+    assert "log_q" not in idata["sample_stats"]
+    assert idata["posterior"].attrs["method"] == "MCMC"
+
+
+def test_several_chains_stay_apart(monkeypatch):
+    model = make_model().eval()
+    c = model.space.num_channels
+    samples = {"shift": torch.randn(3, 5, c), "scale": torch.rand(3, 5, c) + 0.5}
+    mcmc = MCMC(NUTS(model), num_samples=5, num_chains=1, disable_progbar=True)
+    monkeypatch.setattr(mcmc, "get_samples", lambda group_by_chain: samples)
+    divergences = {"chain 0": [], "chain 1": [0, 4], "chain 2": [2]}
+    monkeypatch.setattr(mcmc, "diagnostics", lambda: {"divergences": divergences})
+    x, y = data()
+    idata = to_arviz(model, mcmc, (x, y))
+    np.testing.assert_array_equal(idata["posterior"]["scale"].values, samples["scale"].numpy())
+    diverging = idata["sample_stats"]["diverging"].values
+    assert np.argwhere(diverging).tolist() == [[1, 0], [1, 4], [2, 2]]
+    logits = model.latent_network(x, samples["shift"][2, 3], samples["scale"][2, 3])
+    expected = -nn.functional.cross_entropy(logits, y, reduction="none")
+    np.testing.assert_allclose(
+        idata["log_likelihood"]["y"].values[2, 3], expected.detach().numpy(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_autoguide():
+    model = make_model()
+    guide = AutoNormal(model)
+    guide(*data())
+    assert to_arviz(model, guide, data(), 5)["posterior"].attrs["method"] == "AutoNormal"
+
+
+def test_without_data_and_with_inputs_alone():
+    model = make_model()
+    guide = make_guide("MeanField", model)
+    assert groups(to_arviz(model, guide, None, 5)) == {
+        "posterior",
+        "prior",
+        "sample_stats",
+        "constant_data",
+    }
+    alone = to_arviz(model, guide, data()[0], 5, include_inputs=False)
+    assert "posterior_predictive" in groups(alone)
+    assert "observed_data" not in groups(alone)
+    assert "x" not in alone["constant_data"]
+
+
+def test_improper_prior_has_no_prior_group():
+    model = make_model(prior=ScaleInvariant())
+    idata = to_arviz(model, make_guide("MeanField", model), data(), 5)
+    assert "prior" not in groups(idata)
+    scale = idata["posterior"]["scale"].values
+    np.testing.assert_allclose(
+        idata["sample_stats"]["log_prior"].values, -np.log(scale).sum(-1), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_normalizers_without_reference_statistics_have_no_implied_ones():
+    model = make_model(network=mlp(norm=lambda c: nn.GroupNorm(2, c)))
+    idata = to_arviz(model, make_guide("MeanField", model), None, 5)
+    assert set(idata["posterior"].data_vars) == {"shift", "scale"}
+
+
+def test_dense_outputs():
+    network = nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4), nn.Conv2d(4, 3, 1))
+    for likelihood, y in (
+        (Categorical(), torch.randint(3, (6, 4, 5))),
+        (Normal(), torch.randn(6, 3, 4, 5)),
+    ):
+        model = NormalizationModel(convert(network), likelihood, 10)
+        idata = to_arviz(model, make_guide("MeanField", model), (torch.randn(6, 2, 4, 5), y), 7)
+        assert idata["posterior_predictive"]["y"].shape == (1, 7, *y.shape)
+        assert idata["log_likelihood"]["y"].shape == (1, 7, 6)
+        assert idata["observed_data"]["y"].shape == y.shape
+        az.loo(idata)
+
+
+def test_arviz_functions_work_on_it(exported):
+    model, _, x, y, idata = exported
+    coords = channels(idata, layer="4")
+    summary = az.summary(idata, var_names=["scale"], coords=coords)
+    assert list(summary.index) == [f"scale[4[{c}]]" for c in range(4)]
+    assert 15 < float(az.ess(idata, var_names=["shift"])["shift"].mean()) < 120
+    loo = az.loo(idata, pointwise=True)
+    assert np.isfinite(loo.elpd_loo if OLD else loo.elpd)
+    other = to_arviz(model, make_bank(model), (x, y), 50)
+    ranking = az.compare({"mean-field": idata, "bank": other})
+    assert set(ranking.index) == {"mean-field", "bank"}
+
+
+def test_arviz_plots_work_on_it(exported):
+    idata = exported[-1]
+    import matplotlib.pyplot as plt
+
+    az.plot_forest(idata, var_names=["scale"], coords=channels(idata, layer="1"))
+    trace = az.plot_trace if OLD else az.plot_trace_dist
+    trace(idata, var_names=["shift"], coords={"channel": ["1[0]", "1[1]"]})
+    az.plot_trace(idata, var_names=["shift"], coords={"channel": ["1[0]"]})
+    plt.close("all")
+
+
+def test_netcdf_round_trip(tmp_path, exported):
+    idata = exported[-1]
+    path = str(tmp_path / "posterior.nc")
+    idata.to_netcdf(path)
+    back = az.from_netcdf(path)
+    assert groups(back) == groups(idata)
+    for group in groups(idata):
+        for name, variable in idata[group].data_vars.items():
+            np.testing.assert_array_equal(back[group][name].values, variable.values)
+    assert back["posterior"]["layer"].values.tolist() == idata["posterior"]["layer"].values.tolist()
+    assert back["posterior"].attrs["method"] == "MeanField"
+    assert channels(back, "1") == channels(idata, "1")
+
+
+def test_channels_of_layers(exported):
+    idata = exported[-1]
+    assert channels(idata, layer="1") == {"channel": [f"1[{c}]" for c in range(6)]}
+    assert channels(idata, layer=["4", "1"])["channel"][0] == "1[0]"
+    assert len(channels(idata, layer=["4", "1"])["channel"]) == 10
+    with pytest.raises(OptionError, match=r"no layer 'bn1'; there are \['1', '4'\]"):
+        channels(idata, layer="bn1")
+
+
+def test_errors():
+    model = make_model()
+    guide = make_guide("MeanField", model)
+    with pytest.raises(OptionError, match="num_samples must be at least 1"):
+        to_arviz(model, guide, None, 0)
+    stale = NormalizationModel(
+        convert(train_briefly(conv_net(2), SHAPES[2], steps=1)), Categorical(), 10
+    )
+    with torch.no_grad():
+        stale.latent_network.network[0].weight.mul_(1.1)
+    with pytest.raises(StatisticsError, match="stale"):
+        to_arviz(
+            stale, guides.MeanField(stale), (torch.randn(3, *SHAPES[2]), torch.zeros(3).long()), 5
+        )

@@ -1,0 +1,312 @@
+"""The data of what is drawn, against computations of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import same_color, to_rgba
+from matplotlib.container import ErrorbarContainer
+from torch import Tensor, nn
+
+import pyronorm as pn
+from pyronorm.plots import plot_metric, plot_posterior_scale, plot_reliability
+
+Predicted = tuple[Tensor, Tensor]
+
+
+@pytest.fixture
+def ax() -> Iterator[Axes]:
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+@pytest.fixture(autouse=True)
+def _no_figures_left() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def legend_labels(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def inside(ax: Axes, x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether all points are within the limits of the axes."""
+    (left, right), (bottom, top) = sorted(ax.get_xlim()), sorted(ax.get_ylim())
+    return bool(((x >= left) & (x <= right) & (y >= bottom) & (y <= top)).all())
+
+
+# reliability
+
+
+def predicted(n: int, classes: int, sharpness: float) -> Predicted:
+    logits = sharpness * torch.randn(n, classes)
+    y = torch.distributions.Categorical(logits=0.6 * logits).sample()
+    return logits.softmax(-1), y
+
+
+def reliability_by_hand(value: Predicted, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean confidence and accuracy of equal parts of the examples, sorted by confidence."""
+    p, y = (part.double().numpy() for part in value)
+    order = np.argsort(p.max(1))
+    confidence, right = p.max(1)[order], (p.argmax(1) == y)[order]
+    parts = zip(np.split(confidence, bins), np.split(right, bins), strict=True)
+    means = [(c.mean(), r.mean()) for c, r in parts]
+    return np.array([m[0] for m in means]), np.array([m[1] for m in means])
+
+
+@pytest.mark.parametrize(("n", "bins"), [(60, 6), (120, 4), (200, None)])
+def test_reliability_is_accuracy_over_confidence(ax: Axes, n: int, bins: int | None) -> None:
+    values = {"sharp": predicted(n, 3, 3.0), "flat": predicted(n, 3, 0.8)}
+    options = {} if bins is None else {"bins": bins}
+    assert plot_reliability(values, ax=ax, **options) is ax
+    diagonal, *curves = ax.get_lines()
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert len(curves) == 2
+    for curve, (label, value) in zip(curves, values.items(), strict=True):
+        confidence, accuracy = reliability_by_hand(value, bins or 10)
+        assert curve.get_label() == label
+        np.testing.assert_allclose(curve.get_xdata(), confidence, rtol=1e-5)
+        np.testing.assert_allclose(curve.get_ydata(), accuracy, rtol=1e-6)
+        assert inside(ax, confidence, accuracy)
+        assert curve.get_marker() == "o"
+    assert legend_labels(ax) == ["calibrated", "sharp", "flat"]
+    assert ax.get_xlabel() == "confidence of the predicted class"
+    assert ax.get_ylabel() == "accuracy"
+    assert not same_color(curves[0].get_color(), curves[1].get_color())
+
+
+def test_reliability_limits_leave_out_what_is_empty(ax: Axes) -> None:
+    # Confidences .8 (half right) and .9 (all right).
+    p = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.9, 0.1], [0.9, 0.1]])
+    plot_reliability({"a": (p, torch.tensor([0, 1, 0, 0]))}, bins=2, ax=ax)
+    curve = ax.get_lines()[1]
+    np.testing.assert_allclose(curve.get_xydata(), [[0.8, 0.5], [0.9, 1.0]], rtol=1e-6)
+    assert ax.get_xlim() == pytest.approx((0.45, 1.01))
+    assert ax.get_ylim() == pytest.approx((0.45, 1.01))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_reliability_of_one_kind_of_outcome_is_a_point(ax: Axes, right: bool) -> None:
+    p = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.9, 0.1]])
+    y = p.argmax(-1) if right else p.argmin(-1)
+    plot_reliability({"a": (p, y)}, ax=ax)
+    curve = ax.get_lines()[1]
+    np.testing.assert_allclose(curve.get_xydata(), [[0.8, float(right)]], rtol=1e-6)
+    assert inside(ax, *curve.get_xydata().T)
+
+
+def test_reliability_takes_rounding_above_one(ax: Axes) -> None:
+    p = torch.tensor([[1.0000001, 0.0], [1.0, 0.0], [0.6, 0.4], [0.6, 0.4]])
+    plot_reliability({"a": (p, torch.tensor([0, 0, 0, 1]))}, bins=2, ax=ax)
+    np.testing.assert_allclose(ax.get_lines()[1].get_xydata(), [[0.6, 0.5], [1, 1]], rtol=1e-6)
+
+
+# posterior scale
+
+
+LAYERS = {"stem.bn": 4, "layer1.0.bn1": 6, "layer1.0.bn2": 3}
+
+
+def fake(layers: dict[str, int], std: float, chains: int = 2, draws: int = 9) -> dict[str, Any]:
+    names = [name for name, channels in layers.items() for _ in range(channels)]
+    log_scale = 0.3 + std * torch.randn(chains, draws, len(names)).double().numpy()
+    variables = {"scale": (("chain", "draw", "channel"), np.exp(log_scale))}
+    return {"posterior": xr.Dataset(variables, coords={"layer": ("channel", names)})}
+
+
+def quantile(values: list[float], q: float) -> float:
+    """By linear interpolation between the sorted values."""
+    values = sorted(values)
+    position = q * (len(values) - 1)
+    low = int(position)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (position - low) * (values[high] - values[low])
+
+
+def bars(container: ErrorbarContainer) -> tuple[np.ndarray, np.ndarray]:
+    """Points, and the ends of their bars."""
+    line, _, (segments,) = container.lines
+    return line.get_xydata(), np.array([segment[:, 1] for segment in segments.get_segments()])
+
+
+def test_posterior_scale_is_the_spread_of_log_scale(ax: Axes) -> None:
+    idatas = {"narrow": fake(LAYERS, 0.05), "wide": fake(LAYERS, 0.4), "mid": fake(LAYERS, 0.2)}
+    assert plot_posterior_scale(idatas, ax=ax) is ax
+    assert len(ax.containers) == 3
+    for container, (label, idata) in zip(ax.containers, idatas.items(), strict=True):
+        points, ends = bars(container)
+        assert container.get_label() == label
+        log_scale = np.log(idata["posterior"]["scale"].values).reshape(18, -1)
+        std = ((log_scale - log_scale.mean(0)) ** 2).mean(0) ** 0.5
+        names = idata["posterior"]["layer"].values
+        for position, layer in enumerate(LAYERS):
+            own = [float(s) for s, name in zip(std, names, strict=True) if name == layer]
+            assert len(own) == LAYERS[layer]
+            assert points[position, 1] == pytest.approx(quantile(own, 0.5))
+            expected = [quantile(own, 0.1), quantile(own, 0.9)]
+            assert sorted(ends[position]) == pytest.approx(expected)
+        assert inside(ax, points[:, 0], ends[:, 1])
+    assert legend_labels(ax) == list(idatas)
+    assert [text.get_text() for text in ax.get_xticklabels()] == list(LAYERS)
+    assert ax.get_ylim()[0] == 0
+    assert ax.get_xlabel() == "layer"
+    assert ax.get_ylabel() == "posterior sd of log scale"
+
+
+def test_posterior_scale_points_stand_around_their_layer(ax: Axes) -> None:
+    plot_posterior_scale({name: fake(LAYERS, 0.1) for name in "abcd"}, ax=ax)
+    assert ax.get_xticks().tolist() == [0, 1, 2]
+    x = np.array([bars(container)[0][:, 0] for container in ax.containers])
+    np.testing.assert_allclose(x - [0, 1, 2], np.outer([-0.3, -0.1, 0.1, 0.3], np.ones(3)))
+
+
+def test_posterior_scale_of_exported_guides(ax: Axes) -> None:
+    network = pn.convert(
+        nn.Sequential(
+            *(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh()),
+            *(nn.Linear(5, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)),
+        )
+    )
+    model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), num_data=10)
+    guide = pn.guides.MeanField(model)
+    std = torch.tensor([0.1] * 5 + [0.5] * 3)
+    guide.log_scale_log_std.data.copy_(std.log())
+    idatas = {
+        "learned": pn.to_arviz(model, guide, num_samples=4000),
+        "none": pn.to_arviz(model, pn.guides.Point(model), num_samples=5),
+    }
+    plot_posterior_scale(idatas, ax=ax)
+    (learned, _), (none, ends) = (bars(container) for container in ax.containers)
+    # The sd of an sd of 4000 draws is 1.1 %.
+    np.testing.assert_allclose(learned[:, 1], [0.1, 0.5], rtol=0.06)
+    assert (none[:, 1] == 0).all()
+    assert (ends == 0).all()
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "4"]
+
+
+@pytest.mark.parametrize(("number", "rotation"), [(7, 0), (8, 90)])
+def test_many_layers_have_upright_labels(ax: Axes, number: int, rotation: float) -> None:
+    plot_posterior_scale({"a": fake({f"bn{i}": 2 for i in range(number)}, 0.1)}, ax=ax)
+    assert {text.get_rotation() for text in ax.get_xticklabels()} == {rotation}
+
+
+@pytest.mark.xfail(strict=True, reason="ticks are those of the last network, at wrong places")
+def test_posterior_scale_of_networks_with_different_layers(ax: Axes) -> None:
+    idatas = {"three": fake({"x": 3, "y": 3, "z": 3}, 0.1), "two": fake({"y": 3, "w": 3}, 0.5)}
+    try:
+        plot_posterior_scale(idatas, ax=ax)
+    except pn.errors.PyronormError:
+        return  # refused: also right
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    for container, idata in zip(ax.containers, idatas.values(), strict=True):
+        points, _ = bars(container)
+        layers = list(dict.fromkeys(idata["posterior"]["layer"].values))
+        assert [labels[round(x)] for x in points[:, 0]] == layers
+
+
+@pytest.mark.xfail(strict=True, reason="the legend is drawn over points")
+def test_legend_hides_no_point() -> None:
+    torch.manual_seed(0)  # whether a point is in the way depends on the draws
+    _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    idatas = {f"weight/method-{i}": fake(LAYERS, 0.1 + 0.005 * i) for i in range(12)}
+    plot_posterior_scale(idatas, ax=ax)
+    ax.figure.canvas.draw()
+    legend = ax.get_legend().get_window_extent()
+    for container in ax.containers:
+        points, ends = bars(container)
+        for (x, _), pair in zip(points, ends, strict=True):
+            for y in np.linspace(*pair, 9):
+                assert not legend.contains(*ax.transData.transform((x, y)))
+
+
+@pytest.mark.xfail(strict=True, reason="short of 8 layers, labels are written side by side")
+def test_long_layer_names_do_not_overlap() -> None:
+    _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    plot_posterior_scale({"a": fake({f"layer{i}.0.downsample.1": 2 for i in range(6)}, 0.1)}, ax=ax)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+
+
+@pytest.mark.xfail(strict=True, reason="colours start again after ten")
+def test_colours_tell_all_posteriors_apart(ax: Axes) -> None:
+    plot_posterior_scale({str(i): fake(LAYERS, 0.1) for i in range(12)}, ax=ax)
+    colours = {to_rgba(container.lines[0].get_color()) for container in ax.containers}
+    assert len(colours) == 12
+
+
+# metric
+
+
+def test_metric_has_a_dot_per_seed_and_a_bar_at_the_mean(ax: Axes) -> None:
+    values = {
+        "batch/point": [0.3, 0.1, 0.8],
+        "weight/point": [0.5, 0.7],
+        "weight/fixed": [0.9],
+        "batch/mcbn": [0.2, 0.4, 0.45],
+    }
+    assert plot_metric(values, "test NLL (nats)", ax=ax) is ax
+    lines = ax.get_lines()
+    assert len(lines) == 8
+    for position, numbers in enumerate(values.values()):
+        dots, bar = lines[2 * position : 2 * position + 2]
+        assert dots.get_xydata().tolist() == [[x, position] for x in numbers]
+        assert (dots.get_marker(), dots.get_linestyle()) == ("o", "None")
+        assert bar.get_marker() == "|"
+        np.testing.assert_allclose(bar.get_xydata(), [[sum(numbers) / len(numbers), position]])
+        assert inside(ax, *dots.get_xydata().T)
+    assert ax.get_yticks().tolist() == [0, 1, 2, 3]
+    assert [text.get_text() for text in ax.get_yticklabels()] == list(values)
+    bottom, top = ax.get_ylim()
+    assert bottom > top  # the first method on top
+    assert ax.get_xlabel() == "test NLL (nats)"
+
+
+def test_metric_colours_are_of_the_normalizer(ax: Axes) -> None:
+    plot_metric({"batch/a": [1.0], "weight/a": [2.0], "batch/b": [3.0], "own": [4.0]}, "m", ax=ax)
+    colours = [to_rgba(line.get_color()) for line in ax.get_lines()]
+    by_row = [{colours[2 * i], colours[2 * i + 1]} for i in range(4)]
+    assert all(len(row) == 1 for row in by_row)
+    batch, weight, batch_too, own = (row.pop() for row in by_row)
+    assert batch == batch_too
+    assert len({batch, weight, own}) == 3
+
+
+# axes
+
+
+def draw(which: str, ax: Axes | None = None) -> Axes:
+    if which == "metric":
+        return plot_metric({"a": [0.1, 0.2]}, "m", ax=ax)
+    if which == "reliability":
+        return plot_reliability({"a": predicted(20, 3, 1.0)}, ax=ax)
+    return plot_posterior_scale({"a": fake(LAYERS, 0.1)}, ax=ax)
+
+
+@pytest.mark.parametrize("which", ["metric", "reliability", "posterior"])
+def test_a_new_figure_without_axes(which: str) -> None:
+    plt.close("all")
+    ax = draw(which)
+    assert plt.get_fignums() == [ax.figure.number]
+    assert ax.figure.axes == [ax]
+    assert tuple(ax.figure.get_size_inches()) == (7, 4.5)
+
+
+@pytest.mark.parametrize("which", ["metric", "reliability", "posterior"])
+def test_given_axes_and_no_others_are_used(which: str) -> None:
+    figure, (left, right) = plt.subplots(1, 2)
+    assert draw(which, right) is right
+    assert plt.get_fignums() == [figure.number]
+    assert not left.has_data()
+    assert right.has_data()
+    figure.canvas.draw()  # nothing warns

@@ -1,0 +1,279 @@
+"""Everything of Pyro works on the model unchanged: a grid of normalizers and engines."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import (
+    MCMC,
+    NUTS,
+    SVI,
+    Predictive,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
+from torch import nn
+
+from pyronorm import NormalizationModel, convert, guides, init_to_neutral
+from pyronorm.errors import NoDensityError, OptionError
+from pyronorm.layers import Batch, Group, Instance, Layer, Population, Weight
+from pyronorm.likelihoods import Categorical
+from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
+from tests.guides.cases import make_bank
+from tests.nets import SHAPES, conv_net, mlp, train_briefly
+
+NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight()]
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(12, *SHAPES[1])
+    return x, (x.mean((1, 2)) > 0).long()
+
+
+def make(normalizer, frozen=False) -> NormalizationModel:
+    original = train_briefly(conv_net(1, outputs=2), SHAPES[1], steps=2)
+    network = convert(original, normalizer, example_input=torch.randn(2, *SHAPES[1]))
+    network.requires_grad_(not frozen)
+    model = NormalizationModel(network, Categorical(), 12, prior=BatchNoise(16))
+    return model.train(not frozen)
+
+
+def train_svi(model, guide, elbo, steps=60):
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), elbo)
+    x, y = data()
+    losses = [svi.step(x, y) for _ in range(steps)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def train_elbo_module(model, guide, elbo, steps=60):
+    x, y = data()
+    module = elbo(model, guide)
+    module(x, y)  # an autoguide makes its parameters
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = module(x, y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def run_nuts(model):
+    kernel = NUTS(model, max_tree_depth=3)
+    mcmc = MCMC(kernel, num_samples=5, warmup_steps=5, disable_progbar=True)
+    mcmc.run(*data())
+    samples = mcmc.get_samples()
+    assert samples["shift"].shape == samples["scale"].shape == (5, 10)
+    assert (samples["scale"] > 0).all()
+    assert samples["shift"].std(0).min() > 0
+
+
+def run_predictive(model):
+    x, _ = data()
+    for parallel in (False, True):
+        samples = Predictive(model, guide=guides.MeanField(model), num_samples=4, parallel=parallel)
+        values = samples(x)
+        assert values["y"].shape == (4, 12)
+
+
+def run_condition(model):
+    x, y = data()
+    values = {"shift": torch.randn(10) * 0.1, "scale": torch.rand(10) + 0.5}
+    trace = poutine.trace(poutine.condition(model, values)).get_trace(x, y)
+    assert torch.equal(trace.nodes["shift"]["value"], values["shift"])
+    logits = model.latent_network(x, values["shift"], values["scale"])
+    torch.testing.assert_close(
+        trace.nodes["y"]["fn"].logits, logits.log_softmax(-1), rtol=1e-4, atol=1e-5
+    )
+
+
+ENGINES = {
+    "SVI Trace_ELBO": (False, lambda m: train_svi(m, guides.MeanField(m), Trace_ELBO())),
+    "SVI TraceMeanField_ELBO": (
+        False,
+        lambda m: train_svi(m, guides.MeanField(m), TraceMeanField_ELBO()),
+    ),
+    "SVI TraceGraph_ELBO": (False, lambda m: train_svi(m, guides.LowRank(m, 2), TraceGraph_ELBO())),
+    "SVI vectorized particles": (
+        False,
+        lambda m: train_svi(
+            m,
+            guides.MeanField(m),
+            Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
+            steps=30,
+        ),
+    ),
+    "ELBOModule": (False, lambda m: train_elbo_module(m, guides.MeanField(m), Trace_ELBO())),
+    "AutoNormal": (False, lambda m: train_svi(m, AutoNormal(m), Trace_ELBO())),
+    "AutoNormal ELBOModule": (
+        False,
+        lambda m: train_elbo_module(m, AutoNormal(m), TraceMeanField_ELBO()),
+    ),
+    "AutoDiagonalNormal": (False, lambda m: train_svi(m, AutoDiagonalNormal(m), Trace_ELBO())),
+    "AutoMultivariateNormal": (
+        False,
+        lambda m: train_svi(m, AutoMultivariateNormal(m), Trace_ELBO()),
+    ),
+    "AutoLowRankMultivariateNormal": (
+        False,
+        lambda m: train_svi(m, AutoLowRankMultivariateNormal(m, rank=2), Trace_ELBO()),
+    ),
+    "AutoDelta": (False, lambda m: train_svi(m, AutoDelta(m), Trace_ELBO())),
+    "NUTS": (True, run_nuts),
+    "Predictive": (True, run_predictive),
+    "Predictive in training mode": (False, run_predictive),
+    "poutine.condition": (True, run_condition),
+}
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS, ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ok(engine, normalizer):
+    frozen, run = ENGINES[engine]
+    run(make(normalizer, frozen))
+
+
+def improper(model):
+    model.prior = ScaleInvariant()
+    return model
+
+
+def several(model):
+    model.draws = 4
+    return model.train()
+
+
+ERRORS = {
+    "bank in an ELBO": (
+        lambda m: train_svi(m, guides.BatchNoise(m, make_bank(m)), Trace_ELBO()),
+        NoDensityError,
+        "has no density",
+    ),
+    "improper prior, autoguide from a draw": (
+        lambda m: train_svi(improper(m), AutoNormal(m), Trace_ELBO()),
+        OptionError,
+        "init_loc_fn",
+    ),
+    "improper prior, NUTS from a draw": (
+        lambda m: run_nuts(improper(m)),
+        OptionError,
+        "init_strategy",
+    ),
+    "several draws, autoguide": (
+        lambda m: train_svi(several(m), AutoNormal(m), Trace_ELBO()),
+        OptionError,
+        "draws=4",
+    ),
+    "several draws, NUTS": (lambda m: run_nuts(several(m)), OptionError, "draws=4"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error(case):
+    run, error, message = ERRORS[case]
+    with pytest.raises(error, match=message):
+        run(make(Batch()))
+
+
+def test_improper_prior_trains_from_the_neutral_latents():
+    model = improper(make(Group(2)))
+    train_svi(model, AutoNormal(model, init_loc_fn=init_to_neutral), Trace_ELBO())
+
+
+def test_another_models_parameters_in_the_store_are_refused():
+    # Pyro's store is global: SVI would go on training the first model's parameters.
+    x, y = data()
+    for number in range(2):
+        model = make(Group(2))
+        svi = SVI(model, guides.MeanField(model), pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
+        if number == 0:
+            svi.step(x, y)
+    with pytest.raises(OptionError, match=r"holds 'network\.0\.weight' of another model.*clear_param"):
+        svi.step(x, y)
+    Trace_ELBO()(model, guides.MeanField(model))(x, y)  # ELBOModule does not use the store
+    pyro.clear_param_store()
+    svi.step(x, y)
+
+
+def small(prior) -> tuple[NormalizationModel, guides.MeanField]:
+    model = NormalizationModel(
+        convert(mlp(norm=lambda c: nn.GroupNorm(2, c))), Categorical(), 40, prior
+    )
+    guide = guides.MeanField(model, init_std=0.3)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model, guide
+
+
+def parameters(model, guide) -> list[nn.Parameter]:
+    return [*model.parameters(), *guide.parameters()]
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+def test_svi_and_elbo_module_give_the_same_loss_and_gradient(elbo):
+    model, guide = small(Standard())
+    x, y = torch.randn(10, 5), torch.randint(3, (10,))
+    torch.manual_seed(5)
+    loss = elbo()(model, guide)(x, y)
+    gradients = torch.autograd.grad(loss, parameters(model, guide))
+    torch.manual_seed(5)
+    svi_loss = elbo().loss_and_grads(model, guide, x, y)
+    assert svi_loss == pytest.approx(loss.item(), rel=1e-6)
+    for parameter, gradient in zip(parameters(model, guide), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("prior", [Standard(0.7, 0.4), BatchNoise(9.0)])
+def test_elbo_and_gradient_equal_a_hand_written_estimate_draw_by_draw(prior):
+    model, guide = small(prior)
+    x, y = torch.randn(10, 5), torch.randint(3, (10,))
+    c = model.space.num_channels
+    torch.manual_seed(5)
+    loss = Trace_ELBO()(model, guide)(x, y)
+    gradients = torch.autograd.grad(loss, parameters(model, guide))
+
+    torch.manual_seed(5)
+    noise = [torch.normal(torch.zeros(c), torch.ones(c)) for _ in range(2)]
+    shift = guide.shift_loc + guide.shift_log_std.exp() * noise[0]
+    log_scale = guide.log_scale_loc + guide.log_scale_log_std.exp() * noise[1]
+    logits = model.latent_network(x, shift, log_scale.exp())
+    log_q = (
+        torch.distributions.Normal(guide.shift_loc, guide.shift_log_std.exp()).log_prob(shift)
+        + torch.distributions.Normal(guide.log_scale_loc, guide.log_scale_log_std.exp()).log_prob(
+            log_scale
+        )
+        - log_scale
+    ).sum()
+    p_shift, p_scale = prior.distributions(c, torch.empty(0))
+    log_p = p_shift.log_prob(shift) + p_scale.log_prob(log_scale.exp())
+    data_term = -nn.functional.cross_entropy(logits, y, reduction="sum") * 40 / 10
+    expected = -(data_term + log_p - log_q)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    brute = torch.autograd.grad(expected, parameters(model, guide))
+    for ours, theirs in zip(gradients, brute, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_elbo_is_the_same_in_expectation_with_analytic_and_sampled_kl():
+    model, guide = small(BatchNoise(9.0))
+    x, y = torch.randn(10, 5), torch.randint(3, (10,))
+    losses = {
+        elbo: torch.tensor([elbo().loss(model, guide, x, y) for _ in range(400)])
+        for elbo in (Trace_ELBO, TraceMeanField_ELBO)
+    }
+    a, b = losses.values()
+    # 4 standard errors: a false alarm in 16,000 runs
+    assert abs(a.mean() - b.mean()) < 4 * ((a.var() + b.var()) / 400).sqrt()
