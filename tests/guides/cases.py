@@ -23,7 +23,10 @@ from tests.nets import mlp, train_briefly
 
 def make_model(draws: int = 1, prior=None, network=None) -> NormalizationModel:
     network = train_briefly(mlp(), (5,), steps=3) if network is None else network
-    return NormalizationModel(convert(network), Categorical(), 50, prior, draws)
+    model = NormalizationModel(convert(network), Categorical(), 50, prior, draws)
+    if draws > 1:
+        model.latent_network.eval()  # batch statistics go with one draw only
+    return model
 
 
 def make_bank(model: NormalizationModel, rows: int = 40) -> StatisticsBank:
