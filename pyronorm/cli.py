@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pyronorm.errors import OptionError, PyronormError
 
 __all__ = ["app", "main"]
-
-_TABLE_WIDTH = 96
 
 app = typer.Typer(
     add_completion=False,
@@ -52,11 +52,13 @@ def compare(
     from pyronorm import study
 
     console = Console()
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"{output} is a file; choose another --output.")
     if output.exists() and not force:
         raise OptionError(
             f"{output} exists; choose another --output, or overwrite it with --force."
         )
-    chosen = study.choose_methods(None if methods is None else methods.split(","))
+    chosen = study.choose_methods(methods)
     settings = study.Settings(
         data=data,
         seeds=tuple(range(seeds)),
@@ -84,14 +86,17 @@ def compare(
         progress.update(task, description="done", completed=started)
     study.write(result, output, command=_command())
     headings, rows = study.format_rows(study.table(result))
-    title = f"{data}, {seeds} seeds, {epochs} epochs: mean±sd"
+    spread = f"{seeds} seeds, mean±sd" if seeds > 1 else "1 seed"
+    title = f"{data}, {epochs} epochs, {spread}"
     view = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for position, heading in enumerate(headings):
         view.add_column(heading, justify="left" if position == 0 else "right", no_wrap=True)
     for row in rows:
         view.add_row(*row)
-    Console(width=max(console.width, _TABLE_WIDTH)).print(view)
-    console.print(f"Report, ArviZ files and plots: {output}")
+    # A line that the terminal wraps is better than a number that is cut.
+    wide = Console(width=10_000)
+    Console(width=max(console.width, wide.measure(view).maximum)).print(view)
+    console.print(f"Report, ArviZ files and plots: {output}", markup=False)
 
 
 def main() -> None:
@@ -99,9 +104,9 @@ def main() -> None:
     try:
         app()
     except PyronormError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
         sys.exit(2)
 
 
 def _command() -> str:
-    return " ".join(["pyronorm", *sys.argv[1:]])
+    return shlex.join(["pyronorm", *sys.argv[1:]])

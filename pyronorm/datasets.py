@@ -45,9 +45,14 @@ def load_digits(seed: int = 0, test_share: float = 0.2) -> ImageData:
         seed: seeds the split; the same seed gives the same split.
         test_share: share of the images that is held out, the same in each class.
 
+    Raises:
+        OptionError: if ``test_share`` is not between 0 and 1.
+
     Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits" (UCI, 1998); the copy that
     comes with scikit-learn, so nothing is downloaded.
     """
+    if not 0 < test_share < 1:
+        raise OptionError(f"load_digits: test_share must be between 0 and 1, got {test_share}.")
     from sklearn.datasets import load_digits as bundled
     from sklearn.model_selection import train_test_split
 

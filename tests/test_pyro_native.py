@@ -200,7 +200,9 @@ def test_another_models_parameters_in_the_store_are_refused():
         svi = SVI(model, guides.MeanField(model), pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
         if number == 0:
             svi.step(x, y)
-    with pytest.raises(OptionError, match=r"holds 'network\.0\.weight' of another model.*clear_param"):
+    with pytest.raises(
+        OptionError, match=r"holds 'network\.0\.weight' of another model.*clear_param"
+    ):
         svi.step(x, y)
     Trace_ELBO()(model, guides.MeanField(model))(x, y)  # ELBOModule does not use the store
     pyro.clear_param_store()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,15 +10,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pyronorm.errors import OptionError, ShapeError
-from pyronorm.infer.data import Data, gather
-from pyronorm.infer.predict import predict, predictive_nll
+from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.infer.data import Data, as_batches
+from pyronorm.infer.draws import draw_latents
+from pyronorm.infer.predict import evaluate_draws
 from pyronorm.likelihoods import Bernoulli, Categorical, Normal
 from pyronorm.model import NormalizationModel
 
 __all__ = ["classification_metrics", "evaluate", "regression_metrics"]
 
 _BINS = 15
+_TOLERANCE = 1e-3  # of a sum of probabilities in float32, generously
 
 
 def classification_metrics(
@@ -41,27 +44,52 @@ def classification_metrics(
 
     Raises:
         ShapeError: if the shapes do not fit.
+        DataError: if they are no probabilities, or no classes.
     """
     from torchmetrics.functional.classification import (
         multiclass_accuracy,
         multiclass_calibration_error,
     )
 
-    if probabilities.shape[:-1] != y.shape:
-        raise ShapeError(
-            f"classification_metrics: probabilities of shape {tuple(probabilities.shape)} need y of "
-            f"shape {tuple(probabilities.shape[:-1])}, got {tuple(y.shape)}."
-        )
-    classes = probabilities.shape[-1]
-    p, y = probabilities.reshape(-1, classes), y.reshape(-1)
-    tiny = torch.finfo(p.dtype).tiny
+    p, y = _check_classes(probabilities, y)
+    classes = p.shape[-1]
+    # torchmetrics takes anything above 1 for logits, and gives 1 itself a bin of its own.
+    eps = torch.finfo(p.dtype).eps
+    inside = p.clamp(eps, 1 - eps)
     truth = torch.nn.functional.one_hot(y, classes)
+    tiny = torch.finfo(p.dtype).tiny
     return {
         "accuracy": float(multiclass_accuracy(p, y, classes, average="micro")),
         "nll": float(-p.gather(1, y[:, None]).clamp(min=tiny).log().mean()),
-        "ece": float(multiclass_calibration_error(p, y, classes, n_bins=_BINS)),
+        "ece": float(multiclass_calibration_error(inside, y, classes, n_bins=_BINS)),
         "brier": float((p - truth).square().sum(1).mean()),
     }
+
+
+def _check_classes(probabilities: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Flatten positions, and refuse what are no probabilities or classes."""
+    where = "classification_metrics"
+    if probabilities.ndim < 1 or probabilities.shape[:-1] != y.shape:
+        raise ShapeError(
+            f"{where}: probabilities of shape {tuple(probabilities.shape)} need y of shape "
+            f"{tuple(probabilities.shape[:-1])}, got {tuple(y.shape)}."
+        )
+    classes = probabilities.shape[-1]
+    p, y = probabilities.reshape(-1, classes), y.reshape(-1)
+    if len(p) == 0 or classes < 2:
+        raise DataError(f"{where}: needs examples and at least 2 classes, got {tuple(p.shape)}.")
+    if y.is_floating_point() or not bool(((y >= 0) & (y < classes)).all()):
+        raise DataError(
+            f"{where}: y must be integers from 0 to {classes - 1}, got {y.dtype} from "
+            f"{float(y.min()):g} to {float(y.max()):g}."
+        )
+    off = max(float((p.sum(1) - 1).abs().max()), -float(p.min()))
+    if not off < _TOLERANCE:
+        raise DataError(
+            f"{where}: rows of probabilities must be between 0 and 1 and sum to 1; one is off by "
+            f"{off:g}. Are they logits? Then take softmax first."
+        )
+    return p, y.long()
 
 
 def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
@@ -108,22 +136,28 @@ def evaluate(
         The metrics by name.
 
     Raises:
-        DataError: if there are no data.
+        DataError: if there are no data, no ``y``, or impossible ones.
         OptionError: for a likelihood of your own; use :func:`pyronorm.predict` and your metrics.
     """
-    x, y = gather(data, batch_size)
-    if y is None:
-        raise OptionError("evaluate: needs pairs (x, y), got x alone.")
-    prediction = predict(model, guide, x, num_samples, batch_size=batch_size, keep_samples=False)
-    mean = prediction.mean
-    y = y.to(mean.device)
+    batches = as_batches(data, batch_size)
+    draws = draw_latents(model, guide, num_samples, batches)
+    means, targets, log_p = [], [], []
+    with torch.no_grad():
+        for _, y, output in evaluate_draws(model, draws, batches):
+            if y is None:
+                raise DataError("evaluate: needs pairs (x, y), got x alone.")
+            model.likelihood.check_data(y, output, 1)
+            means.append(model.likelihood.summarize(output).mean)
+            log_p.append(model.likelihood.distribution(output, 1).log_prob(y))
+            targets.append(y)
+    mean, y = torch.cat(means), torch.cat(targets)
     if isinstance(model.likelihood, Categorical):
         return classification_metrics(mean, y)
     if isinstance(model.likelihood, Bernoulli):
         return classification_metrics(torch.stack([1 - mean, mean], -1), y.long())
     if isinstance(model.likelihood, Normal):
-        nll = predictive_nll(model, guide, (x, y), num_samples, batch_size=batch_size)
-        return {"nll": nll, **regression_metrics(mean, y)}
+        density = torch.logsumexp(torch.cat(log_p, 1), 0) - math.log(num_samples)
+        return {"nll": -float(density.mean()), **regression_metrics(mean, y)}
     raise OptionError(
         f"evaluate: no metrics for the likelihood {type(model.likelihood).__name__}; use predict() "
         "and metrics of your own."

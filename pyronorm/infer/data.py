@@ -20,13 +20,16 @@ Data = Iterable[Any] | Dataset[Any] | Tensor
 a pair of tensors ``(x, y)``. A batch is ``x`` or ``(x, y)``, examples on axis 0."""
 
 
-def as_batches(data: Data, batch_size: int = 256, *, shuffle: bool = False) -> Iterable[Any]:
+def as_batches(
+    data: Data, batch_size: int = 256, *, shuffle: bool = False, seed: int | None = None
+) -> Iterable[Any]:
     """Return an iterable of batches.
 
     Args:
         data: in any of the forms of :data:`Data`.
         batch_size: examples per batch, where the data do not come in batches.
         shuffle: shuffle data that do not come in batches; a rest of one example is then left out.
+        seed: seeds the order, apart from torch's own generator; None draws from that.
 
     Raises:
         DataError: if the data have no such form, or can be iterated only once.
@@ -44,6 +47,7 @@ def as_batches(data: Data, batch_size: int = 256, *, shuffle: bool = False) -> I
             data,
             batch_size=batch_size,
             shuffle=shuffle,
+            generator=None if seed is None else torch.Generator().manual_seed(seed),
             drop_last=shuffle and rest == 1,  # one example has no batch statistics
             collate_fn=tuple if isinstance(data, _Tensors) else None,
         )

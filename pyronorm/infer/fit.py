@@ -94,7 +94,8 @@ def fit(
         precision: Fabric's precision: "32-true", "bf16-mixed", "64-true", ...
         fabric: a Lightning Fabric of your own (several devices, strategies) instead of ``device``
             and ``precision``.
-        seed: seeds Python, NumPy and torch.
+        seed: seeds Python, NumPy and torch; and, by a generator of its own, the order of data that
+            do not come in batches, so that runs with different guides see the same batches.
         progress: show a progress bar.
 
     Returns:
@@ -122,7 +123,7 @@ def fit(
     if seed is not None:
         pyro.set_rng_seed(seed)
     fabric = _make_fabric(device, precision) if fabric is None else fabric
-    batches: Iterable[Any] = as_batches(train_data, batch_size, shuffle=True)
+    batches: Iterable[Any] = as_batches(train_data, batch_size, shuffle=True, seed=seed)
     if isinstance(batches, DataLoader):
         batches = fabric.setup_dataloaders(batches)
     network = model.latent_network
@@ -308,7 +309,12 @@ def _progress(show: bool, epochs: int) -> Iterator[Callable[[float, float], None
 def _make_fabric(device: str, precision: Any) -> Fabric:
     from lightning_fabric import Fabric
 
-    return Fabric(accelerator=device, devices=1, precision=precision)
+    try:
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"fit: device={device!r} with precision={precision!r}: {error}"
+        ) from error
 
 
 def _check_options(**counts: int | None) -> None:

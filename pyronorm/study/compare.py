@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,13 @@ from pyronorm.study.result import Result, Run
 __all__ = ["Settings", "compare"]
 
 _TIMED = 3  # predictions timed; the fastest counts
+_LEAST = {
+    "epochs": 1,
+    "batch_size": 2,  # one value has no batch statistics
+    "num_samples": 1,
+    "bank_rows": 11,  # for a Gaussian of rank 10
+    "arviz_samples": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -54,16 +62,21 @@ class Settings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.seeds:
-            raise OptionError("compare: needs at least one seed.")
-        for name in ("epochs", "num_samples", "bank_rows", "arviz_samples"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"compare: {name} must be at least 1, got {getattr(self, name)}.")
-        if self.batch_size < 2:
+        if self.data not in datasets.DATASETS:
             raise OptionError(
-                f"compare: batch_size must be at least 2, got {self.batch_size}: one value has no "
-                "batch statistics."
+                f"compare: no data set {self.data!r}; choose from {', '.join(datasets.DATASETS)}."
             )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise OptionError(
+                f"compare: seeds must be different and not negative, got {self.seeds}."
+            )
+        if not 0 < self.lr < math.inf:
+            raise OptionError(f"compare: lr must be positive and finite, got {self.lr}.")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise OptionError(
+                    f"compare: {name} must be at least {least}, got {getattr(self, name)}."
+                )
 
 
 @dataclass
@@ -92,8 +105,13 @@ def compare(
 
     Returns:
         Metrics of every run, predictions and ArviZ data of the first seed.
+
+    Raises:
+        OptionError: if there is no method.
     """
     settings = Settings() if settings is None else settings
+    if not methods:
+        raise OptionError("compare: needs at least one method.")
     runs: list[Run] = []
     idatas: dict[str, Any] = {}
     predictions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -88,18 +88,20 @@ METHODS: Mapping[str, Method] = _methods()
 """The rows that ``pyronorm compare`` knows, by name."""
 
 
-def choose_methods(names: Iterable[str] | None = None) -> list[Method]:
+def choose_methods(names: str | Iterable[str] | None = None) -> list[Method]:
     """Look methods up by name.
 
     Args:
-        names: names of :data:`METHODS`, or of all methods of a normalizer (``"weight"``); None for
-            all.
+        names: names of :data:`METHODS`, or of a normalizer (``"weight"``) for all of its methods; a
+            list, or a string with commas. None for all.
 
     Raises:
         OptionError: for an unknown name; the message lists the choices.
     """
     if names is None:
         return list(METHODS.values())
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
     chosen: dict[str, Method] = {}
     for name in names:
         found = [m for m in METHODS.values() if name in (m.name, m.name.split("/")[0])]

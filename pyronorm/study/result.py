@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ class Run:
         seed: the seed.
         metrics: accuracy, nll, ece and brier on the test data.
         train_seconds: training, plus collecting the bank where the method needs one.
-        predict_seconds: one pass over the test data for one draw, the best of three.
+        predict_seconds: predicting the test data, for each draw of the posterior; best of three.
     """
 
     method: str
@@ -96,24 +97,34 @@ def write(result: Result, folder: Path, command: str) -> None:
 
     Args:
         result: the outcome.
-        folder: where to write; made if it does not exist.
+        folder: where to write; made if it does not exist. Files of an earlier result are replaced.
         command: the command that produced it, for the report.
     """
-    (folder / "arviz").mkdir(parents=True, exist_ok=True)
-    (folder / "plots").mkdir(exist_ok=True)
+    for part, suffix in (("arviz", "nc"), ("plots", "png")):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for old in (folder / part).glob(f"*.{suffix}"):
+            old.unlink()  # of an earlier result
     summary = table(result)
     summary.to_csv(folder / "table.csv")
     record = {
         "command": command,
         "settings": asdict(result.settings),
         "environment": _environment(),
-        "runs": [asdict(run) for run in result.runs],
+        "runs": [_finite(asdict(run)) for run in result.runs],
     }
-    (folder / "results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=2, allow_nan=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     for name, idata in result.idatas.items():
         idata.to_netcdf(str(folder / "arviz" / f"{name.replace('/', '-')}.nc"))
     _write_plots(result, folder / "plots")
     (folder / "report.md").write_text(_report(result, summary, record), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null instead."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _COLUMNS = (  # name in the table, heading, decimals
@@ -148,24 +159,26 @@ def _cell(mean: float, sd: float, digits: int) -> str:
     return f"{mean:.{digits}f}" if np.isnan(sd) else f"{mean:.{digits}f}±{sd:.{digits}f}"
 
 
+def _plot_names(result: Result) -> list[str]:
+    noisy = any(not name.endswith("/point") for name in result.idatas)
+    return ["nll", "reliability", *(["posterior-scale"] if noisy else [])]
+
+
 def _write_plots(result: Result, folder: Path) -> None:
-    reliability = {
-        name: value
-        for name, value in result.predictions.items()
-        if name in ("batch/point", "batch/mcbn", "weight/point", "weight/mean-field")
-    } or result.predictions
+    some = ("batch/point", "batch/mcbn", "weight/point", "weight/mean-field")
+    reliability = {n: p for n, p in result.predictions.items() if n in some} or result.predictions
     noisy = {name: x for name, x in result.idatas.items() if not name.endswith("/point")}
     nll = {
         method.name: [run.metrics["nll"] for run in result.runs if run.method == method.name]
         for method in result.methods
     }
-    _save(folder / "reliability.png", lambda ax: plots.plot_reliability(reliability, ax=ax))
-    _save(folder / "nll.png", lambda ax: plots.plot_metric(nll, "test NLL (nats)", ax=ax))
-    if noisy:
-        _save(
-            folder / "posterior-scale.png",
-            lambda ax: plots.plot_posterior_scale(noisy, ax=ax),
-        )
+    draw: dict[str, Callable[[Axes], Axes]] = {
+        "nll": lambda ax: plots.plot_metric(nll, "test NLL (nats)", ax=ax),
+        "reliability": lambda ax: plots.plot_reliability(reliability, ax=ax),
+        "posterior-scale": lambda ax: plots.plot_posterior_scale(noisy, ax=ax),
+    }
+    for name in _plot_names(result):
+        _save(folder / f"{name}.png", draw[name])
 
 
 def _save(path: Path, draw: Callable[[Axes], Axes]) -> None:
@@ -180,50 +193,49 @@ def _save(path: Path, draw: Callable[[Axes], Axes]) -> None:
 
 def _report(result: Result, summary: pd.DataFrame, record: dict[str, Any]) -> str:
     headings, rows = format_rows(summary)
-    lines = [
-        f"# Comparison on {result.settings.data}",
-        "",
-        f"`{record['command']}`",
-        "",
-        f"Mean ± standard deviation over {len(result.settings.seeds)} seeds "
-        f"({', '.join(map(str, result.settings.seeds))}); every method has the same splits, initial "
-        f"weights, batches and budget: {result.settings.epochs} epochs, batch size "
-        f"{result.settings.batch_size}, Adam from {result.settings.lr}, "
-        f"{result.settings.num_samples} draws per prediction.",
-        "",
-        "| " + " | ".join(headings) + " |",
-        "|" + "---|" * len(headings),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-        "NLL: mean negative log predictive probability, nats. ECE: expected calibration error, 15 "
-        "bins. Brier: summed over classes. Training time: relative to `batch/point` with the same "
-        "seed. ms per draw: one pass over the test data with one draw.",
-        "",
-        "## Methods",
-        "",
-        *(f"- `{method.name}`: {method.description}" for method in result.methods),
-        "",
-        "## Plots",
-        "",
-        *(
-            f"![{path.stem}](plots/{path.name})\n"
-            for path in (Path("nll.png"), Path("reliability.png"), Path("posterior-scale.png"))
-            if path.stem != "posterior-scale" or any("/point" not in n for n in result.idatas)
-        ),
-        "Reliability and posterior are of the first seed.",
-        "",
-        "## Files",
-        "",
-        "- `table.csv`: the table; `results.json`: every run, settings and versions",
-        "- `arviz/*.nc`: posterior, prior, predictive draws and log likelihood on the test data of "
-        "the first seed; read with `arviz.from_netcdf`",
-        "",
-        "## Environment",
-        "",
-        ", ".join(f"{key} {value}" for key, value in record["environment"].items()),
-        "",
+    settings = result.settings
+    seeds = ", ".join(map(str, settings.seeds))
+    spread = (
+        f"Mean ± standard deviation over {len(settings.seeds)} seeds ({seeds})"
+        if len(settings.seeds) > 1
+        else f"One seed ({seeds}), so there is no spread"
+    )
+    explanations = [
+        "NLL: mean negative log predictive probability, nats.",
+        "ECE: expected calibration error, 15 bins.",
+        "Brier: squared error summed over classes.",
+        "train time: training, with the bank where one is needed, over that of `batch/point` with the "
+        "same seed."
+        if "relative_train_time_mean" in summary
+        else "",
+        "ms/draw: predicting the test data, per draw; without draws (`point`) the fixed costs of a "
+        "prediction stand beside a single one.",
     ]
-    return "\n".join(lines)
+    plots = [f"![{name}](plots/{name}.png)" for name in _plot_names(result)]
+    lines = [
+        f"# Comparison on {settings.data}",
+        f"`{record['command']}`",
+        f"{spread}. Every method has the same splits, initial weights, batches and budget: "
+        f"{settings.epochs} epochs, batch size {settings.batch_size}, Adam from {settings.lr} annealed "
+        f"to 0, {settings.num_samples} draws per prediction, {settings.bank_rows} batches in a bank, "
+        f"device {settings.device}.",
+        "\n".join(
+            "| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows)
+        ),
+        " ".join(text for text in explanations if text),
+        "## Methods",
+        "\n".join(f"- `{method.name}`: {method.description}" for method in result.methods),
+        "## Plots",
+        *plots,
+        "Reliability and posterior are of the first seed.",
+        "## Files",
+        "- `table.csv`: the table; `results.json`: every run, settings and versions\n"
+        f"- `arviz/*.nc`: {settings.arviz_samples} draws of posterior and prior, predictive draws and "
+        "log likelihood on the test data of the first seed; read with `arviz.from_netcdf`",
+        "## Environment",
+        ", ".join(f"{key} {value}" for key, value in record["environment"].items()),
+    ]
+    return "\n\n".join(lines) + "\n"
 
 
 def _environment() -> dict[str, str]:

@@ -378,7 +378,6 @@ def test_report_links_to_the_plots(report: str, written: Path) -> None:
     assert all((written / link).is_file() for link in links)
 
 
-@pytest.mark.xfail(strict=True, reason="files of methods that are not in the result stay")
 def test_files_of_an_earlier_result_are_gone(result: Result, tmp_path: Path) -> None:
     write(result, tmp_path, COMMAND)
     write(make_result(("batch/point",)), tmp_path, COMMAND)
@@ -386,7 +385,6 @@ def test_files_of_an_earlier_result_are_gone(result: Result, tmp_path: Path) -> 
     assert not (tmp_path / "plots" / "posterior-scale.png").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the sentence on training time is always there")
 def test_report_explains_only_columns_that_are_there(tmp_path: Path) -> None:
     write(make_result(("weight/fixed",)), tmp_path, COMMAND)
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -394,7 +392,6 @@ def test_report_explains_only_columns_that_are_there(tmp_path: Path) -> None:
     assert "Training time" not in report
 
 
-@pytest.mark.xfail(strict=True, reason="'1 seeds', and ± where there is no spread")
 def test_report_of_one_seed(tmp_path: Path) -> None:
     write(make_result(("batch/point",), (2,)), tmp_path, COMMAND)
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -402,7 +399,6 @@ def test_report_of_one_seed(tmp_path: Path) -> None:
     assert "Mean ± standard deviation" not in report
 
 
-@pytest.mark.xfail(strict=True, reason="json writes NaN, which is not JSON")
 def test_results_are_json_even_when_a_metric_is_not_a_number(tmp_path: Path) -> None:
     result = make_result(("batch/point",))
     first, *others = result.runs
