@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from pyronorm.layers import LatentNorm
 
@@ -34,7 +34,7 @@ class Prefix:
         self._layers = layers
         self._calls: list[tuple[Any, Any]] = []  # function and result
         self._versions: list[int | None] = []
-        self._usable = True
+        self._first: LatentNorm | None = None
         self.largest_activation = 0
         """Elements of the largest output of a latent layer in the recorded evaluation."""
 
@@ -43,21 +43,19 @@ class Prefix:
         """Keep the results of this evaluation up to the first latent layer."""
         tape = _Tape(self._calls, replaying=False)
         state = _random_state()
-        self._usable = False
 
-        def first(layer: Any, args: Any) -> None:
-            if tape.running:
-                tape.running = False
-                self._usable = torch.equal(state, _random_state())
-                self._versions = [_version(result) for _, result in self._calls]
+        def begin(layer: Any, args: Any) -> None:
+            if tape.stop() and torch.equal(state, _random_state()):
+                self._first = layer
+                self._versions = self._present_versions()
 
-        def size(layer: Any, args: Any, output: Tensor) -> None:
+        def end(layer: Any, args: Any, output: Tensor) -> None:
             self.largest_activation = max(self.largest_activation, output.numel())
 
-        handles = [layer.register_forward_pre_hook(first) for layer in self._layers]
-        handles += [layer.register_forward_hook(size) for layer in self._layers]
+        handles = [layer.register_forward_pre_hook(begin) for layer in self._layers]
+        handles += [layer.register_forward_hook(end) for layer in self._layers]
         try:
-            with tape:
+            with tape.running():
                 yield
         finally:
             for handle in handles:
@@ -66,46 +64,75 @@ class Prefix:
     @contextmanager
     def replay(self) -> Iterator[None]:
         """Hand out the recorded results up to the first latent layer."""
-        if not self._usable or self._versions != [_version(result) for _, result in self._calls]:
+        if self._first is None or self._versions != self._present_versions():
             yield
             return
         tape = _Tape(self._calls, replaying=True)
 
-        def first(layer: Any, args: Any) -> None:
-            tape.running = False
+        def begin(layer: Any, args: Any) -> None:
+            tape.stop()
 
-        handles = [layer.register_forward_pre_hook(first) for layer in self._layers]
+        handle = self._first.register_forward_pre_hook(begin)
         try:
-            with tape:
+            with tape.running():
                 yield
         finally:
-            for handle in handles:
-                handle.remove()
+            handle.remove()
+
+    def _present_versions(self) -> list[int | None]:
+        return [_version(result) for _, result in self._calls]
 
 
 class _Tape(TorchFunctionMode):
+    """Sees every torch function until it is stopped; then it is out of the way."""
+
     def __init__(self, calls: list[tuple[Any, Any]], replaying: bool) -> None:
         super().__init__()
-        self.calls = calls
-        self.replaying = replaying
-        self.running = True
-        self.position = 0
+        self._calls = calls
+        self._replaying = replaying
+        self._active = False  # whether there is still something to see
+        self._entered = False  # whether torch still asks us
+        self._position = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Be active in this context, or until stopped."""
+        self._active = self._entered = True
+        with ExitStack() as stack:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            stack.callback(self._leave)
+            yield
+
+    def stop(self) -> bool:
+        """End; tell whether it was active."""
+        was_active, self._active = self._active, False
+        # Another mode may have been entered since (a `with torch.device(...)` in the network): then
+        # it has to go first, and this one stays until the end, inactive.
+        if was_active and _get_current_function_mode() is self:
+            self._leave()
+        return was_active
+
+    def _leave(self) -> None:
+        if self._entered:
+            self._entered = False
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if not self.running or (self.replaying and not self.calls):
+        if not self._active:
             return func(*args, **(kwargs or {}))
-        if not self.replaying:
+        if not self._replaying:
             result = func(*args, **(kwargs or {}))
-            self.calls.append((func, result))
+            self._calls.append((func, result))
             return result
-        recorded, result = self.calls[min(self.position, len(self.calls) - 1)]
-        if recorded != func or self.position >= len(self.calls):
-            self.running = False  # not the course it took before: go on without the recording
-            return func(*args, **(kwargs or {}))
-        self.position += 1
-        return result
+        if self._position < len(self._calls):
+            recorded, result = self._calls[self._position]
+            if recorded == func:
+                self._position += 1
+                return result
+        self._active = False  # not the course it took before: go on without the recording
+        return func(*args, **(kwargs or {}))
 
 
 def _version(value: Any) -> int | None:

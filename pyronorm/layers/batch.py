@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyronorm.errors import ShapeError
 from pyronorm.layers.base import LatentNorm, Normalizer, affine_each
-from pyronorm.stats import Moments
+from pyronorm.stats import channel_moments
 
 __all__ = ["Batch", "Population"]
 
@@ -25,13 +25,20 @@ def _population_buffers(num_channels: int) -> dict[str, Tensor]:
     }
 
 
+def _normalize(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    # The kernel wants statistics and affine map of one dtype; folded latents are float32 where the
+    # network is in half precision.
+    dtype = torch.promote_types(x.dtype, torch.float32) if weight is None else weight.dtype
+    return F.batch_norm(x, mean.to(dtype), var.to(dtype), weight, bias, False, 0.0, eps)
+
+
 def _normalize_population(
     layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     mean, var = layer.state("running_mean"), layer.state("running_var")
-    if weight is not None:  # folded latents are float32 where the network is in half precision
-        mean, var = mean.to(weight.dtype), var.to(weight.dtype)
-    return F.batch_norm(x, mean, var, weight, bias, False, 0.0, layer.eps)
+    return _normalize(x, mean, var, weight, bias, layer.eps)
 
 
 def _normalize_population_each(
@@ -107,25 +114,15 @@ class Batch(Normalizer):
                 f"(input of shape {tuple(x.shape)}). Use a larger batch (drop_last=True in the "
                 "DataLoader drops a rest of one), or evaluation mode."
             )
-        if layer.recorder is None:
-            return F.batch_norm(x, None, None, weight, bias, True, 0.0, layer.eps)
-        return self._normalize_and_record(layer, x, weight, bias, count)
+        if layer.recorder is not None:
+            moments = channel_moments(x)
+            layer.recorder(layer, moments)
+            if not torch.is_grad_enabled():  # the recorded moments have no gradient
+                return _normalize(x, moments.mean, moments.var, weight, bias, layer.eps)
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, layer.eps)
 
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Like :meth:`normalize`, with an affine map per example."""
         if not layer.training:
             return _normalize_population_each(layer, x, weight, bias)
         return super().normalize_each(layer, x, weight, bias)
-
-    def _normalize_and_record(
-        self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None, count: int
-    ) -> Tensor:
-        # With momentum 1 the one kernel leaves the batch's statistics in fresh buffers: exact mean
-        # and unbiased variance, at no extra pass over x.
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        mean = x.new_zeros(layer.num_channels, dtype=dtype)
-        var = torch.ones_like(mean)
-        y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, layer.eps)
-        assert layer.recorder is not None
-        layer.recorder(layer, Moments(count, mean, var * ((count - 1) / count)))
-        return y

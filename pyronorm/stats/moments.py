@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,21 +27,36 @@ class Moments:
 
 
 def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
-    r"""Moments over every axis but the channel axis 1, in float64.
+    r"""Moments over every axis but the channel axis 1.
 
     :math:`\mu_c = \frac{1}{n}\sum x_{\cdot c \cdot}`,
     :math:`\sigma^2_c = \frac{1}{n}\sum (x_{\cdot c \cdot} - \mu_c)^2`, with ``n`` the batch size
-    times the number of positions.
+    times the number of positions. Two passes, so that a mean far from 0 costs no digits; sums over
+    positions in the precision of ``x`` (float32 for half precision), sums over the batch in float64.
+    On a CPU this is several times faster than the statistics of ``F.batch_norm``
+    (``benchmarks/bank.py``).
 
     Args:
         x: activations, shape ``(batch, channel, *spatial)``.
 
     Returns:
-        The moments, each of shape ``(channel,)``.
+        The moments in float64, each of shape ``(channel,)``.
     """
-    flat = x.detach().double().movedim(1, 0).flatten(1)
-    mean = flat.mean(1)
-    return Moments(flat.shape[1], mean, (flat - mean[:, None]).square().mean(1))
+    rows = x.detach().flatten(2) if x.ndim > 2 else x.detach()[..., None]
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows = rows.float()
+    count = rows.shape[0] * rows.shape[2]
+    mean = (_over_batch(rows.sum(2)) / count).to(rows.dtype)
+    centred = rows - mean[:, None]
+    rest = _over_batch(centred.sum(2)) / count  # what rounding the mean has left
+    square = torch.linalg.vector_norm(centred, dim=2)
+    var = _over_batch(square, power=2) / count - rest.square()
+    return Moments(count, mean.to(rest) + rest, var.clamp(min=0))
+
+
+def _over_batch(rows: Float[Tensor, "batch channel"], power: int = 1) -> Float[Tensor, " channel"]:
+    wide = rows if rows.device.type == "mps" else rows.double()  # an Apple GPU has no float64
+    return (wide if power == 1 else wide.square()).sum(0)
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:

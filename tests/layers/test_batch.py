@@ -58,25 +58,37 @@ def test_recorded_moments_are_mean_and_biased_variance(shape):
     seen = []
     ours.recorder = lambda layer, moments: seen.append((layer, moments))
     x = torch.randn(shape) * torch.tensor([1.0, 2, 3]).view(3, *(1,) * (len(shape) - 2)) + 5
-    y = ours(x)
-    (layer, moments), flat = seen[0], x.movedim(1, 0).flatten(1)
+    with torch.no_grad():
+        y = ours(x)
+    (layer, moments), flat = seen[0], x.double().movedim(1, 0).flatten(1)
     assert layer is ours
     assert moments.count == flat.shape[1]
-    torch.testing.assert_close(moments.mean, flat.mean(1))
-    torch.testing.assert_close(moments.var, flat.var(1, correction=0))
+    torch.testing.assert_close(moments.mean, flat.mean(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(moments.var, flat.var(1, correction=0), rtol=1e-6, atol=0)
     ours.recorder = None
     torch.testing.assert_close(ours(x), y)
 
 
-def test_recorded_moments_of_bfloat16_are_float32():
+def test_recording_leaves_the_gradient_alone():
+    _, ours = pair((8, 3, 5), Batch())
+    x = torch.randn(8, 3, 5, requires_grad=True)
+    weights = torch.randn(8, 3, 5)
+    (plain,) = torch.autograd.grad((ours(x) * weights).sum(), x)
+    ours.recorder = lambda layer, moments: None
+    (recorded,) = torch.autograd.grad((ours(x) * weights).sum(), x)
+    torch.testing.assert_close(recorded, plain)
+
+
+def test_recorded_moments_of_bfloat16_are_not_rounded_to_it():
     ours = LatentNorm(Batch(), 3)
     seen = []
     ours.recorder = lambda layer, moments: seen.append(moments)
     x = (torch.randn(8, 3, 50) + 10).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours(x)
-    assert seen[0].mean.dtype == seen[0].var.dtype == torch.float32
-    torch.testing.assert_close(seen[0].var, x.float().movedim(1, 0).flatten(1).var(1, correction=0))
+    flat = x.double().movedim(1, 0).flatten(1)
+    torch.testing.assert_close(seen[0].mean, flat.mean(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(seen[0].var, flat.var(1, correction=0), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1)])

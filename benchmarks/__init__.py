@@ -1,0 +1,1 @@
+"""Speed, side by side and interleaved; results are ratios. See README.md."""
