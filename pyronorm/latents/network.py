@@ -31,15 +31,15 @@ class LatentNetwork(nn.Module):
     The latents of all layers are packed in two tensors whose last axis is :attr:`space`. Their shape
     says how many draws there are, and aligns with the batch on the right:
 
-    ============================  ==========================================  ====================
-    ``shift`` and ``scale``       meaning                                     output
-    ============================  ==========================================  ====================
-    None                          neutral: shift 0, scale 1                   ``(batch, *out)``
-    ``(channel,)``                one draw for all examples                   ``(batch, *out)``
-    ``(batch, channel)``          one draw per example                        ``(batch, *out)``
-    ``(*samples, 1, channel)``    many draws, each for all examples           ``(*samples, batch, *out)``
-    ``(*samples, batch, chann.)`` many draws per example                      ``(*samples, batch, *out)``
-    ============================  ==========================================  ====================
+    ==============================  =================================  ============================
+    ``shift`` and ``scale``         meaning                            output
+    ==============================  =================================  ============================
+    None                            neutral: shift 0, scale 1          ``(batch, *out)``
+    ``(channel,)``                  one draw for all examples          ``(batch, *out)``
+    ``(batch, channel)``            one draw per example               ``(batch, *out)``
+    ``(*samples, 1, channel)``      many draws, each for all examples  ``(*samples, batch, *out)``
+    ``(*samples, batch, channel)``  many draws per example             ``(*samples, batch, *out)``
+    ==============================  =================================  ============================
 
     Many draws are evaluated in chunks: several draws at once (``torch.func.vmap``) while that is
     faster and fits in bounded memory, one after the other otherwise; what lies before the first

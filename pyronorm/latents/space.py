@@ -67,7 +67,7 @@ class LatentSpace:
         """Read the space off a converted network.
 
         Args:
-            network: a module that holds :class:`~pyronorm.layers.LatentNorm` layers.
+            network: a module that holds :class:`~pyronorm.LatentNorm` layers.
             prefix: put before the names of the Pyro sites.
 
         Raises:
