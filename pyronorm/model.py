@@ -148,7 +148,7 @@ class NormalizationModel(PyroModule):
 
     @property
     def num_draws(self) -> int:
-        """Draws per mini-batch in the present mode: ``draws`` in training, 1 in evaluation."""
+        """Draws per mini-batch now, ``draws`` in training mode and 1 in evaluation mode."""
         return self.draws if self.training else 1
 
     @contextmanager

@@ -32,9 +32,12 @@ Run80 = Callable[..., Ended]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run80:
-    """Run ``pyronorm`` in this process, in a terminal of 80 columns."""
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run80:
+    """Run ``pyronorm`` in this process, in an empty folder and a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["pyronorm", *map(str, arguments)])
