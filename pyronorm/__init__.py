@@ -29,7 +29,13 @@ from pyronorm.diagnostics import channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import collect_bank, estimate_population_statistics, fit, predict
 from pyronorm.latents import LatentNetwork, LatentSpace
-from pyronorm.layers import LatentNorm, convert, data_dependent_start, trust_statistics
+from pyronorm.layers import (
+    LatentNorm,
+    analytic_start,
+    convert,
+    data_dependent_start,
+    trust_statistics,
+)
 from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
 
 __version__ = version("pyronorm")
@@ -40,6 +46,7 @@ __all__ = [
     "LatentSpace",
     "NormalizationModel",
     "StatisticsBank",
+    "analytic_start",
     "channels",
     "collect_bank",
     "convert",

@@ -1,13 +1,16 @@
 """Normalization layers with latent statistics, their normalizers, and conversion of networks."""
 
-from pyronorm.layers.base import LatentNorm, Normalizer, affine_each
+from pyronorm.layers.analytic import Analytic
+from pyronorm.layers.base import LatentNorm, Normalizer, affine, affine_each
 from pyronorm.layers.batch import Batch, Population
 from pyronorm.layers.convert import convert
 from pyronorm.layers.freshness import trust_statistics
 from pyronorm.layers.group import Group, Instance, Layer
-from pyronorm.layers.weight import Weight, data_dependent_start
+from pyronorm.layers.start import analytic_start, data_dependent_start
+from pyronorm.layers.weight import Weight
 
 __all__ = [
+    "Analytic",
     "Batch",
     "Group",
     "Instance",
@@ -16,7 +19,9 @@ __all__ = [
     "Normalizer",
     "Population",
     "Weight",
+    "affine",
     "affine_each",
+    "analytic_start",
     "convert",
     "data_dependent_start",
     "trust_statistics",

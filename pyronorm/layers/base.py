@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.stats import Moments
 
-__all__ = ["LatentNorm", "Normalizer", "affine_each"]
+__all__ = ["LatentNorm", "Normalizer", "affine", "affine_each"]
 
 
 class Normalizer(ABC):
@@ -97,6 +98,10 @@ class LatentNorm(nn.Module):
         channel_last: the channel axis is the last one instead of axis 1.
         linear: the linear or convolution layer that a :class:`Weight` normalizer owns.
 
+    Attributes:
+        propagation: set by :func:`pyronorm.convert` for an :class:`Analytic` normalizer: mean and
+            variance of the layer's input as a function of the weights.
+
     Shape:
         - input: ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if
           ``channel_last``
@@ -109,6 +114,7 @@ class LatentNorm(nn.Module):
     """
 
     latents: tuple[Tensor, Tensor] | None
+    propagation: Callable[[Tensor], tuple[Tensor, Tensor]] | None
     recorder: Callable[[LatentNorm, Moments], None] | None
 
     def __init__(
@@ -136,6 +142,7 @@ class LatentNorm(nn.Module):
             self.register_buffer(key, value)
         self.statistics_stamp: frozenset[int] | None = None  # see freshness.py
         self.latents = None
+        self.propagation = None
         self.recorder = None
 
     @property
@@ -198,6 +205,18 @@ class LatentNorm(nn.Module):
         options = "" if self.weight is not None else ", affine=False"
         options += ", channel_last=True" if self.channel_last else ""
         return f"{self.normalizer}, num_channels={self.num_channels}{options}"
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply an affine map per channel in one kernel, keeping the dtype of ``x``.
+
+    Args:
+        x: shape ``(batch, channel, *spatial)``.
+        weight: shape ``(channel,)``, float32 or the dtype of ``x``.
+        bias: like ``weight``.
+    """
+    zeros, ones = torch.zeros_like(weight), torch.ones_like(weight)
+    return F.batch_norm(x, zeros, ones, weight, bias, False, 0.0, 0.0)
 
 
 def affine_each(x: Tensor, weight: Tensor, bias: Tensor, *, channel_last: bool = False) -> Tensor:

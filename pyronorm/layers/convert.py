@@ -7,14 +7,18 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError, OptionError
+from pyronorm.layers.analytic import Analytic
 from pyronorm.layers.base import LatentNorm, Normalizer
 from pyronorm.layers.batch import Batch, Population
 from pyronorm.layers.feeding import find_feeding_layers
 from pyronorm.layers.freshness import stamp_statistics, watch_loading
 from pyronorm.layers.group import Group, Instance, Layer
+from pyronorm.layers.propagation import build_propagation
+from pyronorm.layers.tracing import trace
 from pyronorm.layers.weight import Weight
 
 __all__ = ["convert"]
@@ -42,12 +46,13 @@ def convert(
         normalizer: None keeps each layer's own kind (batch statistics stay batch statistics). A
             normalizer, e.g. ``Group(8)``, replaces them all: weight and bias stay, population
             statistics stay where the new kind has them (from BatchNorm to
-            :class:`~pyronorm.layers.Population` or :class:`~pyronorm.layers.Weight` the network
-            keeps its function in evaluation mode; to other kinds it changes, and has to be trained).
+            :class:`~pyronorm.layers.Population`, :class:`~pyronorm.layers.Weight` or
+            :class:`~pyronorm.layers.Analytic` the network keeps its function in evaluation mode; to other kinds it changes, and has to be trained).
         only: names of the layers to convert, as in ``network.named_modules()``; shell patterns such
             as ``"layer1.*"`` are allowed. The others stay as they are.
-        example_input: a batch as the network takes it; needed for :class:`~pyronorm.layers.Weight`,
-            which has to know the linear or convolution layer before each normalization.
+        example_input: a batch as the network takes it; needed for :class:`~pyronorm.layers.Weight`
+            and :class:`~pyronorm.layers.Analytic`, which have to know the layers before each
+            normalization.
 
     Returns:
         A new module of the network's class (or a :class:`LatentNorm`, if ``network`` is itself a
@@ -70,12 +75,12 @@ def convert(
     new = copy.deepcopy(network)
     old = {name: new.get_submodule(name) for name in targets}
     feeding: dict[str, str] = {}
-    if isinstance(normalizer, Weight):
-        if example_input is None:
-            raise OptionError(
-                "convert: the Weight normalizer needs example_input, a batch as the network takes "
-                "it, to find the linear or convolution layer before each normalization."
-            )
+    if isinstance(normalizer, (Weight, Analytic)) and example_input is None:
+        raise OptionError(
+            f"convert: the {type(normalizer).__name__} normalizer needs example_input, a batch as the "
+            "network takes it, to follow the network up to each normalization."
+        )
+    if isinstance(normalizer, Weight) and example_input is not None:
         feeding = find_feeding_layers(network, list(targets), example_input)
     gone: list[nn.Module] = []
     for name, module in old.items():
@@ -88,6 +93,8 @@ def convert(
             new = _replace(new, linear, nn.Identity(), keep_in=new.get_submodule(name))
             gone.append(linear)
     _refuse_stray_references(new, gone)
+    if isinstance(normalizer, Analytic) and example_input is not None:
+        _link(network, new, targets, normalizer, example_input)
     stamp_statistics(new)
     watch_loading(new)
     return new
@@ -229,7 +236,7 @@ def _reference_tensor(old: nn.Module, linear: nn.Module | None) -> Tensor | None
 
 def _carry_statistics(old: nn.Module, new: LatentNorm) -> None:
     """Give the new layer the population statistics of the old one, in its own terms."""
-    tracked = isinstance(old, _BATCH) and int(old.num_batches_tracked or 0) > 0
+    tracked = _is_tracked(old)
     if isinstance(new.normalizer, Population) and not tracked:
         raise ConversionError(
             f"convert: layer {new.name!r} ({type(old).__name__}) has no population statistics for "
@@ -244,10 +251,44 @@ def _carry_statistics(old: nn.Module, new: LatentNorm) -> None:
             new._buffers[key] = old._buffers[key]
     elif isinstance(new.normalizer, Weight) and tracked:
         linear: Any = new.linear
-        norm = new.normalizer.norm(linear.weight)
+        norm = new.normalizer.norm(linear)
         bias = 0.0 if linear.bias is None else linear.bias
         new._buffers["start_mean"] = ((old.running_mean - bias) / norm).detach()
         new._buffers["start_std"] = ((old.running_var + old.eps).sqrt() / norm).detach()
+
+
+@torch.no_grad()
+def _link(
+    network: nn.Module,
+    new: nn.Module,
+    targets: dict[str, nn.Module],
+    normalizer: Analytic,
+    example_input: Tensor,
+) -> None:
+    """Give analytic layers the network before them, and start where the old network was."""
+    calls = trace(network, example_input, whole=list(targets))
+    first: dict[int, str] = {}  # a module registered at two places is traced under its first name
+    for name, old in targets.items():
+        first.setdefault(id(old), name)
+    for name in first.values():
+        layer = new.get_submodule(name)
+        assert isinstance(layer, LatentNorm)
+        statistics = normalizer.input_statistics
+        layer.propagation = build_propagation(calls, name, new, *statistics)
+    for name in first.values():
+        layer, old = new.get_submodule(name), targets[name]
+        assert isinstance(layer, LatentNorm)
+        assert isinstance(layer.normalizer, Analytic)
+        if isinstance(old, _BATCH) and old.running_mean is not None and _is_tracked(old):
+            assert old.running_var is not None
+            mean, std = layer.normalizer.moments(layer, old.running_mean.new_empty(0))
+            layer.state("start_mean").copy_((old.running_mean - mean) / std)
+            layer.state("start_std").copy_((old.running_var + old.eps).sqrt() / std)
+
+
+def _is_tracked(old: nn.Module) -> bool:
+    """Whether it is a batch normalization that has seen a batch."""
+    return isinstance(old, _BATCH) and int(old.num_batches_tracked or 0) > 0
 
 
 def _replace(

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pyronorm.errors import ConversionError, StatisticsError
+from pyronorm.errors import ConversionError
 from pyronorm.layers.base import LatentNorm, Normalizer, affine_each
-from pyronorm.stats import channel_moments
 
-__all__ = ["Weight", "data_dependent_start", "is_linear"]
+__all__ = ["Weight", "is_linear"]
 
-_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED: dict[type[nn.Module], Any] = {
+    nn.ConvTranspose1d: F.conv_transpose1d,
+    nn.ConvTranspose2d: F.conv_transpose2d,
+    nn.ConvTranspose3d: F.conv_transpose3d,
+}
+_LINEAR: tuple[Any, ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a :class:`Weight` normalizer can own this module (Linear, Conv1d, Conv2d, Conv3d)."""
+    """Whether a :class:`Weight` normalizer can own it: Linear, Conv1d/2d/3d, ConvTranspose1d/2d/3d."""
     return isinstance(module, _LINEAR) and any(
         type(module).forward is kind.forward for kind in _LINEAR
     )
@@ -37,9 +41,9 @@ class Weight(Normalizer):
 
     :math:`(\mu_0, \sigma_0)` are the buffers ``start_mean``, ``start_std``: 0 and 1, unless the layer
     is converted from population statistics (then it starts as the same function) or
-    :func:`data_dependent_start` sets them. They stay fixed, while
-    :math:`\lVert v\rVert` follows the weights. Everything folds into one convolution. A bias of the
-    linear layer is dropped: the normalizer would cancel it.
+    :func:`pyronorm.data_dependent_start` or :func:`pyronorm.analytic_start` sets them. They stay
+    fixed, while :math:`\lVert v\rVert` follows the weights. Everything folds into one convolution.
+    A bias of the linear layer is dropped: the normalizer would cancel it.
 
     Args:
         eps: added to the squared norm, against a division by zero; None for 1e-12.
@@ -81,78 +85,42 @@ class Weight(Normalizer):
         self, layer: LatentNorm, x: Tensor, gain: Tensor, bias: Tensor | None
     ) -> Tensor:
         linear = _linear_of(layer)
-        v = linear.weight
-        weight = v * (gain / self.norm(v)).view(-1, *(1,) * (v.ndim - 1))
-        if isinstance(linear, _ConvNd):
-            return linear._conv_forward(x, weight, bias)
-        return F.linear(x, weight, bias)
+        v = by_output(linear)
+        factor = gain / self.norm(linear)
+        weight = (v * factor.view(*v.shape[:2], *(1,) * (v.ndim - 2))).flatten(0, 1)
+        if isinstance(linear, nn.Linear):
+            return F.linear(x, weight, bias)
+        for kind, function in _TRANSPOSED.items():
+            if isinstance(linear, kind):
+                groups = linear.groups
+                weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+                places = (linear.stride, linear.padding, linear.output_padding, groups)
+                y: Tensor = function(x, weight, bias, *places, linear.dilation)
+                return y
+        return linear._conv_forward(x, weight, bias)
 
-    def norm(self, v: Tensor) -> Tensor:
+    def norm(self, linear: nn.Module) -> Tensor:
         r""":math:`\lVert v\rVert` per output channel, shape ``(channel,)``."""
         eps = 1e-12 if self.eps is None else self.eps
-        return (v.flatten(1).square().sum(1) + eps).sqrt()
+        return (by_output(linear).flatten(2).square().sum(2) + eps).sqrt().flatten()
 
     def projection(self, layer: LatentNorm, x: Tensor) -> Tensor:
         r""":math:`\frac{v}{\lVert v\rVert} * x`, before any start statistics."""
         return self._apply_linear(layer, x, torch.ones_like(layer.state("start_std")), None)
 
 
+def by_output(linear: Any) -> Tensor:
+    """The weight with the axes (group, output channel of the group, inputs of it, *kernel)."""
+    groups = getattr(linear, "groups", 1)
+    weight: Tensor = linear.weight.unflatten(0, (groups, -1))
+    # A transposed convolution has the axes (input, output of the group, *kernel).
+    return weight.transpose(1, 2) if isinstance(linear, tuple(_TRANSPOSED)) else weight
+
+
 def _linear_of(layer: LatentNorm) -> nn.Linear | _ConvNd:
     if layer.linear is None or not is_linear(layer.linear):
         raise ConversionError(
-            f"{layer.name}: the Weight normalizer owns a Linear, Conv1d, Conv2d or Conv3d "
+            f"{layer.name}: the Weight normalizer owns a linear or (transposed) convolution layer "
             f"(LatentNorm(..., linear=layer)), got {type(layer.linear).__name__}."
         )
     return layer.linear  # type: ignore[return-value]
-
-
-@torch.no_grad()
-def data_dependent_start(network: nn.Module, x: Tensor) -> None:
-    r"""Set the start statistics of all weight normalizers from a batch of data.
-
-    One forward pass; each layer takes mean and biased standard deviation of its projection
-    :math:`\frac{v}{\lVert v\rVert} * x` over the batch, seeing its predecessors already started.
-    Afterwards each layer's :math:`\hat x` has mean 0 and variance 1 on that batch. This writes
-    buffers: it is an explicit call, made once, before training.
-
-    Args:
-        network: a network with Weight normalizers, changed in place.
-        x: a batch as the network takes it, as large as is convenient (hundreds of examples).
-
-    Raises:
-        ConversionError: if the network has no Weight normalizer.
-        StatisticsError: if a channel is constant or not finite on ``x``.
-
-    Source: Salimans & Kingma (2016), section 3.
-    """
-    layers = [
-        m
-        for m in network.modules()
-        if isinstance(m, LatentNorm) and isinstance(m.normalizer, Weight)
-    ]
-    if not layers:
-        raise ConversionError("data_dependent_start: the network has no Weight normalizer.")
-    handles = [layer.register_forward_pre_hook(_start) for layer in layers]
-    try:
-        network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _start(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-    assert isinstance(layer, LatentNorm)
-    assert isinstance(layer.normalizer, Weight)
-    projection = layer.normalizer.projection(layer, args[0])
-    if layer.channel_last:
-        projection = projection.movedim(-1, 1)
-    moments = channel_moments(projection)
-    mean, var = moments.mean, moments.var
-    if not bool((var > 0).all() & var.isfinite().all()):
-        raise StatisticsError(
-            f"{layer.name}: {int((~(var > 0)).sum())} of {layer.num_channels} channels are constant "
-            "or not finite on the given batch, so they give no start statistics. Pass a batch of "
-            "real data with at least two different examples."
-        )
-    layer.state("start_mean").copy_(mean)
-    layer.state("start_std").copy_(var.sqrt())

@@ -160,7 +160,7 @@ def test_data_dependent_start_refuses_constant_data():
     network = convert(conv_net(2), Weight(), example_input=torch.randn(2, *SHAPES[2]))
     with pytest.raises(StatisticsError, match=r"1: 4 of 4 channels are constant"):
         data_dependent_start(network, torch.zeros(8, *SHAPES[2]))
-    with pytest.raises(ConversionError, match="no Weight normalizer"):
+    with pytest.raises(ConversionError, match="no Weight or Analytic normalizer"):
         data_dependent_start(nn.Linear(2, 2), torch.zeros(8, 2))
 
 
