@@ -47,7 +47,8 @@ def convert(
             normalizer, e.g. ``Group(8)``, replaces them all: weight and bias stay, population
             statistics stay where the new kind has them (from BatchNorm to
             :class:`~pyronorm.layers.Population`, :class:`~pyronorm.layers.Weight` or
-            :class:`~pyronorm.layers.Analytic` the network keeps its function in evaluation mode; to other kinds it changes, and has to be trained).
+            :class:`~pyronorm.layers.Analytic` the network keeps its function in evaluation mode; to
+            other kinds it changes, and has to be trained).
         only: names of the layers to convert, as in ``network.named_modules()``; shell patterns such
             as ``"layer1.*"`` are allowed. The others stay as they are.
         example_input: a batch as the network takes it; needed for :class:`~pyronorm.layers.Weight`
