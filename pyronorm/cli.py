@@ -38,7 +38,7 @@ def compare(
         str | None,
         typer.Option(
             help="Methods separated by commas, e.g. batch/point,weight/mean-field; a normalizer "
-            "alone (weight) takes all of its methods. Default: all."
+            "alone (analytic) takes all of its methods, all takes all. Default: batch,weight,group."
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 15,

@@ -16,7 +16,7 @@ from pyronorm import datasets, guides, likelihoods, networks
 from pyronorm.diagnostics import classification_metrics, to_arviz
 from pyronorm.errors import OptionError
 from pyronorm.infer import collect_bank, fit, predict
-from pyronorm.layers import Weight, convert, data_dependent_start
+from pyronorm.layers import Analytic, Weight, convert, data_dependent_start
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import BatchNoise
 from pyronorm.study.methods import Method
@@ -147,8 +147,11 @@ def compare(
 def _train(method: Method, data: datasets.ImageData, settings: Settings, seed: int) -> _Trained:
     torch.manual_seed(seed)
     original = networks.SmallConvNet(data.num_classes, data.train.x.shape[1])
-    network = convert(original, method.normalizer, example_input=data.train.x[:2])
-    if isinstance(method.normalizer, Weight):
+    normalizer = method.normalizer
+    if isinstance(normalizer, Analytic):
+        normalizer = Analytic.from_data(data.train.x)
+    network = convert(original, normalizer, example_input=data.train.x[:2])
+    if isinstance(normalizer, Weight):
         data_dependent_start(network, data.train.x[:512])
     model = NormalizationModel(
         network,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pyronorm import guides
 from pyronorm.errors import OptionError
-from pyronorm.layers import Group, Normalizer, Weight
+from pyronorm.layers import Analytic, Group, Normalizer, Weight
 from pyronorm.model import NormalizationModel
 
 __all__ = ["METHODS", "Method", "choose_methods"]
@@ -23,7 +23,8 @@ class Method:
 
     Attributes:
         name: ``normalizer/posterior``.
-        normalizer: None for batch statistics as the network has them.
+        normalizer: None for batch statistics as the network has them. Analytic gets the moments of
+            the training data.
         guide: makes the guide to train with, from the model and the batch size.
         from_bank: makes the posterior from a statistics bank after training; None predicts with the
             trained guide.
@@ -77,6 +78,7 @@ def _methods() -> dict[str, Method]:
     for name, normalizer, keys in (
         ("weight", Weight(), ("point", "fixed", "mean-field", "low-rank")),
         ("group", Group(8), ("point", "fixed", "mean-field")),
+        ("analytic", Analytic(), ("point", "fixed", "mean-field")),
     ):
         for key in keys:
             make, text = _EXPLICIT[key]
@@ -87,24 +89,25 @@ def _methods() -> dict[str, Method]:
 METHODS: Mapping[str, Method] = _methods()
 """The rows that ``pyronorm compare`` knows, by name."""
 
+_DEFAULT = ("batch", "weight", "group")  # normalizers: what takes a few minutes
+
 
 def choose_methods(names: str | Iterable[str] | None = None) -> list[Method]:
     """Look methods up by name.
 
     Args:
-        names: names of :data:`METHODS`, or of a normalizer (``"weight"``) for all of its methods; a
-            list, or a string with commas. None for all.
+        names: names of :data:`METHODS`, of a normalizer (``"weight"``) for all of its methods, or
+            ``"all"``; a list, or a string with commas. None for batch, weight and group.
 
     Raises:
         OptionError: for an unknown name; the message lists the choices.
     """
-    if names is None:
-        return list(METHODS.values())
+    names = _DEFAULT if names is None else names
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
     chosen: dict[str, Method] = {}
     for name in names:
-        found = [m for m in METHODS.values() if name in (m.name, m.name.split("/")[0])]
+        found = [m for m in METHODS.values() if name in (m.name, m.name.split("/")[0], "all")]
         if not found:
             near = difflib.get_close_matches(name, METHODS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -11,7 +11,7 @@ from torch import nn
 import pyronorm as pn
 from pyronorm import guides
 from pyronorm.errors import OptionError
-from pyronorm.layers import Group, Weight
+from pyronorm.layers import Analytic, Group, Weight
 from pyronorm.study import METHODS, Method, choose_methods
 
 # name: normalizer, guide that is trained, guide that predicts, training it shares
@@ -27,6 +27,14 @@ ROWS = {
     "group/point": (Group, guides.Point, guides.Point, "group/point"),
     "group/fixed": (Group, guides.FixedNoise, guides.FixedNoise, "group/fixed"),
     "group/mean-field": (Group, guides.MeanField, guides.MeanField, "group/mean-field"),
+    "analytic/point": (Analytic, guides.Point, guides.Point, "analytic/point"),
+    "analytic/fixed": (Analytic, guides.FixedNoise, guides.FixedNoise, "analytic/fixed"),
+    "analytic/mean-field": (
+        Analytic,
+        guides.MeanField,
+        guides.MeanField,
+        "analytic/mean-field",
+    ),
 }
 
 
@@ -122,8 +130,13 @@ def test_a_row_of_ones_own() -> None:
 
 
 def test_choose_all() -> None:
-    assert choose_methods() == list(METHODS.values())
-    assert choose_methods(None) == list(METHODS.values())
+    assert choose_methods("all") == list(METHODS.values())
+
+
+def test_the_default_takes_a_few_minutes() -> None:
+    chosen = choose_methods(None)
+    assert chosen == choose_methods() == choose_methods("batch,weight,group")
+    assert len(chosen) == 11
 
 
 def test_choose_keeps_the_order_given() -> None:
