@@ -222,9 +222,9 @@ def test_dense_outputs():
         (Normal(), torch.randn(6, 3, 4, 5)),
     ):
         model = NormalizationModel(convert(network), likelihood, 10)
-        idata = to_arviz(model, make_guide("MeanField", model), (torch.randn(6, 2, 4, 5), y), 7)
-        assert idata["posterior_predictive"]["y"].shape == (1, 7, *y.shape)
-        assert idata["log_likelihood"]["y"].shape == (1, 7, 6)
+        idata = to_arviz(model, make_guide("MeanField", model), (torch.randn(6, 2, 4, 5), y), 30)
+        assert idata["posterior_predictive"]["y"].shape == (1, 30, *y.shape)
+        assert idata["log_likelihood"]["y"].shape == (1, 30, 6)
         assert idata["observed_data"]["y"].shape == y.shape
         az.loo(idata)
 
