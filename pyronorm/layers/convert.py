@@ -11,17 +11,31 @@ from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.layers.base import LatentNorm, Normalizer
-from pyronorm.layers.batch import Batch, Population
+from pyronorm.layers.batch import Population
 from pyronorm.layers.feeding import find_feeding_layers
 from pyronorm.layers.freshness import stamp_statistics, watch_loading
-from pyronorm.layers.group import Group, Instance, Layer
+from pyronorm.layers.group import Layer
+from pyronorm.layers.kinds import (
+    CONVERTIBLE,
+    Kind,
+    is_normalization,
+    kind_of,
+    refuse_unconvertible,
+)
+from pyronorm.layers.transformer import keep_latents_in_transformers
 from pyronorm.layers.weight import Weight
 
 __all__ = ["convert"]
 
-_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_CONVERTIBLE = (*_BATCH, *_INSTANCE, nn.GroupNorm, nn.LayerNorm)
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
 
 
 def convert(
@@ -32,10 +46,15 @@ def convert(
 ) -> nn.Module:
     r"""Return a copy of a network whose normalization layers carry latent statistics.
 
-    Every BatchNorm1d/2d/3d, GroupNorm, LayerNorm and InstanceNorm1d/2d/3d becomes a
-    :class:`LatentNorm` at the same place. Weights, biases and population statistics are kept, under
-    the same ``state_dict`` keys; without latents the copy computes what the original computes. The
-    original is not touched.
+    Every BatchNorm1d/2d/3d, GroupNorm, LayerNorm, RMSNorm and InstanceNorm1d/2d/3d, and the
+    FrozenBatchNorm2d of torchvision, becomes a :class:`LatentNorm` at the same place. Weights, biases
+    and population statistics are kept, under the same ``state_dict`` keys, and hooks as well; without
+    latents the copy computes what the original computes. The original is not touched. A layer that
+    is registered at several places, or called several times, stays one layer with one shift and
+    scale.
+
+    In evaluation mode ``torch.nn.TransformerEncoderLayer`` may go around its normalization layers by
+    a fused kernel; the copy never does.
 
     Args:
         network: any module. It may hold its layers in any nesting.
@@ -66,8 +85,8 @@ def convert(
     _refuse_lazy(network)
     targets = _targets(network, only)
     for name, module in targets.items():
-        _refuse_unconvertible(name, module)
-    new = copy.deepcopy(network)
+        refuse_unconvertible(name, module)
+    new = _copy(network)
     old = {name: new.get_submodule(name) for name in targets}
     feeding: dict[str, str] = {}
     if isinstance(normalizer, Weight):
@@ -82,12 +101,15 @@ def convert(
         if any(module is m for m in gone):
             continue  # registered at two places, and replaced at both
         linear = new.get_submodule(feeding[name]) if name in feeding else None
-        new = _replace(new, module, _build(name, module, normalizer, linear))
+        layer = _build(name, module, normalizer, linear)
+        layer.linear_name = feeding.get(name, "")
+        new = _replace(new, module, layer)
         gone.append(module)
         if linear is not None:
             new = _replace(new, linear, nn.Identity(), keep_in=new.get_submodule(name))
             gone.append(linear)
     _refuse_stray_references(new, gone)
+    keep_latents_in_transformers(new)
     stamp_statistics(new)
     watch_loading(new)
     return new
@@ -96,11 +118,11 @@ def convert(
 def _targets(network: nn.Module, only: Iterable[str] | None) -> dict[str, nn.Module]:
     # A module registered at two places appears under both names.
     modules = network.named_modules(remove_duplicate=False)
-    candidates = {n: m for n, m in modules if _is_normalization(m)}
+    candidates = {n: m for n, m in modules if is_normalization(m)}
     if not candidates:
         raise ConversionError(
             f"convert: {type(network).__name__} has no normalization layer. Convertible are "
-            f"{_names(_CONVERTIBLE)}."
+            f"{CONVERTIBLE}."
         )
     if only is None:
         return candidates
@@ -125,97 +147,63 @@ def _refuse_lazy(network: nn.Module) -> None:
             )
 
 
-def _is_normalization(module: nn.Module) -> bool:
-    # Known kinds, their subclasses, and whatever calls itself so: better refused than skipped.
-    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)):
-        return True
-    kind = type(module)
-    own = not kind.__module__.startswith("torch.nn.utils")
-    leaf = next(module.children(), None) is None
-    return isinstance(module, LatentNorm) or (leaf and own and "Norm" in kind.__name__)
-
-
-def _refuse_unconvertible(name: str, module: nn.Module) -> None:
-    kind = type(module)
-    reason = None
-    if isinstance(module, LatentNorm):
-        reason = "is converted already; convert the original network instead"
-    elif isinstance(module, nn.SyncBatchNorm):
-        reason = (
-            "shares statistics between processes; rebuild the network with BatchNorm1d/2d/3d "
-            "before converting"
-        )
-    elif kind not in _CONVERTIBLE:
-        reason = f"is not one of the convertible layers {_names(_CONVERTIBLE)}"
-    elif kind in _BATCH and not module.track_running_stats:
-        reason = (
-            "has track_running_stats=False: it has no population statistics. Build it with "
-            "track_running_stats=True"
-        )
-    elif kind in _INSTANCE and module.track_running_stats:
-        reason = (
-            "has track_running_stats=True: it is two different layers in training and evaluation. "
-            "Build it with track_running_stats=False"
-        )
-    elif isinstance(module, nn.LayerNorm) and _is_lone_channel(module):
-        reason = "normalizes over a single value"
-    if reason is not None:
+def _copy(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError as error:  # torch copies no tensor that was computed from parameters
+        for name, module in network.named_modules():
+            for key, value in vars(module).items():
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    raise ConversionError(
+                        f"convert: layer {name or '(the network itself)'!r} "
+                        f"({type(module).__name__}) cannot be copied: its {key!r} is computed from "
+                        "parameters and kept. If that comes from torch.nn.utils.weight_norm or "
+                        "spectral_norm, use those of torch.nn.utils.parametrizations instead, or "
+                        "remove_weight_norm(layer) before converting."
+                    ) from error
         raise ConversionError(
-            f"convert: layer {name or '(the network itself)'!r} ({kind.__name__}) {reason}. To leave "
-            "it as it is, name the layers to convert with only=[...]."
-        )
-
-
-def _is_lone_channel(module: nn.LayerNorm) -> bool:
-    size = 1
-    for length in module.normalized_shape:
-        size *= length
-    return size == 1
+            f"convert: {type(network).__name__} cannot be copied (copy.deepcopy): {error}"
+        ) from error
 
 
 def _build(
     name: str, old: nn.Module, normalizer: Normalizer | None, linear: nn.Module | None
 ) -> LatentNorm:
     """Make the latent layer that takes the place of ``old``, with its parameters and buffers."""
-    own, num_channels, channel_last = _own_normalizer(old)
+    source = kind_of(old)
+    own = source.normalizer
     if isinstance(own, Layer) and own.normalized_shape is not None and normalizer is not None:
         raise ConversionError(
             f"convert: layer {name!r} (LayerNorm over {own.normalized_shape}) has a weight per "
             "position, which no other normalizer can take over. Leave it out with only=[...]."
         )
-    kind = own if normalizer is None else normalizer.adapted(own.eps or 0.0)
+    if normalizer is not None:
+        own = normalizer if own.eps is None else normalizer.adapted(own.eps)
     try:
-        new = LatentNorm(kind, num_channels, affine=False, channel_last=channel_last, linear=linear)
+        new = LatentNorm(
+            own,
+            source.num_channels,
+            affine=False,
+            channel_last=source.channel_last,
+            linear=linear,
+        )
     except OptionError as error:
         raise ConversionError(f"convert: layer {name!r}: {error}") from error
-    new.weight, new.bias = getattr(old, "weight", None), getattr(old, "bias", None)
-    new.name = name or "(network)"
+    new.name, new.original = name or "(network)", type(old).__name__
     reference = _reference_tensor(old, linear)
     if reference is not None:
         new.to(device=reference.device)
         for key, buffer in new._buffers.items():
             if buffer is not None and buffer.is_floating_point():
                 new._buffers[key] = buffer.to(reference.dtype)
-    _carry_statistics(old, new)
+    _carry_affine(old, new)
+    _carry_statistics(old, source, new)
     if linear is not None:
         linear.register_parameter("bias", None)  # the normalizer cancels it
-    for hooks in ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks"):
+    for hooks in _HOOKS:
         getattr(new, hooks).update(getattr(old, hooks))
+    new._is_full_backward_hook = old._is_full_backward_hook
     return new.train(old.training)
-
-
-def _own_normalizer(module: nn.Module) -> tuple[Normalizer, int, bool]:
-    """Return a layer's own kind, its number of channels and whether they are the last axis."""
-    if isinstance(module, nn.GroupNorm):
-        return Group(module.num_groups, eps=module.eps), module.num_channels, False
-    if isinstance(module, nn.LayerNorm):
-        shape = tuple(module.normalized_shape)
-        if len(shape) == 1:
-            return Layer(eps=module.eps), shape[0], True
-        return Layer(eps=module.eps, normalized_shape=shape), shape[0], False
-    assert isinstance(module, nn.modules.batchnorm._NormBase)
-    own = Instance(eps=module.eps) if isinstance(module, _INSTANCE) else Batch(eps=module.eps)
-    return own, module.num_features, False
 
 
 def _reference_tensor(old: nn.Module, linear: nn.Module | None) -> Tensor | None:
@@ -227,27 +215,51 @@ def _reference_tensor(old: nn.Module, linear: nn.Module | None) -> Tensor | None
     return None
 
 
-def _carry_statistics(old: nn.Module, new: LatentNorm) -> None:
+def _carry_affine(old: nn.Module, new: LatentNorm) -> None:
+    """Weight and bias: the same tensors, trained or not as before."""
+    for key in ("weight", "bias"):
+        if key in old._buffers:  # a frozen layer
+            delattr(new, key)
+            new.register_buffer(key, old._buffers[key])
+        else:
+            setattr(new, key, getattr(old, key, None))
+
+
+def _carry_statistics(old: nn.Module, source: Kind, new: LatentNorm) -> None:
     """Give the new layer the population statistics of the old one, in its own terms."""
-    tracked = isinstance(old, _BATCH) and int(old.num_batches_tracked or 0) > 0
-    if isinstance(new.normalizer, Population) and not tracked:
+    if isinstance(new.normalizer, Population) and not source.has_population:
         raise ConversionError(
             f"convert: layer {new.name!r} ({type(old).__name__}) has no population statistics for "
             "the Population normalizer: train the network with batch normalization first."
         )
-    if not isinstance(old, _BATCH):
+    mean, var = old._buffers.get("running_mean"), old._buffers.get("running_var")
+    if mean is None or var is None:
         return
-    assert old.running_mean is not None
-    assert old.running_var is not None
     if new.normalizer.keeps_population:
-        for key in ("running_mean", "running_var", "num_batches_tracked"):
-            new._buffers[key] = old._buffers[key]
-    elif isinstance(new.normalizer, Weight) and tracked:
+        new._buffers["running_mean"], new._buffers["running_var"] = mean, var
+        if not source.frozen:
+            new._buffers["num_batches_tracked"] = old._buffers["num_batches_tracked"]
+        elif new.normalizer.uses_batch:
+            new.state("num_batches_tracked").fill_(1)  # not counted, but known
+        else:
+            _keep_keys(old, new)
+    elif isinstance(new.normalizer, Weight) and source.has_population:
         linear: Any = new.linear
         norm = new.normalizer.norm(linear.weight)
         bias = 0.0 if linear.bias is None else linear.bias
-        new._buffers["start_mean"] = ((old.running_mean - bias) / norm).detach()
-        new._buffers["start_std"] = ((old.running_var + old.eps).sqrt() / norm).detach()
+        std = (var + (source.normalizer.eps or 0.0)).sqrt()
+        new._buffers["start_mean"] = ((mean - bias) / norm).detach()
+        new._buffers["start_std"] = (std / norm).detach()
+
+
+def _keep_keys(old: nn.Module, new: LatentNorm) -> None:
+    """Keep the buffers of a frozen layer, and that it takes the state dict of a BatchNorm too."""
+    new._buffers = {key: new._buffers[key] for key in old._buffers}
+    new.register_load_state_dict_pre_hook(_drop_num_batches_tracked)  # type: ignore[no-untyped-call]
+
+
+def _drop_num_batches_tracked(module: nn.Module, state: Any, prefix: str, *args: Any) -> None:
+    state.pop(f"{prefix}num_batches_tracked", None)
 
 
 def _replace(
@@ -282,7 +294,3 @@ def _holds(value: object, gone: set[int]) -> bool:
     if isinstance(value, (list, tuple, set)):
         return any(id(v) in gone for v in value)
     return id(value) in gone
-
-
-def _names(kinds: tuple[type, ...]) -> str:
-    return ", ".join(kind.__name__ for kind in kinds)
