@@ -29,12 +29,20 @@ from pyronorm.diagnostics import channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import collect_bank, estimate_population_statistics, fit, predict
 from pyronorm.latents import LatentNetwork, LatentSpace
-from pyronorm.layers import LatentNorm, convert, data_dependent_start, trust_statistics
+from pyronorm.layers import (
+    ConversionReport,
+    LatentNorm,
+    conversion_report,
+    convert,
+    data_dependent_start,
+    trust_statistics,
+)
 from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
 
 __version__ = version("pyronorm")
 
 __all__ = [
+    "ConversionReport",
     "LatentNetwork",
     "LatentNorm",
     "LatentSpace",
@@ -42,6 +50,7 @@ __all__ = [
     "StatisticsBank",
     "channels",
     "collect_bank",
+    "conversion_report",
     "convert",
     "data_dependent_start",
     "datasets",

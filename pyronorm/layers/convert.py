@@ -51,7 +51,7 @@ def convert(
     and population statistics are kept, under the same ``state_dict`` keys, and hooks as well; without
     latents the copy computes what the original computes. The original is not touched. A layer that
     is registered at several places, or called several times, stays one layer with one shift and
-    scale.
+    scale. :func:`pyronorm.conversion_report` tells what has become of each layer.
 
     In evaluation mode ``torch.nn.TransformerEncoderLayer`` may go around its normalization layers by
     a fused kernel; the copy never does.
