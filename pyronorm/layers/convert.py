@@ -5,37 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.layers.base import LatentNorm, Normalizer
-from pyronorm.layers.batch import Population
+from pyronorm.layers.carry import carry_affine, carry_hooks, carry_statistics
 from pyronorm.layers.feeding import find_feeding_layers
 from pyronorm.layers.freshness import stamp_statistics, watch_loading
 from pyronorm.layers.group import Layer
-from pyronorm.layers.kinds import (
-    CONVERTIBLE,
-    Kind,
-    is_normalization,
-    kind_of,
-    refuse_unconvertible,
-)
+from pyronorm.layers.kinds import CONVERTIBLE, is_normalization, kind_of, refuse_unconvertible
 from pyronorm.layers.transformer import keep_latents_in_transformers
 from pyronorm.layers.weight import Weight
 
 __all__ = ["convert"]
-
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
 
 
 def convert(
@@ -196,13 +179,11 @@ def _build(
         for key, buffer in new._buffers.items():
             if buffer is not None and buffer.is_floating_point():
                 new._buffers[key] = buffer.to(reference.dtype)
-    _carry_affine(old, new)
-    _carry_statistics(old, source, new)
+    carry_affine(old, new)
+    carry_statistics(old, source, new)
+    carry_hooks(old, new)
     if linear is not None:
         linear.register_parameter("bias", None)  # the normalizer cancels it
-    for hooks in _HOOKS:
-        getattr(new, hooks).update(getattr(old, hooks))
-    new._is_full_backward_hook = old._is_full_backward_hook
     return new.train(old.training)
 
 
@@ -213,53 +194,6 @@ def _reference_tensor(old: nn.Module, linear: nn.Module | None) -> Tensor | None
                 if tensor.is_floating_point():
                     return tensor
     return None
-
-
-def _carry_affine(old: nn.Module, new: LatentNorm) -> None:
-    """Weight and bias: the same tensors, trained or not as before."""
-    for key in ("weight", "bias"):
-        if key in old._buffers:  # a frozen layer
-            delattr(new, key)
-            new.register_buffer(key, old._buffers[key])
-        else:
-            setattr(new, key, getattr(old, key, None))
-
-
-def _carry_statistics(old: nn.Module, source: Kind, new: LatentNorm) -> None:
-    """Give the new layer the population statistics of the old one, in its own terms."""
-    if isinstance(new.normalizer, Population) and not source.has_population:
-        raise ConversionError(
-            f"convert: layer {new.name!r} ({type(old).__name__}) has no population statistics for "
-            "the Population normalizer: train the network with batch normalization first."
-        )
-    mean, var = old._buffers.get("running_mean"), old._buffers.get("running_var")
-    if mean is None or var is None:
-        return
-    if new.normalizer.keeps_population:
-        new._buffers["running_mean"], new._buffers["running_var"] = mean, var
-        if not source.frozen:
-            new._buffers["num_batches_tracked"] = old._buffers["num_batches_tracked"]
-        elif new.normalizer.uses_batch:
-            new.state("num_batches_tracked").fill_(1)  # not counted, but known
-        else:
-            _keep_keys(old, new)
-    elif isinstance(new.normalizer, Weight) and source.has_population:
-        linear: Any = new.linear
-        norm = new.normalizer.norm(linear.weight)
-        bias = 0.0 if linear.bias is None else linear.bias
-        std = (var + (source.normalizer.eps or 0.0)).sqrt()
-        new._buffers["start_mean"] = ((mean - bias) / norm).detach()
-        new._buffers["start_std"] = (std / norm).detach()
-
-
-def _keep_keys(old: nn.Module, new: LatentNorm) -> None:
-    """Keep the buffers of a frozen layer, and that it takes the state dict of a BatchNorm too."""
-    new._buffers = {key: new._buffers[key] for key in old._buffers}
-    new.register_load_state_dict_pre_hook(_drop_num_batches_tracked)  # type: ignore[no-untyped-call]
-
-
-def _drop_num_batches_tracked(module: nn.Module, state: Any, prefix: str, *args: Any) -> None:
-    state.pop(f"{prefix}num_batches_tracked", None)
 
 
 def _replace(

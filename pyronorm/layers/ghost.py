@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -87,7 +88,7 @@ class Ghost(Normalizer):
     def _check_rest(self, layer: LatentNorm, x: Tensor) -> None:
         examples = len(x)
         rest = examples % self.virtual_batch_size or min(examples, self.virtual_batch_size)
-        if rest * (x[0, 0].numel() if examples else 0) < 2:
+        if rest * math.prod(x.shape[2:]) < 2:
             raise ShapeError(
                 f"{layer.name}: the last virtual batch of a batch of {examples} has {rest} "
                 f"example(s), and batch statistics need at least 2 values per channel (input of "

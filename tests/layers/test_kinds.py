@@ -1,123 +1,18 @@
 from __future__ import annotations
 
-import copy
 import types
 
 import pytest
 import torch
 from torch import nn
 
-from pyronorm import LatentNetwork, convert, estimate_population_statistics
+from pyronorm import convert
 from pyronorm.errors import ConversionError
-from pyronorm.layers import Batch, Ghost, Group, LatentNorm, Population, Weight
-from tests.nets import conv_net
-
-
-class FrozenBatchNorm2d(nn.Module):
-    """What torchvision.ops.misc has: everything a buffer, no count of batches."""
-
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("weight", torch.ones(num_features))
-        self.register_buffer("bias", torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shape = (1, -1, 1, 1)
-        scale = self.weight.view(shape) * (self.running_var.view(shape) + self.eps).rsqrt()
-        return x * scale + self.bias.view(shape) - self.running_mean.view(shape) * scale
-
+from pyronorm.layers import LatentNorm
+from tests.nets import FrozenBatchNorm2d
 
 Elsewhere = type("FrozenBatchNorm2d", (FrozenBatchNorm2d,), {"__module__": "detectron2.layers.bn"})
 Empty = type("FrozenBatchNorm2d", (nn.Module,), {"__module__": "torchvision.ops.misc"})
-FrozenBatchNorm2d.__module__ = "torchvision.ops.misc"
-
-
-def frozen_net() -> nn.Sequential:
-    def norm(channels: int) -> nn.Module:
-        layer = FrozenBatchNorm2d(channels, eps=1e-3)
-        layer.weight.uniform_(0.5, 1.5)
-        layer.bias.normal_()
-        layer.running_mean.normal_()
-        layer.running_var.uniform_(0.5, 2)
-        return layer
-
-    return conv_net(2, norm)
-
-
-@pytest.mark.parametrize("given", [None, Population()])
-def test_frozen_batch_norm_is_a_population_with_a_fixed_affine_map(given):
-    original = frozen_net()
-    network = convert(original, given)
-    assert network[1].normalizer == Population(eps=1e-3)
-    assert network[1].original == "FrozenBatchNorm2d"
-    x = torch.randn(4, 2, 5, 6)
-    for training in (True, False):
-        torch.testing.assert_close(
-            network.train(training)(x), original.train(training)(x), rtol=1e-6, atol=1e-6
-        )
-    # the same keys in the same order, loadable both ways, and nothing of it is trained
-    assert list(network.state_dict()) == list(original.state_dict())
-    assert [n for n, _ in network.named_parameters()] == [n for n, _ in original.named_parameters()]
-    other = frozen_net()
-    network.load_state_dict(other.state_dict())
-    torch.testing.assert_close(network(x), other(x), rtol=1e-6, atol=1e-6)
-    original.load_state_dict(network.state_dict())
-    assert not torch.equal(original[1].weight, frozen_net()[1].weight)
-
-
-@pytest.mark.parametrize("twin", ["itself", "deepcopy", "pickle"])
-def test_frozen_batch_norm_takes_the_state_dict_of_a_batch_norm(twin, tmp_path):
-    network = convert(frozen_net())
-    if twin == "deepcopy":
-        network = copy.deepcopy(network)
-    elif twin == "pickle":
-        torch.save(network, tmp_path / "network.pt")
-        network = torch.load(tmp_path / "network.pt", weights_only=False)
-    trained = conv_net(2)
-    x = torch.randn(4, 2, 5, 6)
-    for _ in range(3):
-        trained(x)
-    state = trained.eval().state_dict()
-    assert "1.num_batches_tracked" in state
-    network.load_state_dict(state)  # strict
-    assert "1.num_batches_tracked" in state
-    for layer in (network[1], network[4]):
-        assert torch.equal(layer.running_mean, state[f"{layer.name}.running_mean"])
-
-
-def test_latents_of_a_frozen_batch_norm_follow_the_definition():
-    layer = frozen_net()[1]
-    network = LatentNetwork(convert(layer))
-    x, shift, scale = torch.randn(3, 4, 5, 6), torch.randn(4), torch.rand(4) + 0.5
-    w, b, m, v, t, s = (
-        p[:, None, None]
-        for p in (layer.weight, layer.bias, layer.running_mean, layer.running_var, shift, scale)
-    )
-    expected = w * s * ((x - m) / (v + 1e-3).sqrt() + t) + b
-    torch.testing.assert_close(network(x, shift, scale), expected)
-
-
-@pytest.mark.parametrize("normalizer", [Batch(), Ghost(2), Weight(), Group(2)], ids=str)
-def test_frozen_batch_norm_into_another_kind(normalizer):
-    original = frozen_net().eval()
-    x = torch.randn(4, 2, 5, 6)
-    network = convert(original, normalizer, example_input=x)
-    assert network[1].weight is network[1]._buffers["weight"]
-    assert network[1].original == "FrozenBatchNorm2d"
-    if not isinstance(normalizer, Group):  # population statistics are carried
-        LatentNetwork(network).check_statistics()
-        torch.testing.assert_close(network.eval()(x), original(x), rtol=1e-4, atol=1e-5)
-    if isinstance(normalizer, (Batch, Ghost)):
-        estimate_population_statistics(network, x)
-        assert network[1].num_batches_tracked == 1
-        network.load_state_dict(network.state_dict())  # which holds the count of batches
 
 
 class Subclass(nn.BatchNorm1d):

@@ -23,8 +23,7 @@ from pyronorm.layers import (
     Population,
     Weight,
 )
-from tests.layers.test_kinds import frozen_net
-from tests.nets import SHAPES, conv_net, train_briefly
+from tests.nets import SHAPES, conv_net, frozen_net, train_briefly
 
 
 class Mixed(nn.Module):
