@@ -30,8 +30,10 @@ from pyronorm.guides import StatisticsBank
 from pyronorm.infer import collect_bank, estimate_population_statistics, fit, predict
 from pyronorm.latents import LatentNetwork, LatentSpace
 from pyronorm.layers import (
+    ConversionReport,
     LatentNorm,
     analytic_start,
+    conversion_report,
     convert,
     data_dependent_start,
     trust_statistics,
@@ -41,6 +43,7 @@ from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
 __version__ = version("pyronorm")
 
 __all__ = [
+    "ConversionReport",
     "LatentNetwork",
     "LatentNorm",
     "LatentSpace",
@@ -49,6 +52,7 @@ __all__ = [
     "analytic_start",
     "channels",
     "collect_bank",
+    "conversion_report",
     "convert",
     "data_dependent_start",
     "datasets",

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pyro
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.infer.util import is_validation_enabled
@@ -161,7 +161,7 @@ class NormalizationModel(PyroModule):
                 stack.enter_context(poutine.scale(scale=1 / self.num_draws))
             yield
 
-    def forward(self, x: Float[Tensor, "batch *dims"], y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Shaped[Tensor, "batch *dims"], y: Tensor | None = None) -> Tensor:
         """Run the model.
 
         Args:

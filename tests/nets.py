@@ -104,3 +104,39 @@ def train_briefly(network: nn.Module, shape: tuple[int, ...], steps: int = 20) -
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.uniform_(-0.5, 0.5)
     return network
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Looks like that of torchvision: everything is a buffer, and batches are not counted."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shape = (1, -1, 1, 1)
+        scale = self.weight.view(shape) * (self.running_var.view(shape) + self.eps).rsqrt()
+        return x * scale + self.bias.view(shape) - self.running_mean.view(shape) * scale
+
+
+FrozenBatchNorm2d.__module__ = "torchvision.ops.misc"
+
+
+def frozen_net() -> nn.Sequential:
+    def norm(channels: int) -> nn.Module:
+        layer = FrozenBatchNorm2d(channels, eps=1e-3)
+        layer.weight.uniform_(0.5, 1.5)
+        layer.bias.normal_()
+        layer.running_mean.normal_()
+        layer.running_var.uniform_(0.5, 2)
+        return layer
+
+    return conv_net(2, norm)

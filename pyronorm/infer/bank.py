@@ -43,7 +43,8 @@ def collect_bank(
 
     Raises:
         ConversionError: if the network has no batch normalizer, or runs one twice.
-        DataError: if there is no batch, or only batches of one example.
+        DataError: if there is no batch, only batches of one example, or batches of another size than
+            the virtual batches of a :class:`~pyronorm.layers.Ghost` normalizer.
         StatisticsError: if population statistics are missing or stale, or the inputs not finite.
 
     Source: Teye, Azizpour & Smith (ICML 2018), algorithm 1.
@@ -63,8 +64,9 @@ def collect_bank(
     def note(layer: LatentNorm, moments: Moments) -> None:
         if layer in row:
             raise ConversionError(
-                f"collect_bank: {layer.name} runs more than once per batch, so it has no single "
-                "batch mean and variance. Give each place a layer of its own."
+                f"collect_bank: {layer.name} runs more than once per batch, or on several virtual "
+                "batches, so it has no single batch mean and variance. Give each place a layer of "
+                "its own."
             )
         row[layer] = moments
 
@@ -82,6 +84,7 @@ def collect_bank(
                         f"collect_bank: batches must have one size, got {size} and then {len(x)}."
                     )
                 size = len(x)
+                _refuse_other_sizes(layers, size)
                 row.clear()
                 latent.network(x)
                 means.append(latent.pack({k: v.mean for k, v in row.items()}))
@@ -101,6 +104,17 @@ def collect_bank(
         reference_var=latent.pack({x: x.state("running_var") for x in layers}),
         eps=latent.pack({x: torch.full((x.num_channels,), x.eps) for x in layers}),
     )
+
+
+def _refuse_other_sizes(layers: list[LatentNorm], size: int) -> None:
+    for layer in layers:
+        expected = layer.normalizer.fixed_batch_size
+        if expected not in (None, size):
+            raise DataError(
+                f"collect_bank: a row of the bank is one virtual batch, which in {layer.name} has "
+                f"{expected} examples, but a batch of the data has {size}. Give data in batches of "
+                f"that size, or tensors with batch_size={expected}."
+            )
 
 
 def _refuse_non_finite(latent: LatentNetwork, layers: list[LatentNorm], rows: Tensor) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
@@ -97,7 +97,7 @@ class LatentNetwork(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch *dims"],
+        x: Shaped[Tensor, "batch *dims"],
         shift: Float[Tensor, "*draws channel"] | None = None,
         scale: Float[Tensor, "..."] | None = None,
     ) -> Tensor:

@@ -5,23 +5,31 @@ from pyronorm.layers.base import LatentNorm, Normalizer, affine, affine_each
 from pyronorm.layers.batch import Batch, Population
 from pyronorm.layers.convert import convert
 from pyronorm.layers.freshness import trust_statistics
+from pyronorm.layers.ghost import Ghost
 from pyronorm.layers.group import Group, Instance, Layer
+from pyronorm.layers.report import ConversionReport, LayerReport, conversion_report
+from pyronorm.layers.rms import RMS
 from pyronorm.layers.start import analytic_start, data_dependent_start
 from pyronorm.layers.weight import Weight
 
 __all__ = [
+    "RMS",
     "Analytic",
     "Batch",
+    "ConversionReport",
+    "Ghost",
     "Group",
     "Instance",
     "LatentNorm",
     "Layer",
+    "LayerReport",
     "Normalizer",
     "Population",
     "Weight",
     "affine",
     "affine_each",
     "analytic_start",
+    "conversion_report",
     "convert",
     "data_dependent_start",
     "trust_statistics",

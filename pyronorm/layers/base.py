@@ -39,6 +39,29 @@ class Normalizer(ABC):
     keeps_population: ClassVar[bool] = False
     """Whether the layer keeps population statistics, ``running_mean`` and ``running_var``."""
 
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """Examples behind one pair of batch statistics; None for as many as come together."""
+        return None
+
+    def describe(self, layer: LatentNorm) -> str:
+        """Where the statistics of that layer come from, in words, for a conversion report.
+
+        Unless overridden it goes by what the normalizer says of itself: :attr:`uses_batch`,
+        :attr:`keeps_population`, the linear layer it owns, or else the first line of its docstring.
+        """
+        if layer.linear is not None:
+            return f"weights of {layer.linear_name or type(layer.linear).__name__}"
+        if self.uses_batch:
+            size = self.fixed_batch_size
+            batch = "batch" if size is None else f"virtual batches of {size}"
+            return f"{batch} in training; {_population_in_words(layer)}"
+        if self.keeps_population:
+            return "population, fixed"
+        line = (type(self).__doc__ or "").strip().partition("\n")[0].rstrip(".")
+        # A dataclass without a docstring is given its signature for one.
+        return line if line and not line.startswith(f"{type(self).__name__}(") else "its own"
+
     def buffers(self, num_channels: int) -> dict[str, Tensor]:
         """Initial values of the buffers that a layer of that many channels must keep.
 
@@ -76,6 +99,13 @@ class Normalizer(ABC):
         return affine_each(self.normalize(layer, x, None, None), weight, bias)
 
 
+def _population_in_words(layer: LatentNorm) -> str:
+    count = int(layer.state("num_batches_tracked"))
+    if layer.statistics_stamp is None or count == 0:
+        return "no population yet for evaluation"
+    return f"population of {count:,} batch{'es' if count > 1 else ''} in evaluation"
+
+
 class LatentNorm(nn.Module):
     r"""A normalization layer whose statistics carry latent ``shift`` and ``scale``.
 
@@ -95,6 +125,7 @@ class LatentNorm(nn.Module):
         normalizer: source of the reference statistics.
         num_channels: number of channels, the length of ``shift`` and ``scale``.
         affine: whether to learn ``weight`` and ``bias``.
+        bias: whether to learn ``bias``, where there is a ``weight``.
         channel_last: the channel axis is the last one instead of axis 1.
         linear: the linear or convolution layer that a :class:`Weight` normalizer owns.
 
@@ -113,6 +144,8 @@ class LatentNorm(nn.Module):
     Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
     """
 
+    weight: Tensor | None
+    bias: Tensor | None
     latents: tuple[Tensor, Tensor] | None
     propagation: Callable[[Tensor], tuple[Tensor, Tensor]] | None
     recorder: Callable[[LatentNorm, Moments], None] | None
@@ -123,6 +156,7 @@ class LatentNorm(nn.Module):
         num_channels: int,
         *,
         affine: bool = True,
+        bias: bool = True,
         channel_last: bool = False,
         linear: nn.Module | None = None,
     ) -> None:
@@ -136,8 +170,10 @@ class LatentNorm(nn.Module):
         self.channel_last = channel_last
         self.name = type(self).__name__
         self.linear = linear
+        self.linear_name = ""  # where the linear layer was before it was taken in
+        self.original = ""  # class of the converted layer, e.g. "BatchNorm2d"
         self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine and bias else None
         for key, value in normalizer.buffers(num_channels).items():
             self.register_buffer(key, value)
         self.statistics_stamp: frozenset[int] | None = None  # see freshness.py
@@ -203,6 +239,7 @@ class LatentNorm(nn.Module):
     def extra_repr(self) -> str:
         """Show normalizer, channels and options in ``print(network)``."""
         options = "" if self.weight is not None else ", affine=False"
+        options += ", bias=False" if self.weight is not None and self.bias is None else ""
         options += ", channel_last=True" if self.channel_last else ""
         return f"{self.normalizer}, num_channels={self.num_channels}{options}"
 
@@ -225,9 +262,12 @@ def affine_each(x: Tensor, weight: Tensor, bias: Tensor, *, channel_last: bool =
     Args:
         x: shape ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)``.
         weight: shape ``(batch or 1, channel)``.
-        bias: like ``weight``.
+        bias: shape ``(batch or 1, channel)``.
         channel_last: where the channel axis of ``x`` is.
     """
-    ones = (1,) * (x.ndim - weight.ndim)
-    shape = weight.shape[:1] + ones + weight.shape[1:] if channel_last else weight.shape + ones
-    return torch.addcmul(bias.view(shape), x, weight.view(shape)).to(x.dtype)
+
+    def over_positions(p: Tensor) -> Tensor:
+        ones = (1,) * (x.ndim - p.ndim)
+        return p.view(p.shape[:1] + ones + p.shape[1:] if channel_last else p.shape + ones)
+
+    return torch.addcmul(over_positions(bias), x, over_positions(weight)).to(x.dtype)

@@ -48,6 +48,10 @@ class Group(Normalizer):
             )
         return {}
 
+    def describe(self, layer: LatentNorm) -> str:
+        """Each example, and how many groups."""
+        return f"each example, {self.num_groups} group{'s' if self.num_groups > 1 else ''}"
+
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
@@ -74,6 +78,10 @@ class Layer(Normalizer):
     eps: float | None = None
     normalized_shape: tuple[int, ...] | None = None
     handles_channel_last: ClassVar[bool] = True
+
+    def describe(self, layer: LatentNorm) -> str:
+        """Each example, or on channel-last inputs each of its positions."""
+        return "each position" if layer.channel_last else "each example"
 
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
@@ -115,6 +123,10 @@ class Instance(Normalizer):
     """
 
     eps: float | None = None
+
+    def describe(self, layer: LatentNorm) -> str:
+        """Each example and channel."""
+        return "each example and channel"
 
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None

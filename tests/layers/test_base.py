@@ -173,6 +173,7 @@ def test_no_channels_is_refused():
 def test_printing_shows_the_kind():
     text = repr(LatentNorm(Group(2), 6, affine=False))
     assert text == "LatentNorm(Group(num_groups=2, eps=None), num_channels=6, affine=False)"
+    assert repr(LatentNorm(Layer(), 6, bias=False)).endswith("num_channels=6, bias=False)")
 
 
 @pytest.mark.parametrize("channel_last", [False, True])
