@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.stats import Moments
 
-__all__ = ["LatentNorm", "Normalizer", "affine_each"]
+__all__ = ["LatentNorm", "Normalizer", "affine_each", "float32_affine"]
 
 
 class Normalizer(ABC):
@@ -212,3 +212,17 @@ def affine_each(x: Tensor, weight: Tensor, bias: Tensor, *, channel_last: bool =
     ones = (1,) * (x.ndim - weight.ndim)
     shape = weight.shape[:1] + ones + weight.shape[1:] if channel_last else weight.shape + ones
     return torch.addcmul(bias.view(shape), x, weight.view(shape)).to(x.dtype)
+
+
+def float32_affine(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """For an input in half precision, the affine map in float32; otherwise as it is.
+
+    Batch and instance kernels keep their statistics in the precision of the weight, and in that of
+    the input if there is none: a mean of 100 would be off by up to 0.25.
+    """
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        return weight, bias
+    weight = x.new_ones(x.shape[1], dtype=torch.float32) if weight is None else weight.float()
+    return weight, None if bias is None else bias.float()

@@ -83,6 +83,8 @@ class Weight(Normalizer):
         linear = _linear_of(layer)
         v = linear.weight
         weight = v * (gain / self.norm(v)).view(-1, *(1,) * (v.ndim - 1))
+        # Folded latents are float32 where the network is in half precision.
+        weight, bias = weight.to(v.dtype), None if bias is None else bias.to(v.dtype)
         if isinstance(linear, _ConvNd):
             return linear._conv_forward(x, weight, bias)
         return F.linear(x, weight, bias)
@@ -90,6 +92,7 @@ class Weight(Normalizer):
     def norm(self, v: Tensor) -> Tensor:
         r""":math:`\lVert v\rVert` per output channel, shape ``(channel,)``."""
         eps = 1e-12 if self.eps is None else self.eps
+        v = v.to(torch.promote_types(v.dtype, torch.float32))
         return (v.flatten(1).square().sum(1) + eps).sqrt()
 
     def projection(self, layer: LatentNorm, x: Tensor) -> Tensor:
