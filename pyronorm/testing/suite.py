@@ -199,7 +199,7 @@ class NormalizerConformance(Subject):
     @check
     def test_gradients(self) -> None:
         """Gradients with respect to input, weights and latents are those of the function."""
-        for network, x, case in self._cases():
+        for network, x, case in self._cases(deep=True):
             has_gradients(network, x, case)
 
     @check
@@ -259,9 +259,15 @@ class NormalizerConformance(Subject):
             expected = network(x).double()
             same(network.double()(x.double()), expected, f"double() on {layout(dims)}", 1e-2)
             for mode in modes(network):
-                pure = copy.deepcopy(network.network).to("meta")
-                device = pure(x.double().to("meta")).device.type
-                expect(device == "meta", f"to(device) leaves something on {device}, {mode}")
+                moved, there = copy.deepcopy(network.network).to("meta"), x.double().to("meta")
+                try:
+                    moved(there)
+                except Exception as error:
+                    case = f"{layout(dims)}, {mode}: {type(error).__name__}: {error}"
+                    message = (
+                        "does not run on torch's meta device, which stands for any other device"
+                    )
+                    raise AssertionError(f"{message}, {case}") from error
             network.bfloat16()
             trust_statistics(network)
             for mode in modes(network):
