@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.stats import Moments
 
-__all__ = ["LatentNorm", "Normalizer", "affine", "affine_each"]
+__all__ = ["LatentNorm", "Normalizer", "affine", "affine_each", "float32_affine"]
 
 
 class Normalizer(ABC):
@@ -265,9 +265,24 @@ def affine_each(x: Tensor, weight: Tensor, bias: Tensor, *, channel_last: bool =
         bias: shape ``(batch or 1, channel)``.
         channel_last: where the channel axis of ``x`` is.
     """
+    weight, bias = (_over_positions(p, x.ndim, channel_last) for p in (weight, bias))
+    return torch.addcmul(bias, x, weight).to(x.dtype)
 
-    def over_positions(p: Tensor) -> Tensor:
-        ones = (1,) * (x.ndim - p.ndim)
-        return p.view(p.shape[:1] + ones + p.shape[1:] if channel_last else p.shape + ones)
 
-    return torch.addcmul(over_positions(bias), x, over_positions(weight)).to(x.dtype)
+def _over_positions(p: Tensor, ndim: int, channel_last: bool) -> Tensor:
+    ones = (1,) * (ndim - p.ndim)
+    return p.view(p.shape[:1] + ones + p.shape[1:] if channel_last else p.shape + ones)
+
+
+def float32_affine(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """For an input in half precision, the affine map in float32; otherwise as it is.
+
+    Batch and instance kernels keep their statistics in the precision of the weight, and in that of
+    the input if there is none: a mean of 100 would be off by up to 0.25.
+    """
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        return weight, bias
+    weight = x.new_ones(x.shape[1], dtype=torch.float32) if weight is None else weight.float()
+    return weight, None if bias is None else bias.float()

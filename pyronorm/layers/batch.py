@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyronorm.errors import ShapeError
-from pyronorm.layers.base import LatentNorm, Normalizer, affine_each
+from pyronorm.layers.base import LatentNorm, Normalizer, affine_each, float32_affine
 from pyronorm.stats import channel_moments
 
 __all__ = ["Batch", "Population"]
@@ -28,8 +28,8 @@ def _population_buffers(num_channels: int) -> dict[str, Tensor]:
 def _normalize(
     x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    # The kernel wants statistics and affine map of one dtype; folded latents are float32 where the
-    # network is in half precision.
+    # The kernel wants statistics and affine map of one dtype.
+    weight, bias = float32_affine(x, weight, bias)
     dtype = torch.promote_types(x.dtype, torch.float32) if weight is None else weight.dtype
     return F.batch_norm(x, mean.to(dtype), var.to(dtype), weight, bias, False, 0.0, eps)
 
@@ -119,6 +119,7 @@ class Batch(Normalizer):
             layer.recorder(layer, moments)
             if not torch.is_grad_enabled():  # the recorded moments have no gradient
                 return _normalize(x, moments.mean, moments.var, weight, bias, layer.eps)
+        weight, bias = float32_affine(x, weight, bias)
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, layer.eps)
 
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

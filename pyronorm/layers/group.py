@@ -10,14 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.layers.base import LatentNorm, Normalizer, affine_each
+from pyronorm.layers.base import LatentNorm, Normalizer, affine_each, float32_affine
 
 __all__ = ["Group", "Instance", "Layer"]
 
 
 def _match(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     # Group and layer kernels want the input's dtype; under autocast torch sees to it, in float32.
-    if parameter is None or torch.is_autocast_enabled(x.device.type):
+    device = x.device.type
+    if parameter is None:
+        return None
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return parameter
     return parameter.to(x.dtype)
 
@@ -56,6 +59,12 @@ class Group(Normalizer):
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Normalize each example by groups."""
+        values = x[0].numel() // self.num_groups
+        if values < 2:
+            raise ShapeError(
+                f"{layer.name}: group statistics need at least 2 values per group, got {values} "
+                f"(input of shape {tuple(x.shape)}, {self.num_groups} groups). Use fewer groups."
+            )
         return F.group_norm(x, self.num_groups, _match(weight, x), _match(bias, x), layer.eps)
 
 
@@ -138,4 +147,5 @@ class Instance(Normalizer):
                 f"{layer.name}: instance statistics need at least 2 positions per channel, got "
                 f"{positions} (input of shape {tuple(x.shape)}). Use Group or Layer there."
             )
+        weight, bias = float32_affine(x, weight, bias)
         return F.instance_norm(x, None, None, weight, bias, True, 0.0, layer.eps)

@@ -45,7 +45,10 @@ class Propagation:
             like: gives device and dtype.
         """
         known = {self.source: self._input(like)}
-        with torch.autocast(like.device.type, enabled=False):
+        device = like.device.type
+        with torch.autocast(
+            device if torch.amp.is_autocast_available(device) else "cpu", enabled=False
+        ):
             for step in self.steps:
                 inputs = [known[value] for value in step.call.inputs if value in known]
                 mean, var = step.rule(step, *inputs)

@@ -88,6 +88,8 @@ class Weight(Normalizer):
         v = by_output(linear)
         factor = gain / self.norm(linear)
         weight = (v * factor.view(*v.shape[:2], *(1,) * (v.ndim - 2))).flatten(0, 1)
+        # Folded latents are float32 where the network is in half precision.
+        weight, bias = weight.to(v.dtype), None if bias is None else bias.to(v.dtype)
         if isinstance(linear, nn.Linear):
             return F.linear(x, weight, bias)
         for kind, function in _TRANSPOSED.items():
@@ -102,7 +104,9 @@ class Weight(Normalizer):
     def norm(self, linear: nn.Module) -> Tensor:
         r""":math:`\lVert v\rVert` per output channel, shape ``(channel,)``."""
         eps = 1e-12 if self.eps is None else self.eps
-        return (by_output(linear).flatten(2).square().sum(2) + eps).sqrt().flatten()
+        v = by_output(linear)
+        v = v.to(torch.promote_types(v.dtype, torch.float32))
+        return (v.flatten(2).square().sum(2) + eps).sqrt().flatten()
 
     def projection(self, layer: LatentNorm, x: Tensor) -> Tensor:
         r""":math:`\frac{v}{\lVert v\rVert} * x`, before any start statistics."""

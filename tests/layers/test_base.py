@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.layers import Batch, Group, LatentNorm, Layer, Population, affine_each
+from pyronorm.layers import Batch, Group, Instance, LatentNorm, Layer, Population, affine_each
 
 
 def reference(layer: LatentNorm, x: torch.Tensor, shift, scale) -> torch.Tensor:
@@ -127,6 +127,21 @@ def test_bfloat16_autocast_keeps_statistics_in_float32(normalizer, examples):
     error = (y.float() - exact).abs() / exact.abs().clamp(min=1)
     # One rounding to bfloat16's 8 bits; per-example maps round x_hat too, then scale it up.
     assert error.max() < (2**-6 if examples is None else 2**-4)
+
+
+@pytest.mark.parametrize("kind", [Batch(), Instance(), Group(3)], ids=str)
+@pytest.mark.parametrize("form", ["latents per example", "no affine map", "bfloat16 network"])
+def test_bfloat16_statistics_far_from_zero(kind, form):
+    # Without a float32 weight the batch and instance kernels round the mean to bfloat16: by up to
+    # 0.25 here, where x is a multiple of 0.5.
+    layer = LatentNorm(kind, 6, affine=form != "no affine map")
+    x = (torch.randn(4, 6, 64) + 100).bfloat16()
+    exact = layer(x.float())
+    if form == "latents per example":
+        layer.latents = (torch.zeros(4, 6), torch.ones(4, 6))
+    if form == "bfloat16 network":
+        layer.bfloat16()
+    assert (layer(x).float() - exact).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -104,6 +104,21 @@ def test_groups_must_divide_the_channels():
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1)])
+def test_group_needs_two_values(shape):
+    layer = LatentNorm(Group(6), 6)
+    layer.name = "norm1"
+    with pytest.raises(ShapeError, match="norm1: group statistics need at least 2 values .* got 1"):
+        layer(torch.randn(shape))
+    layer(torch.randn(4, 6, 2))
+
+
+@pytest.mark.parametrize("normalizer", [Group(3), Layer(), Instance()])
+def test_meta_device(normalizer):
+    layer = LatentNorm(normalizer, 6).to("meta")
+    assert layer(torch.empty(4, 6, 5, device="meta")).shape == (4, 6, 5)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1)])
 def test_instance_needs_positions(shape):
     layer = LatentNorm(Instance(), 6)
     layer.name = "norm1"

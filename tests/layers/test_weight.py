@@ -179,3 +179,14 @@ def test_bfloat16_autocast_is_close():
         y = layer(x)
     assert y.dtype == torch.bfloat16
     assert F.mse_loss(y.float(), exact).sqrt() < 0.02 * exact.std()
+
+
+@pytest.mark.parametrize("examples", [None, 4])
+def test_bfloat16_network_takes_float32_latents(case, examples):
+    layer, x = case
+    batch = () if examples is None else (examples,)
+    layer.latents = (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5)
+    exact = layer(x)
+    y = layer.bfloat16()(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert F.mse_loss(y.float(), exact).sqrt() < 0.03 * exact.std()

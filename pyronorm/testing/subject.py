@@ -1,0 +1,72 @@
+"""What a suite is about: a normalizer, and networks that have it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from pyronorm.infer import estimate_population_statistics
+from pyronorm.latents import LatentNetwork
+from pyronorm.layers import Normalizer, convert
+from pyronorm.testing.networks import CHANNELS, data, layout, modes, original, settle
+
+__all__ = ["Subject"]
+
+
+class Subject(ABC):
+    """A normalizer, and how to build networks that have it."""
+
+    spatial_dims: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+    """Numbers of spatial axes that the normalizer takes. Without 0 its statistics need several
+    positions per channel, and it has to refuse a single one by the layer's name."""
+
+    independent_channels: ClassVar[bool] = True
+    """Whether a channel's statistics are of this channel alone."""
+
+    @abstractmethod
+    def make(self, num_channels: int) -> Normalizer:
+        """Return the normalizer, for layers of that many channels (6)."""
+
+    def torch_layer(self, num_channels: int, dims: int) -> nn.Module | None:
+        """Return torch's own layer, or any module that computes the same without latents.
+
+        It is given the weight, bias and statistics of the normalized layer, by the keys of its
+        ``state_dict``, and has to agree with it in training and in evaluation mode.
+
+        Args:
+            num_channels: number of channels, on axis 1.
+            dims: number of spatial axes, one of :attr:`spatial_dims`.
+
+        Returns:
+            None where there is none.
+        """
+        return None
+
+    def convert(self, network: nn.Module, example_input: Tensor) -> nn.Module:
+        """Convert a network; to be overridden if the normalizer asks for more than this."""
+        return convert(network, self.make(CHANNELS), example_input=example_input)
+
+    @property
+    def _uses_batch(self) -> bool:
+        return self.make(CHANNELS).uses_batch
+
+    def _network(self, source: nn.Module, x: Tensor) -> LatentNetwork:
+        """Convert; the population statistics are those of ``x``."""
+        settle(source, x)
+        network = LatentNetwork(self.convert(source, x))
+        estimate_population_statistics(network, [x])
+        return network
+
+    def _cases(
+        self, *, deep: bool = False, affine: bool = True, eps: float = 1e-5
+    ) -> Iterator[tuple[LatentNetwork, Tensor, str]]:
+        """Networks with their data in every layout and mode, and what to call that."""
+        for dims in self.spatial_dims:
+            source = original(dims, deep=deep, affine=affine, eps=eps)
+            network = self._network(source, data(dims))
+            x = data(dims) * 1.5 + 0.5  # whose statistics are not those of the population
+            for mode in modes(network):
+                yield network, x, f"{layout(dims)}, {mode}"
