@@ -6,10 +6,13 @@ from pyronorm.layers.convert import convert
 from pyronorm.layers.freshness import trust_statistics
 from pyronorm.layers.group import Group, Instance, Layer
 from pyronorm.layers.weight import Weight, data_dependent_start
+from pyronorm.layers.whitening import BatchWhitening, GroupWhitening
 
 __all__ = [
     "Batch",
+    "BatchWhitening",
     "Group",
+    "GroupWhitening",
     "Instance",
     "LatentNorm",
     "Layer",

@@ -36,7 +36,8 @@ class Normalizer(ABC):
     """Whether statistics are taken over the batch in training mode."""
 
     keeps_population: ClassVar[bool] = False
-    """Whether the layer keeps population statistics, ``running_mean`` and ``running_var``."""
+    """Whether the layer keeps population statistics per channel, ``running_mean`` and ``running_var``,
+    that the latents are relative to."""
 
     def buffers(self, num_channels: int) -> dict[str, Tensor]:
         """Initial values of the buffers that a layer of that many channels must keep.
@@ -45,6 +46,14 @@ class Normalizer(ABC):
             OptionError: if the settings do not fit that many channels.
         """
         return {}
+
+    def population(self, moments: Moments) -> dict[str, Tensor]:
+        """What the buffers of population statistics become, where ``uses_batch``.
+
+        Args:
+            moments: of the whole data, pooled from those that the layer reported to its recorder.
+        """
+        return {"running_mean": moments.mean, "running_var": moments.var}
 
     def adapted(self, eps: float) -> Normalizer:
         """The normalizer with a converted layer's ``eps``, where it leaves its own open."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -94,61 +93,27 @@ class Eigen(InverseRoot):
         \left(U^\top H U\right)_{ij} ,
 
     which is finite for equal eigenvalues, unlike that of the eigenvectors
-    (:math:`1/(\lambda_i - \lambda_j)`). Eigenvalues below the rounding error of the largest one are
-    raised to it.
+    (:math:`1/(\lambda_i - \lambda_j)`). First and second derivatives are exact, in every mode of
+    differentiation. Eigenvalues below the rounding error of the largest one are raised to it.
 
     Source: Higham, "Functions of Matrices" (SIAM 2008), theorem 3.11.
     """
 
     def __call__(self, cov: Float[Tensor, "*batch dim dim"]) -> Float[Tensor, "*batch dim dim"]:
         """Decompose all matrices together."""
-        root: Tensor = _EigenInverseRoot.apply(cov)[0]  # type: ignore[no-untyped-call]
-        return root
-
-
-class _EigenInverseRoot(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(cov)
+        values, vectors = torch.linalg.eigh(cov.detach())
         rounding = torch.finfo(cov.dtype).eps * cov.shape[-1]
         std = torch.maximum(values, rounding * values[..., -1:]).sqrt()
-        return (vectors / std[..., None, :]) @ vectors.mT, vectors, std
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs, *output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Tensor:
-        # W = R^-1 with R R = cov gives dW = -W dR W, where R dR + dR R = dcov.
-        cov, root, vectors, std = ctx.saved_tensors
-        given = -root @ gradient @ root
-        result: Tensor = _Lyapunov.apply(cov @ root, given, vectors, std)  # type: ignore[no-untyped-call]
-        return result
-
-
-class _Lyapunov(torch.autograd.Function):
-    """The solution X of A X + X A = B, with the eigenvectors and eigenvalues of A at hand."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, b: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
-        inner = vectors.mT @ b @ vectors / (values[..., :, None] + values[..., None, :])
-        return vectors @ inner @ vectors.mT
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        a, _, vectors, values, x = ctx.saved_tensors
-        of_b = _Lyapunov.apply(a, gradient, vectors, values)  # type: ignore[no-untyped-call]
-        return -(of_b @ x.mT + x.mT @ of_b), of_b, None, None
+        root: Tensor = (vectors / std[..., None, :]) @ vectors.mT
+        # That is a constant. The derivatives of W come from Newton steps for W cov W = 1 that start
+        # at the solution: they change no value. A step with the fixed derivative W -> W R + R W,
+        # R = cov^(1/2), makes one more order of derivatives exact; two allow for double backward.
+        sums = std[..., :, None] + std[..., None, :]
+        for _ in range(2):
+            product = root @ cov @ root
+            change = vectors.mT @ (product - product.detach()) @ vectors
+            root = root - vectors @ (change / sums) @ vectors.mT
+        return root
 
 
 def centre_and_covary(
@@ -172,25 +137,4 @@ def centre_and_covary(
     count = rows.shape[0] * rows.shape[3]
     mean = rows.sum((0, 3)) / count
     centred = rows + (-mean[..., None])  # a difference would negate its whole gradient
-    gram: Tensor = _Gram.apply(centred)  # type: ignore[no-untyped-call]
-    return centred, mean, gram.sum(0) / count
-
-
-class _Gram(torch.autograd.Function):
-    """The product of x and its transpose; autograd by itself would use two products for one."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x @ x.mT
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        result: Tensor = (gradient + gradient.mT) @ x
-        return result
+    return centred, mean, (centred @ centred.mT).sum(0) / count

@@ -95,12 +95,16 @@ def test_five_newton_steps(dim, condition, least):
     assert least < variances.min() < least + 0.01
 
 
+# torch's forward mode warns of itself.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("condition", [1.0, 50.0], ids=["equal eigenvalues", "unequal"])
 def test_derivatives(solver, condition):
     cov = covariance(2, dim=3, condition=condition).requires_grad_()
-    assert torch.autograd.gradcheck(lambda c: solver(symmetric(c)), cov)
-    assert torch.autograd.gradgradcheck(lambda c: solver(symmetric(c)), cov)
+    assert torch.autograd.gradcheck(lambda c: solver(symmetric(c)), cov, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(
+        lambda c: solver(symmetric(c)), cov, check_fwd_over_rev=True
+    )
 
 
 def test_plain_eigenvectors_have_no_derivative_at_equal_eigenvalues():
