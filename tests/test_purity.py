@@ -7,12 +7,32 @@ import pytest
 import torch
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 
-from pyronorm import NormalizationModel, convert, guides, predict, to_arviz
-from pyronorm.layers import RMS, Batch, Ghost, Group, Instance, Layer, Population, Weight
+from pyronorm import (
+    NormalizationModel,
+    convert,
+    estimate_population_statistics,
+    guides,
+    predict,
+    to_arviz,
+)
+from pyronorm.layers import (
+    RMS,
+    Analytic,
+    Batch,
+    BatchWhitening,
+    Ghost,
+    Group,
+    GroupWhitening,
+    Instance,
+    Layer,
+    Population,
+    Weight,
+)
 from pyronorm.likelihoods import Categorical
 from tests.nets import SHAPES, conv_net, train_briefly
 
 NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight(), RMS(), Ghost(4)]
+NORMALIZERS += [BatchWhitening(2), GroupWhitening(2), Analytic()]
 X, Y = torch.randn(6, *SHAPES[1]), torch.randint(3, (6,))
 
 
@@ -57,6 +77,8 @@ RUNS = {
 def test_state_dict_is_bit_identical(run, normalizer, training):
     original = train_briefly(conv_net(1), SHAPES[1], steps=2)
     network = convert(original, normalizer, example_input=X)
+    if isinstance(normalizer, BatchWhitening):
+        estimate_population_statistics(network, X)  # the original has no covariances
     # Frozen, so that not even a step may touch anything but the guide.
     network.requires_grad_(False)
     model = NormalizationModel(network, Categorical(), 60).train(training)

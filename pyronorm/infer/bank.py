@@ -42,7 +42,8 @@ def collect_bank(
         :class:`pyronorm.guides.StochasticBatchNorm` or :meth:`pyronorm.guides.LowRank.from_bank`.
 
     Raises:
-        ConversionError: if the network has no batch normalizer, or runs one twice.
+        ConversionError: if the network has no batch normalizer, runs one twice, or has batch
+            whitening, whose noise is not a shift and a scale.
         DataError: if there is no batch, only batches of one example, or batches of another size than
             the virtual batches of a :class:`~pyronorm.layers.Ghost` normalizer.
         StatisticsError: if population statistics are missing or stale, or the inputs not finite.
@@ -56,6 +57,14 @@ def collect_bank(
             f"collect_bank: {type(latent.network).__name__} has no batch normalizer, so no batch "
             "noise."
         )
+    for layer in layers:
+        if not layer.normalizer.keeps_population:
+            raise ConversionError(
+                f"collect_bank: {layer.name} ({type(layer.normalizer).__name__}) has batch statistics "
+                "that are not a mean and a variance per channel, so its batch noise is not a shift and "
+                "a scale (whitening multiplies by a random matrix). Use a guide that needs no bank "
+                "(MeanField, FixedNoise, LowRank), or the Batch normalizer."
+            )
     if num_batches is not None and num_batches < 1:
         raise OptionError(f"collect_bank: num_batches must be positive, got {num_batches}.")
     latent.check_statistics()

@@ -57,11 +57,12 @@ def estimate_population_statistics(
     The network runs over the data with batch statistics and with neutral latents; each layer's
     population mean and variance are those of all values it saw, pooled exactly over batches of any
     sizes (:func:`pyronorm.stats.merge_moments`):
-    :math:`\mu = \mathbb E[M]`, :math:`\sigma^2 = \mathbb E[S^2] + \mathrm{Var}[M]`, biased.
-    Dropout and the like are off.
+    :math:`\mu = \mathbb E[M]`, :math:`\sigma^2 = \mathbb E[S^2] + \mathrm{Var}[M]`, biased; in the same
+    way the covariances of batch whitening. Dropout and the like are off.
 
-    This writes the buffers ``running_mean``, ``running_var`` and ``num_batches_tracked``; it is the
-    only place that does. Networks without batch normalizers are left alone.
+    This writes the buffers ``running_mean``, ``running_var`` (or ``running_cov``) and
+    ``num_batches_tracked``; it is the only place that does. Networks without batch normalizers are
+    left alone.
 
     Args:
         network: a converted network, a LatentNetwork or a NormalizationModel; changed in place.
@@ -89,7 +90,7 @@ def estimate_population_statistics(
     totals: dict[LatentNorm, Moments] = {}
 
     def add(layer: LatentNorm, moments: Moments) -> None:
-        moments = Moments(moments.count, moments.mean.double(), moments.var.double())
+        moments = moments.double()
         totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
 
     seen = 0
@@ -104,15 +105,15 @@ def estimate_population_statistics(
             raise StatisticsError(
                 f"{layer.name}: the network never ran this layer, so it has no statistics."
             )
-        total = totals[layer]
-        if not bool(total.mean.isfinite().all() & total.var.isfinite().all()):
+        buffers = layer.normalizer.population(totals[layer])
+        if not all(bool(value.isfinite().all()) for value in buffers.values()):
             raise StatisticsError(
                 f"{layer.name}: its inputs over the data are not finite. Check the data and whether "
                 "training has diverged."
             )
     for layer, total in totals.items():
-        layer.state("running_mean").copy_(total.mean)
-        layer.state("running_var").copy_(total.var)
+        for key, value in layer.normalizer.population(total).items():
+            layer.state(key).copy_(value)
         layer.state("num_batches_tracked").fill_(seen)
     stamp_statistics(root)
 

@@ -11,14 +11,17 @@ from pyronorm.layers.report import ConversionReport, LayerReport, conversion_rep
 from pyronorm.layers.rms import RMS
 from pyronorm.layers.start import analytic_start, data_dependent_start
 from pyronorm.layers.weight import Weight
+from pyronorm.layers.whitening import BatchWhitening, GroupWhitening
 
 __all__ = [
     "RMS",
     "Analytic",
     "Batch",
+    "BatchWhitening",
     "ConversionReport",
     "Ghost",
     "Group",
+    "GroupWhitening",
     "Instance",
     "LatentNorm",
     "Layer",

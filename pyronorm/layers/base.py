@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import ClassVar
 
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.stats import Moments
 
-__all__ = ["LatentNorm", "Normalizer", "affine", "affine_each", "float32_affine"]
+__all__ = [
+    "LatentNorm",
+    "Normalizer",
+    "affine",
+    "affine_each",
+    "float32_affine",
+    "full_precision",
+]
 
 
 class Normalizer(ABC):
@@ -37,7 +45,8 @@ class Normalizer(ABC):
     """Whether statistics are taken over the batch in training mode."""
 
     keeps_population: ClassVar[bool] = False
-    """Whether the layer keeps population statistics, ``running_mean`` and ``running_var``."""
+    """Whether the layer keeps population statistics per channel, ``running_mean`` and ``running_var``,
+    that the latents are relative to."""
 
     @property
     def fixed_batch_size(self) -> int | None:
@@ -69,6 +78,14 @@ class Normalizer(ABC):
             OptionError: if the settings do not fit that many channels.
         """
         return {}
+
+    def population(self, moments: Moments) -> dict[str, Tensor]:
+        """What the buffers of population statistics become, where ``uses_batch``.
+
+        Args:
+            moments: of the whole data, pooled from those that the layer reported to its recorder.
+        """
+        return {"running_mean": moments.mean, "running_var": moments.var}
 
     def adapted(self, eps: float) -> Normalizer:
         """The normalizer with a converted layer's ``eps``, where it leaves its own open."""
@@ -286,3 +303,11 @@ def float32_affine(
         return weight, bias
     weight = x.new_ones(x.shape[1], dtype=torch.float32) if weight is None else weight.float()
     return weight, None if bias is None else bias.float()
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """Switch autocast off on the device of ``x``, where it is on: for statistics."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError
+from pyronorm.layers.base import full_precision
 from pyronorm.layers.rules import Step, UnsupportedError, normalized, rule_for
 from pyronorm.layers.tracing import Call, Parameter, Trace, Value, leaves
 from pyronorm.stats.propagation import Gaussian
@@ -45,10 +46,7 @@ class Propagation:
             like: gives device and dtype.
         """
         known = {self.source: self._input(like)}
-        device = like.device.type
-        with torch.autocast(
-            device if torch.amp.is_autocast_available(device) else "cpu", enabled=False
-        ):
+        with full_precision(like):
             for step in self.steps:
                 inputs = [known[value] for value in step.call.inputs if value in known]
                 mean, var = step.rule(step, *inputs)

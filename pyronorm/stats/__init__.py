@@ -1,4 +1,4 @@
-"""Pure functions on tensors: moments and the law of batch noise."""
+"""Pure functions on tensors: moments, whitening, and the law of batch noise."""
 
 from pyronorm.stats.batch_noise import (
     log_var_mean,
@@ -6,9 +6,14 @@ from pyronorm.stats.batch_noise import (
     shift_variance,
 )
 from pyronorm.stats.moments import Moments, channel_moments, merge_moments
+from pyronorm.stats.whitening import Eigen, InverseRoot, Newton, centre_and_covary
 
 __all__ = [
+    "Eigen",
+    "InverseRoot",
     "Moments",
+    "Newton",
+    "centre_and_covary",
     "channel_moments",
     "log_var_mean",
     "log_var_variance",

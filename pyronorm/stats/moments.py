@@ -19,11 +19,19 @@ class Moments:
         count: elements per channel.
         mean: shape ``(channel,)``.
         var: shape ``(channel,)``, divided by ``count`` and not by ``count - 1``.
+        cov: biased covariances within groups of consecutive channels, shape ``(group, dim, dim)``
+            with ``group * dim`` channels and ``var`` on the diagonals; None where nobody needs them.
     """
 
     count: int
     mean: Float[Tensor, " channel"]
     var: Float[Tensor, " channel"]
+    cov: Float[Tensor, "group dim dim"] | None = None
+
+    def double(self) -> Moments:
+        """The same in float64, without gradients."""
+        cov = None if self.cov is None else self.cov.detach().double()
+        return Moments(self.count, self.mean.detach().double(), self.var.detach().double(), cov)
 
 
 def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
@@ -68,12 +76,15 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
         \mu = \mu_a + \delta\, n_b / n, \qquad
         n \sigma^2 = n_a \sigma_a^2 + n_b \sigma_b^2 + \delta^2 n_a n_b / n
 
+    and the same for covariances, with :math:`\delta\delta^\top`.
+
     Args:
         a: moments of the first set.
         b: moments of the second set, over the same channels.
 
     Returns:
-        Moments of the union; exact, whatever the sizes of the parts.
+        Moments of the union; exact, whatever the sizes of the parts. Covariances where both have
+        them.
 
     Source: Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing
     sample variances" (1979), eq. 2.1.
@@ -82,4 +93,10 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     delta = b.mean - a.mean
     mean = a.mean + delta * (b.count / count)
     var = (a.count * a.var + b.count * b.var) / count
-    return Moments(count, mean, var + delta.square() * (a.count * b.count / count**2))
+    between = a.count * b.count / count**2
+    cov = None
+    if a.cov is not None and b.cov is not None:
+        delta_group = delta.view(a.cov.shape[:2])
+        outer = delta_group[:, :, None] * delta_group[:, None, :]
+        cov = (a.count * a.cov + b.count * b.cov) / count + between * outer
+    return Moments(count, mean, var + between * delta.square(), cov)

@@ -271,7 +271,11 @@ class NormalizerConformance(Subject):
             network.bfloat16()
             trust_statistics(network)
             for mode in modes(network):
-                y = network(x.bfloat16(), *latents(network))
+                try:
+                    y = network(x.bfloat16(), *latents(network))
+                except PyronormError as error:
+                    names_the_layer(error)  # what half precision cannot hold may be refused
+                    continue
                 case = f"in a bfloat16 network, {layout(dims)}, {mode}"
                 expect(y.dtype == torch.bfloat16, f"the output is {y.dtype} {case}")
                 expect(bool(y.isfinite().all()), f"the output is not finite {case}")

@@ -9,15 +9,19 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
+from pyronorm.infer import estimate_population_statistics
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Batch, Group, Weight, convert
+from pyronorm.layers import Batch, BatchWhitening, Group, Weight, convert
+from pyronorm.stats import Eigen
 from tests.nets import SHAPES, conv_net, train_briefly
 
-for normalizer in (Batch(), Group(2), Weight()):
+for normalizer in (Batch(), Group(2), Weight(), BatchWhitening(2, Eigen())):
     torch.compiler.reset()
     original = train_briefly(conv_net(2), SHAPES[2], steps=2).eval()
     x = torch.randn(5, *SHAPES[2])
     network = LatentNetwork(convert(original, normalizer, example_input=x)).eval()
+    if isinstance(normalizer, BatchWhitening):
+        estimate_population_statistics(network, x)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     c = network.space.num_channels
     for batch in ((), (5,), (6, 1)):

@@ -113,7 +113,8 @@ def test_torch_compile_in_one_graph():
         [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.split() == ["Batch", "Group", "Weight"]
+    kinds = ["Batch", "Group", "Weight", "BatchWhitening"]
+    assert result.stdout.split() == kinds
 
 
 def test_user_vmap_over_the_pure_function(network):

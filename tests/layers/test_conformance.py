@@ -10,8 +10,10 @@ from pyronorm.layers import (
     RMS,
     Analytic,
     Batch,
+    BatchWhitening,
     Ghost,
     Group,
+    GroupWhitening,
     Instance,
     Layer,
     Population,
@@ -93,3 +95,17 @@ class TestGhost(NormalizerConformance):
 class TestAnalytic(NormalizerConformance):
     def make(self, num_channels):
         return Analytic(input_mean=0.3, input_std=2.0)
+
+
+class TestBatchWhitening(NormalizerConformance):
+    independent_channels: ClassVar[bool] = False
+
+    def make(self, num_channels):
+        return BatchWhitening(2)
+
+
+class TestGroupWhitening(NormalizerConformance):
+    independent_channels: ClassVar[bool] = False
+
+    def make(self, num_channels):
+        return GroupWhitening(2)

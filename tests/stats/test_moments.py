@@ -3,6 +3,7 @@
 import dataclasses
 from functools import reduce
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -92,6 +93,38 @@ def test_merge_by_hand():
     m = merge_moments(a, b)
     # (2*1 + 6*5)/8 = 4; (2*4 + 6*8)/8 + 16*12/64 = 10; second channel (2*1 + 6*3)/8 = 2.5
     assert (m.count, m.mean.tolist(), m.var.tolist()) == (8, [4.0, 0.0], [10.0, 2.5])
+
+
+@pytest.mark.parametrize("sizes", [(3, 5), (1, 6), (4, 1, 9, 2)])
+def test_merged_covariances_are_those_of_the_union(sizes):
+    parts = [torch.randn(n, 6, dtype=torch.float64) * (i + 1) + 5 * i for i, n in enumerate(sizes)]
+
+    def moments(x):
+        groups = [np.cov(g.numpy().T, bias=True) for g in x.split(3, 1)] if len(x) > 1 else 0
+        cov = torch.zeros(2, 3, 3, dtype=torch.float64) + torch.as_tensor(np.array(groups))
+        return Moments(len(x), x.mean(0), x.var(0, correction=0), cov)
+
+    expected = moments(torch.cat(parts))
+    merged = reduce(merge_moments, map(moments, parts))
+    assert_moments(merged, expected.mean, expected.var)
+    torch.testing.assert_close(merged.cov, expected.cov, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(merged.cov.diagonal(dim1=1, dim2=2).flatten(), merged.var)
+
+
+def test_covariances_are_merged_where_both_parts_have_them():
+    a = Moments(2, torch.zeros(2), torch.ones(2), torch.eye(2)[None])
+    b = Moments(2, torch.zeros(2), torch.ones(2))
+    assert merge_moments(a, b).cov is merge_moments(b, a).cov is None
+
+
+def test_double_is_float64_and_detached():
+    x = torch.ones(2, requires_grad=True)
+    wide = Moments(3, x * 2, x * 3, x * torch.eye(2)[None]).double()
+    for value, expected in ((wide.mean, 2 * x), (wide.var, 3 * x), (wide.cov, torch.eye(2)[None])):
+        assert value.dtype == torch.float64
+        assert not value.requires_grad
+        torch.testing.assert_close(value, expected.detach().double())
+    assert Moments(3, x, x).double().cov is None
 
 
 def test_merge_survives_many_small_parts():
