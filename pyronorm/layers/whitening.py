@@ -33,7 +33,9 @@ class BatchWhitening(Normalizer):
     In evaluation mode the statistics are those of the population. The layer keeps ``running_mean`` and
     ``running_cov``, and takes the inverse root of the latter at each call, which is cheap beside the
     activations; so what is kept does not depend on ``whiten`` or ``eps``. As with :class:`Batch` no
-    forward pass moves them: :func:`pyronorm.estimate_population_statistics` does.
+    forward pass moves them: :func:`pyronorm.estimate_population_statistics` does. (A network cast to
+    half precision rounds ``running_cov``; the size of the rounding errors is then added to its
+    diagonal. Under autocast all of it stays in float32.)
 
     The batch noise of whitening, :math:`\Sigma_B^{-1/2} \Sigma^{1/2}`, turns and mixes channels. It is
     not a shift and a scale, so :func:`pyronorm.collect_bank` refuses it. Explicit guides act on it as
@@ -142,14 +144,14 @@ class BatchWhitening(Normalizer):
         return centred, _inverse_root(layer, self.whiten, cov)
 
     def _of_population(self, layer: LatentNorm, rows: Tensor) -> Tensor:
-        cov = layer.state("running_cov")
-        if cov.dtype in (torch.float16, torch.bfloat16):
-            raise StatisticsError(
-                f"{layer.name}: running_cov is held in {cov.dtype}, and a covariance rounded so far "
-                "need not be positive definite. Keep the network in float32 and run it under "
-                "torch.autocast."
-            )
-        return _inverse_root(layer, self.whiten, cov.to(rows.dtype))
+        kept = layer.state("running_cov")
+        cov = kept.to(rows.dtype)
+        if kept.dtype in (torch.float16, torch.bfloat16):
+            # Rounded so far, a covariance need not be positive definite any more; with the largest
+            # error that rounding can have made on the diagonal it is.
+            error = torch.finfo(kept.dtype).eps / 2 * torch.linalg.matrix_norm(cov)
+            cov = cov + error[:, None, None] * torch.eye(cov.shape[-1], device=cov.device)
+        return _inverse_root(layer, self.whiten, cov)
 
 
 @dataclass(frozen=True)

@@ -281,17 +281,35 @@ def test_bfloat16_autocast_keeps_statistics_in_float32(normalizer, examples, tra
     assert error.max() < 2**-8  # one rounding to bfloat16's 8 bits, after everything else
 
 
-def test_half_precision_networks_train_but_keep_no_population(normalizer):
-    layer = make(normalizer, torch.bfloat16)
-    x = correlated((5, C, 7)).bfloat16()
-    assert layer(x).dtype == torch.bfloat16
-    layer.eval()
-    layer.name = "block.norm"
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("training", [True, False])
+def test_half_precision_networks(normalizer, dtype, training):
+    layer = make(normalizer).train(training)
     if isinstance(normalizer, BatchWhitening):
-        with pytest.raises(StatisticsError, match=r"block\.norm: running_cov is held in .*float16"):
-            layer(x)
-    else:
-        layer(x)
+        layer.running_mean.zero_()
+        layer.running_cov.copy_(torch.tensor([[2.0, 0.3, 0], [0.3, 1, 0.4], [0, 0.4, 1.5]]))
+    x = correlated((5, C, 7)).to(dtype)
+    expected = layer(x.float())
+    y = layer.to(dtype)(x)
+    assert y.dtype == dtype
+    # Rounding of weight, bias, output; in evaluation mode also of covariances, and their margin.
+    tolerance = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_rounded_covariance_is_still_positive_definite(dtype):
+    # Three almost equal channels, until rounding makes an eigenvalue negative.
+    smallest = torch.tensor(1.0)
+    while smallest > -1e-5:
+        rows = torch.ones(3, 1) + torch.randn(3, 2) * torch.finfo(dtype).eps ** 0.5 / 2
+        cov = rows @ rows.mT / 2
+        smallest = torch.linalg.eigvalsh(cov.to(dtype).float())[0]
+    layer = LatentNorm(BatchWhitening(3, Eigen(), eps=1e-7), 3, affine=False).eval()
+    layer.running_cov.copy_(cov[None])
+    root = layer.to(dtype)(torch.eye(3, dtype=dtype)).float()
+    assert root.isfinite().all()
+    assert torch.linalg.eigvalsh((root + root.mT) / 2)[-1] < 100  # not blown up
 
 
 @pytest.mark.parametrize("fill", [0.0, 3.0])
