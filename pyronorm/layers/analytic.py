@@ -95,6 +95,10 @@ class Analytic(Normalizer):
         """``start_mean`` and ``start_std``."""
         return {"start_mean": torch.zeros(num_channels), "start_std": torch.ones(num_channels)}
 
+    def describe(self, layer: LatentNorm) -> str:
+        """The weights before it, and where the propagation of moments begins."""
+        return "weights before it, moments propagated"
+
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pyronorm import guides
 from pyronorm.errors import OptionError
-from pyronorm.layers import Analytic, Group, Normalizer, Weight
+from pyronorm.layers import Analytic, Group, GroupWhitening, Normalizer, Weight
 from pyronorm.model import NormalizationModel
 
 __all__ = ["METHODS", "Method", "choose_methods"]
@@ -79,6 +79,7 @@ def _methods() -> dict[str, Method]:
         ("weight", Weight(), ("point", "fixed", "mean-field", "low-rank")),
         ("group", Group(8), ("point", "fixed", "mean-field")),
         ("analytic", Analytic(), ("point", "fixed", "mean-field")),
+        ("group-whitening", GroupWhitening(8), ("point", "mean-field")),
     ):
         for key in keys:
             make, text = _EXPLICIT[key]

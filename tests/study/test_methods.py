@@ -11,7 +11,7 @@ from torch import nn
 import pyronorm as pn
 from pyronorm import guides
 from pyronorm.errors import OptionError
-from pyronorm.layers import Analytic, Group, Weight
+from pyronorm.layers import Analytic, Group, GroupWhitening, Weight
 from pyronorm.study import METHODS, Method, choose_methods
 
 # name: normalizer, guide that is trained, guide that predicts, training it shares
@@ -34,6 +34,18 @@ ROWS = {
         guides.MeanField,
         guides.MeanField,
         "analytic/mean-field",
+    ),
+    "group-whitening/point": (
+        GroupWhitening,
+        guides.Point,
+        guides.Point,
+        "group-whitening/point",
+    ),
+    "group-whitening/mean-field": (
+        GroupWhitening,
+        guides.MeanField,
+        guides.MeanField,
+        "group-whitening/mean-field",
     ),
 }
 
@@ -79,7 +91,7 @@ def test_group_normalization_has_eight_groups() -> None:
     assert all(
         method.normalizer == Group(8)
         for method in METHODS.values()
-        if method.name.startswith("group/")
+        if method.name.split("/")[0] == "group"
     )
 
 
