@@ -18,11 +18,10 @@ from torch import Tensor
 
 from pyronorm import plots
 from pyronorm.study.methods import Method
+from pyronorm.study.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from pyronorm.study.compare import Settings
 
 __all__ = ["Result", "Run", "format_rows", "table", "write"]
 
