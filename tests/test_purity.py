@@ -8,11 +8,11 @@ import torch
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 
 from pyronorm import NormalizationModel, convert, guides, predict, to_arviz
-from pyronorm.layers import Batch, Group, Instance, Layer, Population, Weight
+from pyronorm.layers import Analytic, Batch, Group, Instance, Layer, Population, Weight
 from pyronorm.likelihoods import Categorical
 from tests.nets import SHAPES, conv_net, train_briefly
 
-NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight()]
+NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight(), Analytic()]
 X, Y = torch.randn(6, *SHAPES[1]), torch.randint(3, (6,))
 
 

@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Batch, Group, Weight, convert
+from pyronorm.layers import Analytic, Batch, Group, Weight, convert
 from tests.nets import SHAPES, conv_net, train_briefly
 
-for normalizer in (Batch(), Group(2), Weight()):
+for normalizer in (Batch(), Group(2), Weight(), Analytic()):
     torch.compiler.reset()
     original = train_briefly(conv_net(2), SHAPES[2], steps=2).eval()
     x = torch.randn(5, *SHAPES[2])
