@@ -15,6 +15,7 @@ from pyronorm.latents.prefix import Prefix
 from pyronorm.latents.space import LatentSpace
 from pyronorm.layers import LatentNorm
 from pyronorm.layers.freshness import check_statistics, watch_loading
+from pyronorm.layers.propagation import Propagation, propagate
 
 __all__ = ["LatentNetwork"]
 
@@ -119,8 +120,28 @@ class LatentNetwork(nn.Module):
         if shift is None or scale is None:
             if shift is not scale:
                 raise ShapeError("LatentNetwork: give both shift and scale, or neither.")
+        else:
+            self._check_shapes(x, shift, scale)
+        propagations = {
+            layer: layer.propagation
+            for layer in self.layers
+            if isinstance(layer.propagation, Propagation)
+        }
+        if not propagations:
+            return self._forward(x, shift, scale)
+        # Moments do not depend on the latents: once for all layers and draws.
+        known = propagate(list(propagations.values()), self.like)
+        try:
+            for layer, pair in zip(propagations, known, strict=True):
+                layer.__dict__["propagated"] = pair
+            return self._forward(x, shift, scale)
+        finally:
+            for layer in propagations:
+                layer.__dict__["propagated"] = None
+
+    def _forward(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+        if shift is None or scale is None:
             return self._evaluate(x, None, None)
-        self._check_shapes(x, shift, scale)
         if shift.ndim <= 2:
             return self._evaluate_one(x, shift, scale)
         samples = shift.shape[:-2]

@@ -105,7 +105,8 @@ class Analytic(Normalizer):
         """Normalize with the propagated statistics, in one kernel with the affine map."""
         mean, std = self.reference(layer, _precise(x))
         gain = 1 / std if weight is None else weight / std
-        return affine(x, gain, -gain * mean if bias is None else bias - gain * mean)
+        offset = -gain * mean if bias is None else torch.addcmul(bias, gain, mean, value=-1)
+        return affine(x, gain, offset)
 
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Normalize with an affine map per example, in one pass."""
@@ -117,7 +118,7 @@ class Analytic(Normalizer):
         r"""The mean and standard deviation it normalizes with, start statistics included."""
         mean, std = self.moments(layer, like)
         start_mean, start_std = layer.state("start_mean"), layer.state("start_std")
-        return mean + std * start_mean, std * start_std
+        return torch.addcmul(mean, std, start_mean.to(like)), std * start_std
 
     def moments(self, layer: LatentNorm, like: Tensor) -> tuple[Tensor, Tensor]:
         r"""Propagated mean and :math:`\sqrt{\sigma^2 + \epsilon}`, each of shape ``(channel,)``."""
@@ -126,8 +127,8 @@ class Analytic(Normalizer):
                 f"{layer.name}: an Analytic normalizer has to know the network before it. Make it with "
                 "pyronorm.convert(network, Analytic(...), example_input=x)."
             )
-        mean, var = layer.propagation(like)
-        return mean, (var + layer.eps).sqrt()
+        mean, var = layer.propagated or layer.propagation(like)
+        return mean.to(like), (var.to(like) + layer.eps).sqrt()
 
     def projection(self, layer: LatentNorm, x: Tensor) -> Tensor:
         r""":math:`(x - \mu)/\sqrt{\sigma^2+\epsilon}`, before any start statistics."""

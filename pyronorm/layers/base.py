@@ -149,6 +149,7 @@ class LatentNorm(nn.Module):
     Attributes:
         propagation: set by :func:`pyronorm.convert` for an :class:`Analytic` normalizer: mean and
             variance of the layer's input as a function of the weights.
+        propagated: its result, where that is known for the time of one call.
 
     Shape:
         - input: ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if
@@ -165,6 +166,7 @@ class LatentNorm(nn.Module):
     bias: Tensor | None
     latents: tuple[Tensor, Tensor] | None
     propagation: Callable[[Tensor], tuple[Tensor, Tensor]] | None
+    propagated: tuple[Tensor, Tensor] | None
     recorder: Callable[[LatentNorm, Moments], None] | None
 
     def __init__(
@@ -196,6 +198,7 @@ class LatentNorm(nn.Module):
         self.statistics_stamp: frozenset[int] | None = None  # see freshness.py
         self.latents = None
         self.propagation = None
+        self.propagated = None
         self.recorder = None
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError
-from pyronorm.layers.tracing import trace
+from pyronorm.layers.tracing import leaves, trace
 from pyronorm.layers.weight import is_linear
 
 __all__ = ["find_feeding_layers"]
@@ -46,6 +46,8 @@ def find_feeding_layers(
             )
         elif calls.uses(source.outputs[0]) != 1:
             problem = f"is fed by {name!r}, whose output is used elsewhere too"
+        elif len(list(leaves((source.args, source.kwargs)))) != 1:
+            problem = f"is fed by {name!r}, which is called with more than its input"
         elif _has_hooks(network.get_submodule(name)):
             problem = f"is fed by {name!r}, which has hooks that would no longer run"
         else:

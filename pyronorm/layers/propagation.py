@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError
 from pyronorm.layers.base import full_precision
-from pyronorm.layers.rules import Step, UnsupportedError, normalized, rule_for
+from pyronorm.layers.rules import is_pointwise, is_sum, normalized, rule_for, takes_several
+from pyronorm.layers.steps import Step, UnsupportedError
 from pyronorm.layers.tracing import Call, Parameter, Trace, Value, leaves
 from pyronorm.stats.propagation import Gaussian
 
-__all__ = ["Propagation", "build_propagation"]
+__all__ = ["Propagation", "build_propagation", "propagate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +44,50 @@ class Propagation:
         """Compute mean and variance, each of shape ``(channel,)``.
 
         Args:
+            like: gives device and dtype (float32 at least).
+        """
+        return propagate([self], like)[0]
+
+    def run(self, steps: Iterable[Step], like: Tensor) -> Iterator[tuple[Value, Gaussian]]:
+        """Do the steps one by one, and give each one's output with its moments.
+
+        Args:
+            steps: operations on moments, in an order that they can be done in.
             like: gives device and dtype.
         """
-        known = {self.source: self._input(like)}
-        with full_precision(like):
-            for step in self.steps:
-                inputs = [known[value] for value in step.call.inputs if value in known]
-                mean, var = step.rule(step, *inputs)
-                known[step.call.outputs[0]] = mean.to(like.dtype), var.to(like.dtype)
-        return known[self.target]
-
-    def _input(self, like: Tensor) -> Gaussian:
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        like = like.new_empty(0, dtype=dtype)
         channels = self.source.shape[1]
         mean, std = (like.new_tensor(x).expand(channels) for x in (self.input_mean, self.input_std))
-        return mean, std.square()
+        known = {self.source: (mean, std.square())}
+        yield self.source, known[self.source]
+        for step in steps:
+            inputs = [known[value] for value in step.call.inputs if value in known]
+            mean, var = step.rule(step, *inputs)
+            known[step.call.outputs[0]] = mean.to(like), var.to(like)
+            yield step.call.outputs[0], known[step.call.outputs[0]]
+
+
+def propagate(propagations: Sequence[Propagation], like: Tensor) -> list[Gaussian]:
+    """Compute the moments of several layers' inputs, sharing what they have in common.
+
+    Args:
+        propagations: of one network, as :func:`pyronorm.convert` made them.
+        like: gives device and dtype (float32 at least).
+
+    Returns:
+        For each, mean and variance, each of shape ``(channel,)``.
+    """
+    runs: dict[int, list[Propagation]] = {}  # by their trace: its values have numbers of their own
+    for propagation in propagations:
+        runs.setdefault(id(propagation.source), []).append(propagation)
+    known: dict[tuple[int, Value], Gaussian] = {}
+    with full_precision(like):
+        for key, together in runs.items():
+            steps = {s.call.outputs[0].number: s for p in together for s in p.steps}
+            ordered = [steps[number] for number in sorted(steps)]
+            known |= {(key, v): found for v, found in together[0].run(ordered, like)}
+    return [known[id(p.source), p.target] for p in propagations]
 
 
 def build_propagation(
@@ -82,7 +113,12 @@ def build_propagation(
     if len(calls) != 1:
         raise ConversionError(
             f"convert: layer {target!r} is called {len(calls)} times on the example input, not once, "
-            "so its input has no single mean and variance. Leave it out with only=[...]."
+            f"so its input has no single mean and variance. {_WAY_OUT}"
+        )
+    if len(trace.input.shape) < 2:
+        raise ConversionError(
+            "convert: moments are propagated from an input of shape (batch, channel, *spatial), but "
+            f"the example input has the shape {tuple(trace.input.shape)}."
         )
     for size in (len(input_mean), len(input_std)):
         if size not in (1, trace.input.shape[1]):
@@ -90,58 +126,106 @@ def build_propagation(
                 f"convert: input statistics for {size} channels, but the example input has "
                 f"{trace.input.shape[1]} (shape {tuple(trace.input.shape)})."
             )
+    source = _input_of(calls[0], network.get_submodule(target))
+    for earlier in trace.calls[: trace.calls.index(calls[0])]:
+        if not earlier.outputs:
+            raise _refusal(earlier, target, None, ", which makes numbers of a tensor")
     steps: dict[int, Step] = {}
-    wanted = list(calls[0].inputs[:1])
+    wanted = [source]
     while wanted:
         value = wanted.pop()
         call = trace.producer(value)
-        if call is None or trace.calls.index(call) in steps:
+        if call is None or call.outputs[0].number in steps:
             continue
-        step = _step(call, network, target)
-        steps[trace.calls.index(call)] = step
+        step = _step(call, trace, network, target)
+        steps[call.outputs[0].number] = step
         if step.rule is not normalized:
             wanted += call.inputs
-    ordered = tuple(steps[index] for index in sorted(steps))
-    result = Propagation(ordered, trace.input, calls[0].inputs[0], input_mean, input_std)
+    ordered = tuple(steps[number] for number in sorted(steps))
+    result = Propagation(ordered, trace.input, source, input_mean, input_std)
     _try(result, target)
     return result
 
 
-def _step(call: Call, network: nn.Module, target: str) -> Step:
+def _input_of(call: Call, module: nn.Module) -> Value:
+    """The one input of a layer, if its channels are on axis 1."""
+    problem = None
+    if len(call.inputs) != 1:
+        problem = "does not take a tensor that can be followed from the network's input"
+    elif getattr(module, "channel_last", False) and len(call.inputs[0].shape) > 2:
+        problem = f"has its channels on the last axis of an input {tuple(call.inputs[0].shape)}"
+    if problem is not None:
+        raise ConversionError(f"convert: layer {call.module!r} {problem}. {_WAY_OUT}")
+    return call.inputs[0]
+
+
+def _step(call: Call, trace: Trace, network: nn.Module, target: str) -> Step:
     module = None if call.module is None else network.get_submodule(call.module)
     rule = rule_for(call, module)
     if rule is None or len(call.outputs) != 1:
         raise _refusal(call, target, module, "")
+    if not call.inputs:
+        raise _refusal(call, target, module, " of something other than the network's input")
+    if not call.outputs[0].dtype.is_floating_point:
+        raise _refusal(call, target, module, f" with a result of {call.outputs[0].dtype}")
+    if len(call.inputs) > 1 and not takes_several(rule):
+        raise _refusal(call, target, module, " with a computed weight or other argument")
+    if len(call.inputs) > 1 and is_sum(rule):
+        origins = [_origins(value, trace, network) for value in call.inputs]
+        if len(set().union(*origins)) < sum(map(len, origins)):
+            detail = (
+                " of two values that are functions of the same value, so they are not independent"
+            )
+            raise _refusal(call, target, module, detail)
     parameters = [p for p in leaves((call.args, call.kwargs)) if isinstance(p, Parameter)]
     owners = {p.owner: network.get_submodule(p.owner) for p in parameters}
     return Step(call, rule, module, network.get_submodule(call.place), owners)
 
 
+def _origins(value: Value, trace: Trace, network: nn.Module) -> set[Value]:
+    """What a value is a function of, position by position, as far back as that goes."""
+    found, seen, wanted = set(), set(), [value]
+    while wanted:
+        value = wanted.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        call = trace.producer(value)
+        module = None if call is None or call.module is None else network.get_submodule(call.module)
+        if call is not None and is_pointwise(rule_for(call, module)) and call.inputs:
+            wanted += call.inputs
+        else:
+            found.add(value)
+    return found
+
+
 @torch.no_grad()
 def _try(propagation: Propagation, target: str) -> None:
     """Run every rule once, so that what it cannot do is refused now."""
-    like = torch.empty(0)
-    for step in propagation.steps:
-        for module in (step.module, step.place, *step.owners.values()):
-            for tensor in () if module is None else module.parameters():
-                like = tensor.new_empty(0)
-    known: dict[Value, Gaussian] = {propagation.source: propagation._input(like)}
-    for step in propagation.steps:
+    steps = propagation.steps
+    modules = (m for step in steps for m in (step.module, step.place, *step.owners.values()) if m)
+    tensors = (t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_floating_point())
+    like = next(tensors, torch.empty(0))
+    done = propagation.run(steps, like)
+    next(done)
+    for step in steps:
         try:
-            inputs = [known[value] for value in step.call.inputs if value in known]
-            out = step.rule(step, *inputs)
+            _, (mean, var) = next(done)
         except UnsupportedError as error:
             raise _refusal(step.call, target, step.module, f" {error}") from None
-        channels = step.out_shape[1] if len(step.out_shape) > 1 else None
-        if channels is None or len(out[0]) != channels:
+        if len(step.out_shape) < 2 or len(mean) != step.out_shape[1]:
             shapes = f" from shape {tuple(step.shape)} to {tuple(step.out_shape)}"
             raise _refusal(step.call, target, step.module, shapes)
-        known[step.call.outputs[0]] = out
+        if not bool(mean.isfinite().all() & var.isfinite().all()):
+            raise _refusal(step.call, target, step.module, ", whose moments are not finite")
+
+
+_WAY_OUT = "Leave it out with only=[...], or choose another normalizer for it."
 
 
 def _refusal(call: Call, target: str, module: nn.Module | None, detail: str) -> ConversionError:
     kind = "" if module is None else f" ({type(module).__name__})"
     return ConversionError(
         f"convert: cannot propagate moments to layer {target!r} through {call.describe()}{kind}"
-        f"{detail}. Leave that layer out with only=[...], or choose another normalizer for it."
+        f"{detail}. {_WAY_OUT.replace('it', 'that layer', 1)}"
     )

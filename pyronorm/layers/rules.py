@@ -4,94 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pyronorm.layers.base import LatentNorm
+from pyronorm.layers.steps import Rule, Step, UnsupportedError, plain_name
 from pyronorm.layers.tracing import Call, Parameter, Value, leaves
 from pyronorm.stats import propagation as moments
 from pyronorm.stats.propagation import Gaussian
 
-__all__ = ["Step", "UnsupportedError", "normalized", "rule_for"]
-
-Rule: TypeAlias = Callable[..., Gaussian]
-"""Takes a :class:`Step` and the moments of the inputs that have some."""
-
-
-class UnsupportedError(Exception):
-    """Raised by a rule: what exactly it cannot do."""
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One call, as an operation on moments.
-
-    Attributes:
-        call: the call, with arguments and shapes.
-        rule: computes moments of the output from those of the inputs.
-        module: the module called; None for a function.
-        place: the module whose code makes the call.
-        owners: modules that hold the parameters among the arguments, by name.
-    """
-
-    call: Call
-    rule: Rule
-    module: nn.Module | None
-    place: nn.Module
-    owners: dict[str, nn.Module]
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the first input."""
-        return self.call.inputs[0].shape
-
-    @property
-    def out_shape(self) -> torch.Size:
-        """Shape of the output."""
-        return self.call.outputs[0].shape
-
-    def option(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument: an attribute of the module, or positional or by keyword of the function."""
-        if self.module is not None:
-            return getattr(self.module, name)
-        if position < len(self.call.args):
-            return self.call.args[position]
-        return self.call.kwargs.get(name, default)
-
-    def parameter(self, value: Parameter, like: Tensor) -> Tensor:
-        """A parameter as it is now, in the precision of the moments."""
-        found: Tensor = getattr(self.owners[value.owner], value.attribute)
-        return found.to(like.dtype)
-
-    def weight(self, like: Tensor) -> Tensor:
-        """The argument ``weight``."""
-        value = self._tensor(1, "weight", like)
-        if value is None:
-            raise UnsupportedError("without a weight")
-        return value
-
-    def bias(self, like: Tensor) -> Tensor | None:
-        """The argument ``bias``."""
-        return self._tensor(2, "bias", like)
-
-    def _tensor(self, position: int, name: str, like: Tensor) -> Tensor | None:
-        value = self.option(position, name)
-        if isinstance(value, Parameter):
-            return self.parameter(value, like)
-        if isinstance(value, Value):
-            raise UnsupportedError(f"with a computed {name}")
-        return None if value is None else value.to(like.dtype)
+__all__ = ["is_pointwise", "is_sum", "normalized", "rule_for", "takes_several"]
 
 
 def rule_for(call: Call, module: nn.Module | None) -> Rule | None:
     """The rule of a call; None if there is none."""
     if module is None:
-        return _FUNCTIONS.get(_plain_name(call.function))
+        return _FUNCTIONS.get(plain_name(call.function))
     if isinstance(module, LatentNorm):
         return normalized
     for kind, rule in _MODULES.items():
@@ -100,24 +33,31 @@ def rule_for(call: Call, module: nn.Module | None) -> Rule | None:
     return None
 
 
-def _plain_name(function: Any) -> str:
-    """The name without the underscores of in-place and operator forms: __iadd__, add_ -> add."""
-    name = getattr(function, "__name__", "")
-    plain = str(name).strip("_")
-    operator = name.startswith("__") and plain[:1] in ("i", "r") and plain[1:] in _OPERATORS
-    return plain[1:] if operator else plain
+def is_pointwise(rule: Rule | None) -> bool:
+    """Whether each output value is a function of one value of each input, and of constants."""
+    return rule in _POINTWISE
 
 
-_OPERATORS = ("add", "sub", "mul", "truediv", "div")
+def is_sum(rule: Rule | None) -> bool:
+    """Whether it adds or multiplies its inputs, taking them for independent."""
+    return rule in (_add, _sub, _mul)
+
+
+def takes_several(rule: Rule | None) -> bool:
+    """Whether it has a use for more than one input with moments."""
+    return is_sum(rule) or rule in (_div, _cat, normalized)
 
 
 def normalized(step: Step, *_: Gaussian) -> Gaussian:
     """Output of a normalization: whatever it takes its statistics from, mean 0 and variance 1."""
     module: Any = step.module
     channels = step.out_shape[1]
+    last = getattr(module, "channel_last", isinstance(module, nn.LayerNorm))
     like = next((t for t in (module.weight, module.bias) if t is not None), None)
     if like is not None and like.ndim > 1:
         raise UnsupportedError("with a weight per position")
+    if like is not None and last and len(step.out_shape) > 2:
+        raise UnsupportedError(f"with channels on the last axis of {tuple(step.out_shape)}")
     if like is None:
         like = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0))
     weight = like.new_ones(channels) if module.weight is None else module.weight
@@ -132,24 +72,30 @@ def _linear(step: Step, x: Gaussian) -> Gaussian:
 
 
 def _convolution(step: Step, x: Gaussian) -> Gaussian:
-    groups = step.option(6, "groups", 1)
-    return moments.convolution_moments(x, step.weight(x[0]), step.bias(x[0]), groups)
+    weight, bias = _kernel(step, x)
+    return moments.convolution_moments(x, weight, bias, step.option(6, "groups", 1))
 
 
 def _transposed(step: Step, x: Gaussian) -> Gaussian:
-    axes = len(step.shape) - 2
-    stride, dilation = (
-        _each(step.option(*o), axes) for o in ((3, "stride", 1), (7, "dilation", 1))
-    )
+    weight, bias = _kernel(step, x)
+    options = (3, "stride", 1), (7, "dilation", 1)
+    stride, dilation = (_each(step.option(*option), weight.ndim - 2) for option in options)
     if max(stride) > 1 and max(dilation) > 1:
         raise UnsupportedError("with both a stride and a dilation")
     groups = step.option(6, "groups", 1)
-    weight, bias = step.weight(x[0]), step.bias(x[0])
     return moments.transposed_convolution_moments(x, weight, bias, groups, stride)
 
 
+def _kernel(step: Step, x: Gaussian) -> tuple[Tensor, Tensor | None]:
+    weight = step.weight(x[0])
+    if weight.ndim != len(step.shape):
+        raise UnsupportedError(f"on an input without a batch axis, shape {tuple(step.shape)}")
+    return weight, step.bias(x[0])
+
+
 def _each(value: Any, axes: int) -> tuple[int, ...]:
-    return (value,) * axes if isinstance(value, int) else tuple(value)
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
 
 
 def _relu(step: Step, x: Gaussian) -> Gaussian:
@@ -173,45 +119,51 @@ def _relu6(step: Step, x: Gaussian) -> Gaussian:
 
 
 def _hardtanh(step: Step, x: Gaussian) -> Gaussian:
-    low, high = step.option(1, "min_val", -1.0), step.option(2, "max_val", 1.0)
-    return moments.clipped_moments(x, low, high)
+    return _clip(x, step.option(1, "min_val", -1.0), step.option(2, "max_val", 1.0))
 
 
 def _clamp(step: Step, x: Gaussian) -> Gaussian:
-    low, high = step.option(1, "min"), step.option(2, "max")
-    if not all(bound is None or isinstance(bound, (int, float)) for bound in (low, high)):
+    return _clip(x, step.option(1, "min"), step.option(2, "max"))
+
+
+def _clip(x: Gaussian, low: Any, high: Any) -> Gaussian:
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if not all(isinstance(bound, (int, float)) for bound in (low, high)):
         raise UnsupportedError("with bounds that are not numbers")
-    if low is not None and high is not None:
-        return moments.clipped_moments(x, low, high)
+    if not low < high:
+        raise UnsupportedError(f"with the bounds {low} and {high}")
     mean, var = x
-    if low is not None:  # low + relu(x - low)
+    if high == math.inf and low == -math.inf:
+        return x
+    if high == math.inf:  # low + relu(x - low)
         above, var = moments.leaky_relu_moments((mean - low, var))
         return low + above, var
-    assert high is not None
-    below, var = moments.leaky_relu_moments((high - mean, var))
-    return high - below, var
+    if low == -math.inf:
+        below, var = moments.leaky_relu_moments((high - mean, var))
+        return high - below, var
+    return moments.clipped_moments(x, low, high)
 
 
 def _elementwise(step: Step, x: Gaussian) -> Gaussian:
     if step.module is not None:
         return moments.elementwise_moments(x, partial(type(step.module).forward, step.module))
-    function = step.call.function
-    assert function is not None
-    if any(
-        isinstance(a, (Value, Parameter)) for a in leaves((step.call.args[1:], step.call.kwargs))
-    ):
+    args, kwargs = step.call.args[1:], step.call.kwargs
+    if any(isinstance(a, (Value, Parameter, Tensor)) for a in leaves((args, kwargs))):
         raise UnsupportedError("with further tensors")
-    call = partial(_apply, function, step.call.args[1:], step.call.kwargs)
-    return moments.elementwise_moments(x, call)
-
-
-def _apply(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Tensor:
-    result: Tensor = function(x, *args, **kwargs)
-    return result
+    function = _ELEMENTWISE[step.name]
+    return moments.elementwise_moments(x, lambda values: function(values, *args, **kwargs))
 
 
 def _same(step: Step, x: Gaussian) -> Gaussian:
     return x
+
+
+def _detach(step: Step, x: Gaussian) -> Gaussian:
+    return x[0].detach(), x[1].detach()
+
+
+def _negative(step: Step, x: Gaussian) -> Gaussian:
+    return -x[0], x[1]
 
 
 def _reshape(step: Step, x: Gaussian) -> Gaussian:
@@ -228,26 +180,51 @@ def _reshape(step: Step, x: Gaussian) -> Gaussian:
     return mean, var
 
 
+def _pad(step: Step, x: Gaussian) -> Gaussian:
+    """Padding of positions, which is not seen; of channels, by a constant."""
+    widths = tuple(step.option(1, "padding" if step.module is not None else "pad"))
+    axes = len(step.shape) - 2
+    channels, batch = widths[2 * axes : 2 * axes + 2], widths[2 * axes + 2 :]
+    constant = step.option(2, "mode", "constant") == "constant"
+    constant &= step.module is None or isinstance(step.module, nn.modules.padding._ConstantPadNd)
+    if any(batch) or any(width < 0 for width in channels) or (any(channels) and not constant):
+        raise UnsupportedError(f"by {widths} of shape {tuple(step.shape)}")
+    if not any(channels):
+        return x
+    value = float(step.option(3, "value") or 0)
+    mean, var = x
+    return F.pad(mean, channels, value=value), F.pad(var, channels)
+
+
+def _interpolate(step: Step, x: Gaussian) -> Gaussian:
+    """Sums of neighbouring positions, with the weights that the interpolation has."""
+    mode = step.option(3, "mode", "nearest")
+    align, antialias = bool(step.option(4, "align_corners")), bool(step.option(6, "antialias"))
+    sizes = step.shape[2:], step.out_shape[2:]
+    return moments.interpolation_moments(x, *sizes, mode, align, antialias)
+
+
 def _average(step: Step, x: Gaussian) -> Gaussian:
+    if step.option(6, "divisor_override") is not None:
+        raise UnsupportedError("with a divisor_override")
     return moments.average_moments(x, _window(step))
 
 
 def _maximum(step: Step, x: Gaussian) -> Gaussian:
-    return moments.maximum_moments(x, round(_window(step)))
+    return moments.maximum_moments(x, max(1, round(_window(step))))
 
 
 def _window(step: Step) -> float:
-    """Values that go into one output of a pooling."""
-    name = _plain_name(step.call.function) if step.module is None else type(step.module).__name__
-    if name.lower().startswith("adaptive"):
-        return math.prod(step.shape[2:]) / math.prod(step.out_shape[2:])
+    """Values that go into one output of a pooling; the harmonic mean where windows differ."""
+    if step.name.lower().startswith("adaptive"):
+        return moments.adaptive_window(step.shape[2:], step.out_shape[2:])
     return math.prod(_each(step.option(1, "kernel_size"), len(step.shape) - 2))
 
 
 def _mean(step: Step, x: Gaussian) -> Gaussian:
     axes = step.option(1, "dim")
     axes = (axes,) if isinstance(axes, int) else axes
-    spatial = axes is not None and all(axis % len(step.shape) >= 2 for axis in axes)
+    spatial = axes and all(axis % len(step.shape) >= 2 for axis in axes)
     if not spatial or len(step.out_shape) < 2:
         raise UnsupportedError(f"over the axes {axes} of shape {tuple(step.shape)}")
     return moments.average_moments(x, math.prod(step.shape[axis] for axis in axes))
@@ -270,11 +247,7 @@ def _operands(step: Step, known: tuple[Gaussian, ...]) -> list[Gaussian]:
             result.append(rest.pop(0))
             continue
         if isinstance(argument, Parameter):
-            value = step.parameter(argument, like)
-            aligned = value.ndim in (0, len(step.out_shape)) or len(step.out_shape) == 2
-            if value.numel() not in (1, len(like)) or not aligned:
-                raise UnsupportedError(f"with a parameter of shape {tuple(value.shape)}")
-            value = value.flatten().expand(len(like))
+            value = _per_channel(step, step.parameter(argument, like), len(like))
         elif isinstance(argument, (int, float)):
             value = like.new_full(like.shape, float(argument))
         else:
@@ -282,22 +255,28 @@ def _operands(step: Step, known: tuple[Gaussian, ...]) -> list[Gaussian]:
         result.append((value, torch.zeros_like(value)))
     if len(result) != 2 or len({len(v.shape) for v in step.call.inputs}) != 1:
         raise UnsupportedError(f"of shapes {[tuple(v.shape) for v in step.call.inputs]}")
-    if len(step.call.inputs) == 2 and step.call.inputs[0] == step.call.inputs[1]:
-        raise UnsupportedError("of a value with itself, which is not independent")
     return result
+
+
+def _per_channel(step: Step, value: Tensor, channels: int) -> Tensor:
+    """A parameter that is broadcast over everything but the channels, which have axis 1."""
+    shape = (1,) * (len(step.out_shape) - value.ndim) + value.shape
+    if value.numel() > 1 and (shape[1] != channels or value.numel() != channels):
+        raise UnsupportedError(f"with a parameter of shape {tuple(value.shape)}")
+    return value.flatten().expand(channels)
 
 
 def _add(step: Step, *known: Gaussian) -> Gaussian:
     (a, v), (b, w) = _operands(step, known)
     alpha = step.call.kwargs.get("alpha", 1)
-    return a + alpha * b, v + alpha**2 * w
+    return torch.add(a, b, alpha=alpha), torch.add(v, w, alpha=alpha**2)
 
 
 def _sub(step: Step, *known: Gaussian) -> Gaussian:
-    (a, v), (b, w) = _operands(step, known)
+    x, y = _operands(step, known)
+    (a, v), (b, w) = (y, x) if step.call.function in ("__rsub__", "rsub") else (x, y)
     alpha = step.call.kwargs.get("alpha", 1)
-    sign = -1 if getattr(step.call.function, "__name__", "") in ("__rsub__", "rsub") else 1
-    return sign * (a - alpha * b), v + alpha**2 * w
+    return torch.sub(a, b, alpha=alpha), torch.add(v, w, alpha=alpha**2)
 
 
 def _mul(step: Step, *known: Gaussian) -> Gaussian:
@@ -306,29 +285,36 @@ def _mul(step: Step, *known: Gaussian) -> Gaussian:
 
 
 def _div(step: Step, *known: Gaussian) -> Gaussian:
-    name = getattr(step.call.function, "__name__", "")
-    if len(known) != 1 or name.startswith("__r") or not isinstance(step.call.args[0], Value):
+    reverse = (step.call.function or "").startswith("__r")
+    if len(known) != 1 or reverse or not isinstance(step.call.args[0], Value):
         raise UnsupportedError("by a value that depends on the data")
+    if step.call.kwargs.get("rounding_mode") is not None:
+        raise UnsupportedError("with a rounding_mode")
     (a, v), (b, _) = _operands(step, known)
     return a / b, v / b.square()
 
 
 def _cat(step: Step, *known: Gaussian) -> Gaussian:
-    if step.option(1, "dim", 0) % len(step.shape) != 1 or len(known) != len(step.call.inputs):
+    if step.option(1, "dim", 0) % len(step.shape) != 1:
         raise UnsupportedError("along another axis than the channels")
     return torch.cat([mean for mean, _ in known]), torch.cat([var for _, var in known])
 
 
 def _slice(step: Step, x: Gaussian) -> Gaussian:
-    """Indexing of positions."""
+    """Indexing of positions by numbers and slices."""
     index = step.call.args[1] if isinstance(step.call.args[1], tuple) else (step.call.args[1],)
-    full = all(part == slice(None) for part in index[:2]) or index[:1] == (Ellipsis,)
+    full = all(part is None or type(part) in (int, slice, type(...)) for part in index)
+    if full and index[0] is ...:
+        full = sum(part is not None for part in index[1:]) <= len(step.shape) - 2
+    else:
+        full = full and all(part == slice(None) for part in index[:2])
     if not full or step.out_shape[:2] != step.shape[:2]:
         raise UnsupportedError(f"with the index {index}")
     return x
 
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_PADS = nn.modules.padding
 
 # The first kind that fits counts, so subclasses stand before their parents.
 _MODULES: dict[type[nn.Module] | tuple[type[nn.Module], ...], Rule] = {
@@ -341,10 +327,11 @@ _MODULES: dict[type[nn.Module] | tuple[type[nn.Module], ...], Rule] = {
     nn.ReLU: _relu,
     nn.LeakyReLU: _leaky_relu,
     nn.PReLU: _prelu,
-    (nn.Identity, nn.Upsample, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d): _same,
-    (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d): _same,
+    nn.Upsample: _interpolate,
+    (_PADS._ConstantPadNd, _PADS._ReflectionPadNd): _pad,
+    (_PADS._ReplicationPadNd, _PADS._CircularPadNd): _pad,
     nn.Flatten: _reshape,
-    nn.modules.dropout._DropoutNd: _dropout,
+    (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d): _dropout,
     (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d): _average,
     (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d): _average,
     (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d): _maximum,
@@ -354,10 +341,19 @@ _MODULES: dict[type[nn.Module] | tuple[type[nn.Module], ...], Rule] = {
     (nn.Tanhshrink, nn.Softshrink, nn.Hardshrink): _elementwise,
 }
 
+_ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
+    **{name: getattr(torch, name) for name in ("sigmoid", "tanh", "exp", "square", "sin", "cos")},
+    **{name: getattr(F, name) for name in ("gelu", "silu", "mish", "softplus", "elu", "selu")},
+    **{name: getattr(F, name) for name in ("celu", "hardswish", "hardsigmoid", "softsign")},
+    **{name: getattr(F, name) for name in ("tanhshrink", "softshrink", "hardshrink")},
+    "log_sigmoid": F.logsigmoid,
+}
+
 _FUNCTIONS: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
-    **dict.fromkeys(("contiguous", "clone", "detach", "interpolate", "pad", "to", "float"), _same),
+    **dict.fromkeys(("contiguous", "clone", "to", "float", "double", "half", "bfloat16"), _same),
     **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze"), _reshape),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _average),
     **dict.fromkeys((f"adaptive_avg_pool{d}d" for d in (1, 2, 3)), _average),
@@ -367,19 +363,25 @@ _FUNCTIONS: dict[str, Rule] = {
     "add": _add,
     **dict.fromkeys(("sub", "subtract", "rsub"), _sub),
     **dict.fromkeys(("mul", "multiply"), _mul),
-    **dict.fromkeys(("truediv", "div", "divide"), _div),
+    **dict.fromkeys(("truediv", "true_divide", "div", "divide"), _div),
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
     **dict.fromkeys(("abs", "absolute"), _absolute),
+    **dict.fromkeys(("neg", "negative"), _negative),
     **dict.fromkeys(("clamp", "clip"), _clamp),
-    **dict.fromkeys(("gelu", "silu", "mish", "sigmoid", "tanh", "softplus", "elu"), _elementwise),
-    **dict.fromkeys(("selu", "celu", "hardswish", "hardsigmoid", "logsigmoid"), _elementwise),
-    **dict.fromkeys(("softsign", "tanhshrink", "exp", "square", "sin", "cos"), _elementwise),
+    "detach": _detach,
     "linear": _linear,
     "relu": _relu,
     "relu6": _relu6,
     "hardtanh": _hardtanh,
     "leaky_relu": _leaky_relu,
     "prelu": _prelu,
+    "pad": _pad,
+    "interpolate": _interpolate,
     "mean": _mean,
     "getitem": _slice,
+}
+
+_POINTWISE = {
+    *(normalized, _relu, _leaky_relu, _prelu, _absolute, _relu6, _hardtanh, _clamp, _elementwise),
+    *(_same, _detach, _negative, _reshape, _pad, _dropout, _add, _sub, _mul, _div, _cat, _slice),
 }

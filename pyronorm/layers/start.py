@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from pyronorm.errors import ConversionError, StatisticsError
 from pyronorm.layers.analytic import Analytic
 from pyronorm.layers.base import LatentNorm
-from pyronorm.layers.propagation import build_propagation
-from pyronorm.layers.rules import Step, rule_for
-from pyronorm.layers.tracing import trace
+from pyronorm.layers.propagation import Propagation, build_propagation
+from pyronorm.layers.rules import rule_for
+from pyronorm.layers.steps import Step, UnsupportedError
+from pyronorm.layers.tracing import Call, trace
 from pyronorm.layers.weight import Weight
 from pyronorm.stats import channel_moments
+from pyronorm.stats.propagation import Gaussian
 
 __all__ = ["analytic_start", "data_dependent_start"]
 
@@ -54,8 +56,9 @@ def analytic_start(
 
     Each layer takes the mean and standard deviation that the weights before it give its projection
     :math:`\frac{v}{\lVert v\rVert} * x` for data of the given moments: what an
-    :class:`~pyronorm.layers.Analytic` normalizer would normalize with at the start. This writes
-    buffers: it is an explicit call, made once, before training.
+    :class:`~pyronorm.layers.Analytic` normalizer would normalize with at the start (with ``eps``
+    added to the variance of the projection). This writes buffers: it is an explicit call, made
+    once, before training.
 
     Args:
         network: a network with Weight normalizers, changed in place.
@@ -70,20 +73,34 @@ def analytic_start(
     normalizer = Analytic() if normalizer is None else normalizer
     layers = _layers(network, (Weight,), "analytic_start")
     names = {module: name for name, module in network.named_modules()}
-    calls = trace(network, example_input, whole=[names[layer] for layer in layers])
+    calls = trace(network, example_input)
     for layer in layers:
         assert isinstance(layer.normalizer, Weight)
-        like = layer.state("start_mean").new_empty(0)
+        assert layer.linear is not None
         statistics = normalizer.input_statistics
         propagation = build_propagation(calls, names[layer], network, *statistics)
-        call = calls.of_module(names[layer])[0]
-        rule = rule_for(call, layer.linear)  # of the linear layer inside
-        assert rule is not None
-        assert layer.linear is not None
-        mean, var = rule(Step(call, rule, layer.linear, network, {}), propagation(like))
+        mean, var = _after_linear(layer, calls.of_module(names[layer])[0], propagation)
         norm = layer.normalizer.norm(layer.linear)
         layer.state("start_mean").copy_(mean / norm)
-        layer.state("start_std").copy_((var / norm.square() + (normalizer.eps or 1e-5)).sqrt())
+        eps = 1e-5 if normalizer.eps is None else normalizer.eps
+        layer.state("start_std").copy_((var / norm.square() + eps).sqrt())
+
+
+def _after_linear(layer: LatentNorm, call: Call, propagation: Propagation) -> Gaussian:
+    """Moments behind the linear layer that a Weight normalizer owns."""
+    linear = layer.linear
+    rule = rule_for(call, linear)
+    assert linear is not None
+    assert rule is not None
+    try:
+        return rule(
+            Step(call, rule, linear, layer, {}), propagation(layer.state("start_mean").new_empty(0))
+        )
+    except UnsupportedError as error:
+        raise ConversionError(
+            f"analytic_start: cannot propagate moments through the {type(linear).__name__} of layer "
+            f"{layer.name!r} {error}."
+        ) from None
 
 
 def _layers(

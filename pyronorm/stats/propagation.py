@@ -17,17 +17,20 @@ from itertools import product
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 __all__ = [
     "Gaussian",
+    "adaptive_window",
     "average_moments",
     "clipped_moments",
     "convolution_moments",
     "dropout_moments",
     "elementwise_moments",
+    "interpolation_moments",
     "leaky_relu_moments",
     "linear_moments",
     "maximum_moments",
@@ -55,8 +58,8 @@ def linear_moments(
         bias: shape ``(out,)``.
     """
     mean, var = x
-    out = weight @ mean
-    return (out if bias is None else out + bias), weight.square() @ var
+    out = weight @ mean if bias is None else torch.addmv(bias, weight, mean)
+    return out, weight.square() @ var
 
 
 def convolution_moments(
@@ -76,7 +79,11 @@ def convolution_moments(
         bias: shape ``(out,)``.
         groups: groups of channels.
     """
-    taps = weight.flatten(2) if weight.ndim > 2 else weight[..., None]
+    taps = weight.flatten(2)
+    if groups == 1:
+        # linear_moments of the sums over the kernel, of the weights and of their squares
+        mean, _ = linear_moments(x, taps.sum(2), bias)
+        return mean, taps.square().sum(2) @ x[1]
     mean, var = (part.view(groups, -1, 1) for part in x)
     first = taps.sum(2).view(groups, -1, taps.shape[1])
     second = taps.square().sum(2).view(groups, -1, taps.shape[1])
@@ -128,10 +135,10 @@ def leaky_relu_moments(x: Gaussian, slope: float | Tensor = 0.0) -> Gaussian:
     :math:`\Phi(a)`:
 
     .. math::
-        \mu' &= \mu(\alpha + (1-\alpha)\Phi) + \sigma(1-\alpha)\phi \\
+        \mu' &= \alpha\mu + (1-\alpha)\sigma E_+, \\
         \sigma'^2 &= \sigma^2\,[\alpha^2 + 2\alpha(1-\alpha)\Phi + (1-\alpha)^2 R], \\
-        R &= a\phi + (a^2+1)\Phi - (a\Phi + \phi)^2
-        = \Phi + a^2\Phi(1-\Phi) + a\phi(1-2\Phi) - \phi^2
+        R &= a\phi + (a^2+1)\Phi - (a\Phi + \phi)^2 = \Phi - E_+ E_-, \qquad
+        E_\pm = \phi \pm a\Phi(\pm a)
 
     Args:
         x: moments of the input.
@@ -143,11 +150,14 @@ def leaky_relu_moments(x: Gaussian, slope: float | Tensor = 0.0) -> Gaussian:
     std = (var + _TINY).sqrt()
     a = mean / std
     below, above, density = _cumulative(-a), _cumulative(a), _density(a)
-    ratio = above + a.square() * above * below + a * density * (below - above) - density.square()
+    up = torch.addcmul(density, a, above)
+    down = torch.addcmul(density, a, below, value=-1)
+    ratio = torch.addcmul(above, up, down, value=-1).clamp(min=0)
+    if isinstance(slope, (int, float)) and slope == 0:
+        return std * up, var * ratio
     rest = 1 - slope
-    out = mean * (slope + rest * above) + std * rest * density
-    scaled = slope * slope + 2 * slope * rest * above + rest * rest * ratio.clamp(min=0)
-    return out, var * scaled
+    scaled = slope * slope + rest * (2 * slope * above + rest * ratio)
+    return slope * mean + rest * (std * up), var * scaled
 
 
 def clipped_moments(x: Gaussian, low: float, high: float) -> Gaussian:
@@ -184,7 +194,8 @@ def elementwise_moments(x: Gaussian, function: Callable[[Tensor], Tensor]) -> Ga
     r"""Moments of any function of each value, by Gauss-Hermite quadrature with 64 nodes.
 
     :math:`\mu' = \sum_k w_k f(\mu + \sigma z_k)`, :math:`\sigma'^2 = \sum_k w_k (f(\mu + \sigma z_k) -
-    \mu')^2`. Close to exact for smooth functions; about 1 % where the function has kinks.
+    \mu')^2`. Smooth activations come out to 4 digits up to :math:`\sigma = 2`, saturating ones to 3 %
+    at :math:`\sigma = 5` and to 15 % at 20, functions with kinks (hard swish) to 2 %.
 
     Args:
         x: moments of the input.
@@ -219,6 +230,50 @@ def average_moments(x: Gaussian, count: float) -> Gaussian:
     return x[0], x[1] / count
 
 
+def adaptive_window(old: Sequence[int], new: Sequence[int]) -> float:
+    """How many positions an adaptive pooling takes together; harmonic mean over its outputs.
+
+    Args:
+        old: positions of the input, per axis.
+        new: positions of the output.
+    """
+    window = 1.0
+    for length, outputs in zip(old, new, strict=True):
+        starts = (i * length // outputs for i in range(outputs))
+        ends = (-(-(i + 1) * length // outputs) for i in range(outputs))
+        sizes = [end - start for start, end in zip(starts, ends, strict=True)]
+        window *= outputs / sum(1 / size for size in sizes)
+    return window
+
+
+def interpolation_moments(
+    x: Gaussian,
+    old: Sequence[int],
+    new: Sequence[int],
+    mode: str,
+    align_corners: bool = False,
+    antialias: bool = False,
+) -> Gaussian:
+    r"""Moments of an interpolation between independent positions.
+
+    The weights of each output position sum to 1, so the mean stays; the variance is multiplied with
+    :math:`\sum_i w_i^2`, averaged over the output positions.
+
+    Args:
+        x: moments of the input.
+        old: positions of the input, per axis.
+        new: positions of the output.
+        mode: as in torch.nn.functional.interpolate, and the following.
+        align_corners: see there.
+        antialias: see there.
+    """
+    mode = {"linear": "bilinear", "trilinear": "bilinear"}.get(mode, mode)
+    sizes = zip(old, new, strict=True)
+    return x[0], x[1] * math.prod(
+        _interpolation_factor(*size, mode, align_corners, antialias) for size in sizes
+    )
+
+
 def dropout_moments(x: Gaussian, probability: float) -> Gaussian:
     r"""Moments of ``x * mask / (1 - p)``: mean :math:`\mu`, variance :math:`(\sigma^2+p\mu^2)/(1-p)`."""
     mean, var = x
@@ -237,17 +292,30 @@ def product_moments(x: Gaussian, y: Gaussian) -> Gaussian:
 
 
 def _density(a: Tensor) -> Tensor:
-    return torch.exp(-0.5 * a.square()) / math.sqrt(2 * math.pi)
+    return torch.exp(-0.5 * a.square()) * (1 / math.sqrt(2 * math.pi))
 
 
 def _cumulative(a: Tensor) -> Tensor:
-    return 0.5 * torch.erfc(-a / math.sqrt(2))
+    return 0.5 * torch.erfc(a * -math.sqrt(0.5))
 
 
 @cache
 def _gauss_hermite() -> tuple[list[float], list[float]]:
     nodes, weights = hermegauss(_NODES)
     return nodes.tolist(), (weights / weights.sum()).tolist()
+
+
+@cache
+def _interpolation_factor(old: int, new: int, mode: str, align: bool, antialias: bool) -> float:
+    """Sum of squared weights along one axis, mean over the output positions."""
+    if mode.startswith("nearest"):
+        return 1.0
+    basis = torch.eye(old, dtype=torch.float64)[None, :, None]  # each input position a channel
+    corners = None if mode == "area" else align
+    weights = F.interpolate(
+        basis, size=(1, new), mode=mode, align_corners=corners, antialias=antialias
+    )
+    return float(weights.square().sum(1).mean())
 
 
 @cache

@@ -11,11 +11,11 @@ import torch
 
 from pyronorm.infer import estimate_population_statistics
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Batch, BatchWhitening, Group, Weight, convert
+from pyronorm.layers import Analytic, Batch, BatchWhitening, Group, Weight, convert
 from pyronorm.stats import Eigen
 from tests.nets import SHAPES, conv_net, train_briefly
 
-for normalizer in (Batch(), Group(2), Weight(), BatchWhitening(2, Eigen())):
+for normalizer in (Batch(), Group(2), Weight(), Analytic(), BatchWhitening(2, Eigen())):
     torch.compiler.reset()
     original = train_briefly(conv_net(2), SHAPES[2], steps=2).eval()
     x = torch.randn(5, *SHAPES[2])

@@ -11,10 +11,10 @@ from torch import nn
 
 from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Batch, Group, Instance, Layer, Population, Weight, convert
+from pyronorm.layers import Analytic, Batch, Group, Instance, Layer, Population, Weight, convert
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
-NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight()]
+NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight(), Analytic()]
 
 
 @pytest.fixture(params=NORMALIZERS, ids=lambda n: type(n).__name__)
@@ -113,7 +113,7 @@ def test_torch_compile_in_one_graph():
         [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    kinds = ["Batch", "Group", "Weight", "BatchWhitening"]
+    kinds = ["Batch", "Group", "Weight", "Analytic", "BatchWhitening"]
     assert result.stdout.split() == kinds
 
 
