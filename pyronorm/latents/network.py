@@ -148,17 +148,20 @@ class LatentNetwork(nn.Module):
         output = self._evaluate_many(x, shift.flatten(0, -3), scale.flatten(0, -3))
         return output.reshape(samples + output.shape[1:])
 
+    @torch.no_grad()
     def reference_statistics(self) -> tuple[Tensor, Tensor]:
         r"""Mean and standard deviation that the latents are relative to, per channel.
 
         Returns:
             :math:`\mu` and :math:`\sigma = \sqrt{\sigma^2 + \epsilon}`, each of shape
-            ``(channel,)``; NaN where the normalizer has no fixed statistics.
+            ``(channel,)``; NaN where the normalizer has no statistics but those of an example.
         """
-        known = [layer for layer in self.layers if layer.normalizer.keeps_population]
-        mean = self.pack({layer: layer.state("running_mean") for layer in known})
-        std = self.pack({x: (x.state("running_var") + x.eps).sqrt() for x in known})
-        return mean, std
+        means, stds = {}, {}
+        for layer in self.layers:
+            found = layer.normalizer.reference(layer, self.like)
+            if found is not None:
+                means[layer], stds[layer] = found
+        return self.pack(means), self.pack(stds)
 
     def pack(self, values: Mapping[LatentNorm, Tensor]) -> Float[Tensor, " channel"]:
         """Join one vector per layer; NaN for layers without one.

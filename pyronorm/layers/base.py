@@ -87,6 +87,22 @@ class Normalizer(ABC):
         """
         return {"running_mean": moments.mean, "running_var": moments.var}
 
+    def reference(self, layer: LatentNorm, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        r"""Mean and standard deviation per channel that the latents are relative to.
+
+        Args:
+            layer: gives the buffers.
+            like: gives device and dtype.
+
+        Returns:
+            :math:`\mu` and :math:`\sqrt{\sigma^2 + \epsilon}`, each of shape ``(channel,)``; None
+            where they are those of an example. By default those of the population, if it is kept.
+        """
+        if not self.keeps_population:
+            return None
+        var = layer.state("running_var").to(like)
+        return layer.state("running_mean").to(like), (var + layer.eps).sqrt()
+
     def adapted(self, eps: float) -> Normalizer:
         """The normalizer with a converted layer's ``eps``, where it leaves its own open."""
         return replace(self, eps=eps) if self.eps is None else self  # type: ignore[type-var]

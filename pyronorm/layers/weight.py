@@ -101,6 +101,11 @@ class Weight(Normalizer):
                 return y
         return linear._conv_forward(x, weight, bias)
 
+    def reference(self, layer: LatentNorm, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Start statistics in the units of the linear layer's output (without its bias)."""
+        norm = self.norm(_linear_of(layer)).to(like)
+        return layer.state("start_mean").to(like) * norm, layer.state("start_std").to(like) * norm
+
     def norm(self, linear: nn.Module) -> Tensor:
         r""":math:`\lVert v\rVert` per output channel, shape ``(channel,)``."""
         eps = 1e-12 if self.eps is None else self.eps

@@ -191,6 +191,24 @@ def test_reference_statistics():
     assert all(torch.isnan(part).all() for part in partly.reference_statistics())
 
 
+@pytest.mark.parametrize("normalizer", [Weight(), Analytic()])
+def test_reference_statistics_read_off_the_weights(normalizer):
+    """Converted from a trained network they are its population statistics."""
+    original = train_briefly(conv_net(2), SHAPES[2], steps=3).eval()
+    network = LatentNetwork(convert(original, normalizer, example_input=torch.randn(2, *SHAPES[2])))
+    norms = [m for m in original.modules() if isinstance(m, nn.BatchNorm2d)]
+    convs = [m for m in original.modules() if isinstance(m, nn.Conv2d)]
+    mean, std = network.reference_statistics()
+    expected = torch.cat([n.running_mean for n in norms])
+    if isinstance(normalizer, Weight):  # the bias of a convolution is dropped
+        dropped = [c.bias if c.bias is not None else torch.zeros(c.out_channels) for c in convs]
+        expected = expected - torch.cat(dropped[: len(norms)]).detach()
+    torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-5)
+    var = torch.cat([n.running_var for n in norms])
+    torch.testing.assert_close(std, (var + 1e-5).sqrt(), rtol=1e-4, atol=1e-6)
+    assert not mean.requires_grad
+
+
 def test_mixed_kinds_fill_unknown_statistics_with_nan():
     network = nn.Sequential(nn.GroupNorm(1, 2), nn.BatchNorm1d(2))
     mean, std = LatentNetwork(convert(network)).reference_statistics()
