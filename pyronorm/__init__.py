@@ -27,7 +27,13 @@ from pyronorm import (
 )
 from pyronorm.diagnostics import channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
-from pyronorm.infer import collect_bank, estimate_population_statistics, fit, predict
+from pyronorm.infer import (
+    collect_bank,
+    estimate_population_statistics,
+    fit,
+    predict,
+    run_nuts,
+)
 from pyronorm.latents import LatentNetwork, LatentSpace
 from pyronorm.layers import (
     ConversionReport,
@@ -71,6 +77,7 @@ __all__ = [
     "networks",
     "predict",
     "priors",
+    "run_nuts",
     "sample_latents",
     "stats",
     "to_arviz",

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, gather
-from pyronorm.infer.draws import Draws, draw_latents
+from pyronorm.infer.draws import Chains, Draws, draw_latents
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import ScaleInvariant
@@ -29,7 +29,7 @@ _Groups = dict[str, dict[str, Any]]  # NumPy arrays by group and variable
 
 def to_arviz(
     model: NormalizationModel,
-    posterior: Callable[..., Any] | StatisticsBank | MCMC,
+    posterior: Callable[..., Any] | StatisticsBank | Chains | MCMC,
     data: Data | None = None,
     num_samples: int = 200,
     *,
@@ -58,7 +58,8 @@ def to_arviz(
     Args:
         model: the model; its network runs in evaluation mode.
         posterior: a guide (as in :func:`pyronorm.predict`), a statistics bank (its rows, the first
-            ``num_samples`` of them), or a finished Pyro MCMC run (all its draws).
+            ``num_samples`` of them), or chains of :func:`pyronorm.infer.run_nuts` or of a finished Pyro
+            MCMC run (all draws).
         data: pairs ``(x, y)``, or inputs alone; None leaves out all that needs data. For
             ``az.loo`` these must be the training data; on held-out data the log likelihood is
             already out of sample.
@@ -144,22 +145,13 @@ def _draw(
     if isinstance(posterior, StatisticsBank):
         posterior.check(space, "to_arviz")
         return Draws(posterior.shift[:num_samples], posterior.scale[:num_samples]), 1, {}
-    if not isinstance(posterior, MCMC):
-        batches = None if data is None else [data]
-        return draw_latents(model, posterior, num_samples, batches), 1, {}
-    samples = posterior.get_samples(group_by_chain=True)
-    if space.shift_site not in samples or space.scale_site not in samples:
-        raise OptionError(
-            f"to_arviz: the MCMC run has no sites {space.shift_site!r} and {space.scale_site!r}; it "
-            f"has {list(samples)}."
-        )
-    shift, scale = samples[space.shift_site], samples[space.scale_site]
-    diverging = np.zeros(tuple(shift.shape[:2]), dtype=bool)
-    divergences = posterior.diagnostics().get("divergences", {})
-    for chain, where in enumerate(divergences.values()):
-        diverging[chain, [int(i) for i in where]] = True
-    draws = Draws(shift.flatten(0, 1), scale.flatten(0, 1))
-    return draws, len(shift), {"diverging": diverging.reshape(-1)}
+    if isinstance(posterior, MCMC):
+        posterior = Chains.of(posterior, space)
+    if isinstance(posterior, Chains):
+        diverging = posterior.diverging.flatten().cpu().numpy()
+        return posterior.draws(), len(posterior.shift), {"diverging": diverging}
+    batches = None if data is None else [data]
+    return draw_latents(model, posterior, num_samples, batches), 1, {}
 
 
 def _add_data(

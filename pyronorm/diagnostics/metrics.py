@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.infer.data import Data, as_batches
-from pyronorm.infer.draws import draw_latents
+from pyronorm.infer.draws import Chains, draw_latents
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.likelihoods import Bernoulli, Categorical, Normal
 from pyronorm.model import NormalizationModel
@@ -114,7 +114,7 @@ def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
 
 def evaluate(
     model: NormalizationModel,
-    guide: Callable[..., Any],
+    guide: Callable[..., Any] | Chains,
     data: Data,
     num_samples: int = 32,
     *,

@@ -1,13 +1,15 @@
 """Training, population statistics, statistics banks and prediction."""
 
 from pyronorm.infer.bank import collect_bank
-from pyronorm.infer.draws import Draws, draw_latents
+from pyronorm.infer.draws import Chains, Draws, draw_latents
 from pyronorm.infer.fit import fit
 from pyronorm.infer.history import Epoch, History
+from pyronorm.infer.nuts import run_nuts
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.predict import Prediction, log_likelihoods, predict, predictive_nll
 
 __all__ = [
+    "Chains",
     "Draws",
     "Epoch",
     "History",
@@ -19,4 +21,5 @@ __all__ = [
     "log_likelihoods",
     "predict",
     "predictive_nll",
+    "run_nuts",
 ]

@@ -9,18 +9,20 @@ from typing import Any
 
 import pyro
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pyro import poutine
 from pyro.distributions import Delta
+from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
 from pyronorm.guides import Guide
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
+from pyronorm.latents import LatentSpace
 from pyronorm.model import NormalizationModel
 
-__all__ = ["Draws", "draw_latents"]
+__all__ = ["Chains", "Draws", "draw_latents"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,19 +45,68 @@ class Draws:
         return len(self.shift)
 
 
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """Draws of several Markov chains.
+
+    :func:`pyronorm.predict`, :func:`pyronorm.evaluate` and :func:`pyronorm.to_arviz` take them in
+    place of a guide.
+
+    Attributes:
+        shift: shape ``(chain, draw, channel)``.
+        scale: shape ``(chain, draw, channel)``.
+        diverging: whether the trajectory of a draw diverged, shape ``(chain, draw)``.
+    """
+
+    shift: Float[Tensor, "chain draw channel"]
+    scale: Float[Tensor, "chain draw channel"]
+    diverging: Bool[Tensor, "chain draw"]
+
+    @classmethod
+    def of(cls, mcmc: MCMC, space: LatentSpace) -> Chains:
+        """The chains of a finished Pyro MCMC run.
+
+        Raises:
+            OptionError: if it did not sample the latents of ``space``.
+        """
+        samples = mcmc.get_samples(group_by_chain=True)
+        for site in (space.shift_site, space.scale_site):
+            if site not in samples:
+                raise OptionError(f"the MCMC run has no site {site!r}; it has {list(samples)}.")
+        shift = samples[space.shift_site]
+        diverging = torch.zeros(shift.shape[:2], dtype=torch.bool)
+        for chain, where in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
+            diverging[chain, [int(i) for i in where]] = True
+        return cls(shift, samples[space.scale_site], diverging)
+
+    def draws(self, num_samples: int | None = None) -> Draws:
+        """The draws of all chains, or so many of them, evenly spaced.
+
+        Raises:
+            OptionError: if there are not that many.
+        """
+        shift, scale = self.shift.flatten(0, 1), self.scale.flatten(0, 1)
+        if num_samples is None:
+            return Draws(shift, scale)
+        if not 1 <= num_samples <= len(shift):
+            raise OptionError(f"num_samples must be between 1 and {len(shift)}, got {num_samples}.")
+        index = torch.linspace(0, len(shift) - 1, num_samples).round().long().to(shift.device)
+        return Draws(shift[index], scale[index])
+
+
 @torch.no_grad()
 def draw_latents(
     model: NormalizationModel,
-    guide: Callable[..., Any],
+    guide: Callable[..., Any] | Chains,
     num_samples: int,
     data: Data | None = None,
 ) -> Draws:
-    """Draw latents from a guide.
+    """Draw latents from a guide, or take so many draws of Markov chains, evenly spaced.
 
     Args:
         model: the model that the guide approximates the posterior of.
         guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, or any Pyro guide whose sites
-            broadcast under a plate.
+            broadcast under a plate; or chains of :func:`pyronorm.infer.run_nuts`.
         num_samples: number of draws.
         data: a guide of your own is called with the first batch of these data, ``guide(x, y)``;
             guides of this library and autoguides need none.
@@ -69,6 +120,8 @@ def draw_latents(
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    if isinstance(guide, Chains):
+        return guide.draws(num_samples)
     if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
         raise OptionError(
             f"{type(guide).__name__} has not been trained: it does not know its sites before the "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyronorm.errors import DataError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
-from pyronorm.infer.draws import Draws, draw_latents
+from pyronorm.infer.draws import Chains, Draws, draw_latents
 from pyronorm.likelihoods import Summary
 from pyronorm.model import NormalizationModel
 
@@ -44,7 +44,7 @@ class Prediction:
 
 def predict(
     model: NormalizationModel,
-    guide: Callable[..., Any],
+    guide: Callable[..., Any] | Chains,
     data: Data,
     num_samples: int = 32,
     *,
@@ -60,7 +60,8 @@ def predict(
 
     Args:
         model: the model.
-        guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, or a guide of your own.
+        guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, a guide of your own, or
+            chains of :func:`pyronorm.infer.run_nuts`.
         data: inputs ``x``, alone or in pairs ``(x, y)`` of which ``y`` is not used.
         num_samples: ``S``, number of draws.
         batch_size: examples at once, where the data do not come in batches.
@@ -153,7 +154,7 @@ def log_likelihoods(
 
 def predictive_nll(
     model: NormalizationModel,
-    guide: Callable[..., Any],
+    guide: Callable[..., Any] | Chains,
     data: Data,
     num_samples: int = 32,
     *,

@@ -1,0 +1,114 @@
+"""The posterior of the latents by the No-U-Turn sampler: what other posteriors are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from pyro.infer import MCMC, NUTS
+from torch import nn
+
+from pyronorm.errors import OptionError
+from pyronorm.infer.data import Data, evaluation_mode, gather
+from pyronorm.infer.draws import Chains
+from pyronorm.model import NormalizationModel, init_to_neutral
+
+__all__ = ["run_nuts"]
+
+
+def run_nuts(
+    model: NormalizationModel,
+    data: Data,
+    num_samples: int = 500,
+    warmup: int = 500,
+    num_chains: int = 2,
+    *,
+    target_accept: float = 0.8,
+    max_tree_depth: int = 8,
+    jit: bool = False,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Chains:
+    """Sample the posterior of the latents by NUTS, with the network frozen.
+
+    The network runs in evaluation mode on all the data at once, and its weights are constants. Each
+    chain starts at the neutral latents, which are near the mode of a trained network, and adapts its
+    step size and a diagonal mass matrix of its own; chains run one after the other. Weights and modes
+    are as before afterwards.
+
+    Args:
+        model: the model. Its likelihood counts each example once, so it has to be made for these
+            data: for a subset make a model with ``num_data`` of that size, whose posterior is that of
+            the subset.
+        data: pairs ``(x, y)``.
+        num_samples: draws per chain that are kept.
+        warmup: steps of adaptation before them.
+        num_chains: number of chains.
+        target_accept: acceptance probability that the step size is adapted to.
+        max_tree_depth: a trajectory has at most ``2 ** max_tree_depth`` steps.
+        jit: compile the potential with ``torch.jit`` (faster for small networks).
+        seed: seeds Pyro; chain ``k`` has ``seed + k``. None uses torch's generator as it is.
+        progress: whether to show a progress bar per chain.
+
+    Returns:
+        The chains.
+
+    Raises:
+        OptionError: if the data are not the model's ``num_data`` examples, or an option is below 1.
+        StatisticsError: if population statistics are missing or stale.
+
+    Source: Hoffman & Gelman, "The No-U-Turn Sampler" (JMLR 2014); as in Pyro.
+    """
+    for name, value in (
+        ("num_samples", num_samples),
+        ("warmup", warmup),
+        ("num_chains", num_chains),
+    ):
+        if value < 1:
+            raise OptionError(f"run_nuts: {name} must be at least 1, got {value}.")
+    x, y = gather(data)
+    if y is None:
+        raise OptionError("run_nuts: needs pairs (x, y), got x alone.")
+    if len(x) != model.num_data:
+        raise OptionError(
+            f"run_nuts: the model is made for num_data={model.num_data} examples, got {len(x)}. For the "
+            "posterior of a subset make a NormalizationModel of that size on the same network."
+        )
+    network = model.latent_network
+    network.check_statistics()
+    x, y = network.prepare(x), y.to(network.like.device)
+    chains = []
+    with evaluation_mode(model), _frozen(model), torch.random.fork_rng(enabled=seed is not None):
+        for chain in range(num_chains):
+            if seed is not None:
+                torch.manual_seed(seed + chain)
+            kernel = NUTS(
+                model,
+                init_strategy=init_to_neutral,
+                target_accept_prob=target_accept,
+                max_tree_depth=max_tree_depth,
+                jit_compile=jit,
+                ignore_jit_warnings=jit,
+            )
+            mcmc = MCMC(kernel, num_samples, warmup, disable_progbar=not progress)
+            mcmc.run(x, y)
+            chains.append(Chains.of(mcmc, model.space))
+    return Chains(
+        torch.cat([c.shift for c in chains]),
+        torch.cat([c.scale for c in chains]),
+        torch.cat([c.diverging for c in chains]),
+    )
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Context in which no parameter asks for a gradient."""
+    before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, wanted in before:
+            parameter.requires_grad_(wanted)
