@@ -3,6 +3,7 @@
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.guides.batch_noise import BatchNoise
+from pyronorm.guides.effective_batch_size import EffectiveBatchSize
 from pyronorm.guides.fixed_noise import FixedNoise
 from pyronorm.guides.low_rank import LowRank
 from pyronorm.guides.mean_field import MeanField
@@ -11,6 +12,7 @@ from pyronorm.guides.stochastic_batch_norm import StochasticBatchNorm
 
 __all__ = [
     "BatchNoise",
+    "EffectiveBatchSize",
     "FixedNoise",
     "Guide",
     "LowRank",

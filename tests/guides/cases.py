@@ -9,6 +9,7 @@ import torch
 from pyronorm import NormalizationModel, convert
 from pyronorm.guides import (
     BatchNoise,
+    EffectiveBatchSize,
     FixedNoise,
     Guide,
     LowRank,
@@ -49,6 +50,8 @@ def make_bank(model: NormalizationModel, rows: int = 40) -> StatisticsBank:
 
 _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Point": Point,
+    "EffectiveBatchSize": lambda m: EffectiveBatchSize(m, 16.0),
+    "EffectiveBatchSize.from_bank": lambda m: EffectiveBatchSize.from_bank(m, make_bank(m)),
     "FixedNoise": lambda m: FixedNoise(m, 16.0),
     "MeanField": MeanField,
     "LowRank": lambda m: LowRank(m, rank=3),
