@@ -7,6 +7,7 @@ from pyronorm.guides.effective_batch_size import EffectiveBatchSize
 from pyronorm.guides.fixed_noise import FixedNoise
 from pyronorm.guides.low_rank import LowRank
 from pyronorm.guides.mean_field import MeanField
+from pyronorm.guides.paired import Paired
 from pyronorm.guides.point import Point
 from pyronorm.guides.stochastic_batch_norm import StochasticBatchNorm
 
@@ -17,6 +18,7 @@ __all__ = [
     "Guide",
     "LowRank",
     "MeanField",
+    "Paired",
     "Point",
     "StatisticsBank",
     "StochasticBatchNorm",

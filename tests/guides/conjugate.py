@@ -23,9 +23,15 @@ from pyronorm.priors import Prior
 
 
 class Conjugate:
-    """The model, its data and integrals over its latents."""
+    """The model, its data and integrals over its latents.
 
-    def __init__(self, prior: Prior, num_data: int = 20, std: float = 1.5) -> None:
+    Inputs off the reference mean, by ``offset`` standard deviations, make the posterior of shift and
+    log scale correlated.
+    """
+
+    def __init__(
+        self, prior: Prior, num_data: int = 20, std: float = 1.5, offset: float = 0.0
+    ) -> None:
         norm = nn.BatchNorm1d(1)
         with torch.no_grad():
             norm.weight.fill_(1.3)
@@ -36,7 +42,7 @@ class Conjugate:
         network = convert(nn.Sequential(norm), Population()).double()
         self.model = NormalizationModel(network, Normal(std), num_data, prior).double()
         self.model.requires_grad_(False).eval()
-        self.x = 0.5 + 2**0.5 * torch.randn(num_data, 1, dtype=torch.float64)
+        self.x = 0.5 + 2**0.5 * (offset + torch.randn(num_data, 1, dtype=torch.float64))
         self.y = 1.2 * self.x + std * torch.randn(num_data, 1, dtype=torch.float64)
         shift = torch.linspace(-3, 3, 401, dtype=torch.float64)
         log_scale = torch.linspace(-3, 3, 401, dtype=torch.float64)
@@ -73,7 +79,7 @@ class Conjugate:
         }
         with torch.no_grad(), pyro.plate_stack("grid", (*self.shift.shape, 1)):
             trace = poutine.trace(poutine.condition(guide, values)).get_trace()
-        trace.compute_log_prob()
+            trace.compute_log_prob()
         log_q = trace.nodes["shift"]["log_prob"] + trace.nodes["scale"]["log_prob"]
         return log_q[..., 0] + self.log_scale
 
