@@ -5,6 +5,7 @@ from pyronorm.guides.base import Guide
 from pyronorm.guides.batch_noise import BatchNoise
 from pyronorm.guides.effective_batch_size import EffectiveBatchSize
 from pyronorm.guides.fixed_noise import FixedNoise
+from pyronorm.guides.flow import Flow
 from pyronorm.guides.low_rank import LowRank
 from pyronorm.guides.mean_field import MeanField
 from pyronorm.guides.paired import Paired
@@ -15,6 +16,7 @@ __all__ = [
     "BatchNoise",
     "EffectiveBatchSize",
     "FixedNoise",
+    "Flow",
     "Guide",
     "LowRank",
     "MeanField",

@@ -11,6 +11,7 @@ from pyronorm.guides import (
     BatchNoise,
     EffectiveBatchSize,
     FixedNoise,
+    Flow,
     Guide,
     LowRank,
     MeanField,
@@ -62,6 +63,7 @@ _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Paired": Paired,
     "Paired.from_bank": lambda m: Paired.from_bank(m, make_bank(m)),
     "Paired.neutral": lambda m: Paired(m, neutral=True),
+    "Flow": Flow,
     "BatchNoise": lambda m: BatchNoise(m, make_bank(m)),
     "StochasticBatchNorm": lambda m: StochasticBatchNorm(m, make_bank(m)),
 }
