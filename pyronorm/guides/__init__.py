@@ -10,6 +10,7 @@ from pyronorm.guides.low_rank import LowRank
 from pyronorm.guides.mean_field import MeanField
 from pyronorm.guides.paired import Paired
 from pyronorm.guides.point import Point
+from pyronorm.guides.population_statistics import PopulationStatistics
 from pyronorm.guides.stochastic_batch_norm import StochasticBatchNorm
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MeanField",
     "Paired",
     "Point",
+    "PopulationStatistics",
     "StatisticsBank",
     "StochasticBatchNorm",
 ]

@@ -17,6 +17,7 @@ from pyronorm.guides import (
     MeanField,
     Paired,
     Point,
+    PopulationStatistics,
     StatisticsBank,
     StochasticBatchNorm,
 )
@@ -64,6 +65,8 @@ _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Paired.from_bank": lambda m: Paired.from_bank(m, make_bank(m)),
     "Paired.neutral": lambda m: Paired(m, neutral=True),
     "Flow": Flow,
+    "PopulationStatistics": lambda m: PopulationStatistics(m, 30),
+    "PopulationStatistics.from_bank": lambda m: PopulationStatistics.from_bank(m, make_bank(m), 50),
     "BatchNoise": lambda m: BatchNoise(m, make_bank(m)),
     "StochasticBatchNorm": lambda m: StochasticBatchNorm(m, make_bank(m)),
 }
