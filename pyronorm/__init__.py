@@ -27,7 +27,13 @@ from pyronorm import (
 )
 from pyronorm.diagnostics import channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
-from pyronorm.infer import collect_bank, estimate_population_statistics, fit, predict
+from pyronorm.infer import (
+    collect_bank,
+    estimate_population_statistics,
+    fit,
+    predict,
+    predict_ensemble,
+)
 from pyronorm.latents import LatentNetwork, LatentSpace
 from pyronorm.layers import (
     ConversionReport,
@@ -70,6 +76,7 @@ __all__ = [
     "likelihoods",
     "networks",
     "predict",
+    "predict_ensemble",
     "priors",
     "sample_latents",
     "stats",
