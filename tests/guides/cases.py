@@ -38,6 +38,7 @@ def make_bank(model: NormalizationModel, rows: int = 40) -> StatisticsBank:
     network = model.latent_network
     c = network.space.num_channels
     mean, std = network.reference_statistics()
+    mean, std = mean.nan_to_num(nan=0.0), std.nan_to_num(nan=1.0)  # where there are no fixed ones
     mix = torch.randn(c, c) * 0.1
     eps = torch.full((c,), 1e-5)
     return StatisticsBank(
