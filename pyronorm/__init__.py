@@ -32,6 +32,7 @@ from pyronorm.infer import (
     estimate_population_statistics,
     fit,
     predict,
+    predict_ensemble,
     run_nuts,
 )
 from pyronorm.latents import LatentNetwork, LatentSpace
@@ -76,6 +77,7 @@ __all__ = [
     "likelihoods",
     "networks",
     "predict",
+    "predict_ensemble",
     "priors",
     "run_nuts",
     "sample_latents",

@@ -6,7 +6,8 @@ r"""Distributions of normalization statistics, as Pyro distributions.
 
 Registered with :func:`torch.distributions.kl_divergence`, so that
 :class:`pyro.infer.TraceMeanField_ELBO` finds them: InverseChi ‖ InverseChi, LogNormal ‖ InverseChi,
-Normal ‖ ImproperFlat, LogNormal ‖ ImproperLogUniform.
+InverseChi ‖ LogNormal, Normal ‖ ImproperFlat, LogNormal ‖ ImproperLogUniform, InverseChi ‖
+ImproperLogUniform.
 """
 
 from __future__ import annotations
@@ -254,6 +255,21 @@ def _kl_log_normal_inverse_chi(p: LogNormal, q: InverseChi) -> Tensor:
     return (-_log_normal_entropy(loc, std) - cross).to(torch.result_type(p.loc, q.df))
 
 
+@register_kl(InverseChi, LogNormal)  # type: ignore[untyped-decorator]
+def _kl_inverse_chi_log_normal(p: InverseChi, q: LogNormal) -> Tensor:
+    mean, variance = _log_moments(p)
+    loc, std = _precise(q.loc, q.scale)
+    cross = -mean - torch.log(std) - 0.5 * math.log(2 * math.pi)
+    cross = cross - (variance + (mean - loc).square()) / (2 * std.square())
+    return (-_inverse_chi_entropy(p) - cross).to(torch.result_type(p.df, q.loc))
+
+
+@register_kl(InverseChi, ImproperLogUniform)  # type: ignore[untyped-decorator]
+def _kl_inverse_chi_log_uniform(p: InverseChi, q: ImproperLogUniform) -> Tensor:
+    kl = (-_inverse_chi_entropy(p) + _log_moments(p)[0]).to(p.df.dtype)
+    return kl.expand(torch.broadcast_shapes(kl.shape, q.batch_shape))
+
+
 @register_kl(Normal, ImproperFlat)  # type: ignore[untyped-decorator]
 def _kl_normal_flat(p: Normal, q: ImproperFlat) -> Tensor:
     entropy: Tensor = p.entropy()
@@ -268,3 +284,23 @@ def _kl_log_normal_log_uniform(p: LogNormal, q: ImproperLogUniform) -> Tensor:
 
 def _log_normal_entropy(loc: Tensor, std: Tensor) -> Tensor:
     return loc + torch.log(std) + 0.5 * (1 + math.log(2 * math.pi))
+
+
+def _log_moments(p: InverseChi) -> tuple[Tensor, Tensor]:
+    """Mean and variance of log X, in float64."""
+    df, scale = _precise(p.df, p.scale)
+    mean = torch.log(scale) - (torch.digamma(df / 2) + math.log(2)) / 2
+    return mean, torch.polygamma(1, df / 2) / 4
+
+
+def _inverse_chi_entropy(p: InverseChi) -> Tensor:
+    # -E log p(X) with E tau^2 / X^2 = df, in float64.
+    df, scale = _precise(p.df, p.scale)
+    half = df / 2
+    return (
+        (half - 1) * math.log(2)
+        + torch.lgamma(half)
+        - df * torch.log(scale)
+        + (df + 1) * _log_moments(p)[0]
+        + half
+    )

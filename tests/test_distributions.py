@@ -154,6 +154,14 @@ KL = {
         LogNormal(f64([-0.3, 0.1, 0.4], [0.0, 0.2, -0.5]), f64(0.2, 0.5, 0.35)),
         InverseChi(f64([3.0, 7.0, 20.0], [1.5, 31.0, 8.0]), f64(1.5, 2.2, 5.0)),
     ),
+    "inverse chi, log normal": (
+        InverseChi(f64([3.0, 7.0, 20.0], [9.5, 31.0, 120.0]), f64(1.5, 2.2, 5.0)),
+        LogNormal(f64([-0.3, 0.1, 0.4], [0.0, 0.2, -0.5]), f64(0.2, 0.5, 0.35)),
+    ),
+    "inverse chi, log uniform": (
+        InverseChi(f64([3.0, 7.0, 20.0], [9.5, 31.0, 120.0]), f64(1.5, 2.2, 5.0)),
+        ImproperLogUniform(torch.zeros(2, 3, dtype=torch.float64)),
+    ),
     "normal, flat": (
         Normal(f64([-0.3, 0.1, 2.0], [0.0, 0.2, -0.5]), f64(0.2, 1.5, 0.35)),
         ImproperFlat(torch.zeros(2, 3, dtype=torch.float64)),

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.latents import LatentSpace
+from pyronorm.latents import LatentSpace, Per
+from pyronorm.stats.effective_batch_size import EffectiveBatchSizes, effective_batch_size
 
 __all__ = ["StatisticsBank"]
 
@@ -63,6 +64,29 @@ class StatisticsBank:
         r""":math:`\sqrt{(\sigma^2 + \epsilon)/(S^2 + \epsilon)}`; 1 without batch statistics."""
         scale = ((self.reference_var + self.eps) / (self.var + self.eps)).sqrt()
         return torch.nan_to_num(scale, nan=1.0)
+
+    def effective_batch_size(
+        self, per: Per = Per.LAYER, confidence: float = 0.95
+    ) -> EffectiveBatchSizes:
+        r"""How many independent Gaussian values would scatter as much as the rows.
+
+        Maximum likelihood under the law of batch noise, from shift and scale together
+        (:func:`pyronorm.stats.effective_batch_size`); ``inf`` for layers without batch statistics.
+
+        Args:
+            per: what has an effective batch size of its own.
+            confidence: nominal coverage of each interval. It assumes independent rows; those of
+                one pass over the data without replacement depend on each other a little.
+
+        Returns:
+            Estimates and intervals, in the order of ``per.labels(bank.space)``.
+
+        Raises:
+            OptionError: if the bank has a single row.
+        """
+        unknown = self.mean.isnan()
+        shift, scale = (torch.where(unknown, torch.nan, x) for x in (self.shift, self.scale))
+        return effective_batch_size(shift, scale, per.groups(self.space), confidence)
 
     def check(self, space: LatentSpace, where: str, rows: int = 1) -> None:
         """Refuse a bank of another network, or one with too few rows.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.latents import LatentNetwork, LatentSpace
@@ -81,3 +81,13 @@ class Guide(PyroModule):
             )
         like = self._like()
         return torch.as_tensor(value, device=like.device, dtype=like.dtype).expand(channels).clone()
+
+    def _add_location(self, name: str, value: Tensor, neutral: bool) -> None:
+        """Make a location a parameter, or hold it where it is: no part of the state then.
+
+        Loading a state with free locations into a guide without them is refused by torch.
+        """
+        if neutral:
+            self.register_buffer(name, value, persistent=False)
+        else:
+            setattr(self, name, nn.Parameter(value))

@@ -36,6 +36,9 @@ class LowRank(Guide):
         model: the model whose latents to sample.
         rank: columns of ``F``.
         init_std: initial standard deviation of every component, shared between ``F`` and ``d``.
+        neutral: hold the locations: every shift has median 0 and every scale median 1, so only the
+            noise is learned. In a pretrained network, whose function is good already, free locations
+            overfit the data it was trained on.
 
     Sites: besides ``shift`` and ``scale`` an auxiliary site ``latents``, both in one vector, which
     carries the density.
@@ -44,8 +47,15 @@ class LowRank(Guide):
         OptionError: if ``rank`` or ``init_std`` is not positive.
     """
 
+    loc: Tensor
+
     def __init__(
-        self, model: NormalizationModel | LatentNetwork, rank: int = 10, init_std: float = 0.1
+        self,
+        model: NormalizationModel | LatentNetwork,
+        rank: int = 10,
+        init_std: float = 0.1,
+        *,
+        neutral: bool = False,
     ) -> None:
         super().__init__(model)
         size = 2 * self.space.num_channels
@@ -55,13 +65,19 @@ class LowRank(Guide):
             raise OptionError(f"guides.LowRank: init_std must be positive, got {init_std}.")
         like = self._like()
         half = init_std / math.sqrt(2)
-        self.loc = nn.Parameter(like.new_zeros(size))
+        self.neutral = neutral
+        self._add_location("loc", like.new_zeros(size), neutral)
         self.log_std = nn.Parameter(like.new_full((size,), math.log(half)))
         self.factor = nn.Parameter(torch.randn(size, rank).to(like) * (half / math.sqrt(rank)))
 
     @classmethod
     def from_bank(
-        cls, model: NormalizationModel | LatentNetwork, bank: StatisticsBank, rank: int = 10
+        cls,
+        model: NormalizationModel | LatentNetwork,
+        bank: StatisticsBank,
+        rank: int = 10,
+        *,
+        neutral: bool = False,
     ) -> LowRank:
         r"""The low-rank Gaussian of a statistics bank.
 
@@ -73,12 +89,13 @@ class LowRank(Guide):
             model: the model whose latents to sample.
             bank: statistics of training batches, more than ``rank``.
             rank: columns of ``F``.
+            neutral: leave the bank's means out; the covariance stays as it is, around them.
 
         Raises:
             ShapeError: if the bank belongs to another network.
             OptionError: if it has no more than ``rank`` rows.
         """
-        guide = cls(model, rank=rank)
+        guide = cls(model, rank=rank, neutral=neutral)
         bank.check(guide.space, "guides.LowRank.from_bank", rows=rank + 1)
         rows = torch.cat([bank.shift, bank.scale.log()], dim=-1).double()
         centred = (rows - rows.mean(0)) / math.sqrt(len(rows) - 1)
@@ -86,7 +103,8 @@ class LowRank(Guide):
         factor = vectors[:rank].T * values[:rank]
         rest = centred.square().sum(0) - factor.square().sum(1)
         with torch.no_grad():
-            guide.loc.copy_(rows.mean(0))
+            if not neutral:
+                guide.loc.copy_(rows.mean(0))
             guide.factor.copy_(factor)
             guide.log_std.copy_(rest.clamp(min=_MIN_STD**2).sqrt().log())
         return guide

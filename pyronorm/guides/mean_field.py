@@ -57,6 +57,9 @@ class MeanField(Guide):
     Args:
         model: the model whose latents to sample.
         init_std: initial ``s`` and ``t``; the locations start at the neutral values.
+        neutral: hold the locations: every shift has median 0 and every scale median 1, so only the
+            noise is learned. In a pretrained network, whose function is good already, free locations
+            overfit the data it was trained on.
 
     Raises:
         OptionError: if ``init_std`` is not positive.
@@ -64,21 +67,34 @@ class MeanField(Guide):
 
     has_analytic_kl: ClassVar[bool] = True
 
-    def __init__(self, model: NormalizationModel | LatentNetwork, init_std: float = 0.1) -> None:
+    shift_loc: Tensor
+    shift_log_std: nn.Parameter
+    log_scale_loc: Tensor
+    log_scale_log_std: nn.Parameter
+
+    def __init__(
+        self,
+        model: NormalizationModel | LatentNetwork,
+        init_std: float = 0.1,
+        *,
+        neutral: bool = False,
+    ) -> None:
         super().__init__(model)
         if not 0 < init_std < math.inf:
             raise OptionError(f"guides.MeanField: init_std must be positive, got {init_std}.")
-        for name, value in (
-            ("shift_loc", 0.0),
-            ("shift_log_std", math.log(init_std)),
-            ("log_scale_loc", 0.0),
-            ("log_scale_log_std", math.log(init_std)),
-        ):
-            setattr(self, name, nn.Parameter(self._vector(value, name)))
+        self.neutral = neutral
+        for name in ("shift", "log_scale"):
+            self._add_location(f"{name}_loc", self._vector(0.0, name), neutral)
+            log_std = self._vector(math.log(init_std), name)
+            setattr(self, f"{name}_log_std", nn.Parameter(log_std))
 
     @classmethod
     def from_batch_size(
-        cls, model: NormalizationModel | LatentNetwork, batch_size: float
+        cls,
+        model: NormalizationModel | LatentNetwork,
+        batch_size: float,
+        *,
+        neutral: bool = False,
     ) -> MeanField:
         r"""Start at the noise of a given batch size, by its moments.
 
@@ -88,11 +104,13 @@ class MeanField(Guide):
         Args:
             model: the model whose latents to sample.
             batch_size: ``n`` > 1.
+            neutral: hold the locations at the neutral values; ``u`` is 0 then.
         """
         n = check_batch_size(batch_size, "guides.MeanField.from_batch_size")
-        guide = cls(model, init_std=1 / math.sqrt(n))
+        guide = cls(model, init_std=1 / math.sqrt(n), neutral=neutral)
         with torch.no_grad():
-            guide.log_scale_loc.fill_(-0.5 * float(log_var_mean(n)))
+            if not neutral:
+                guide.log_scale_loc.fill_(-0.5 * float(log_var_mean(n)))
             guide.log_scale_log_std.fill_(
                 math.log(0.5) + 0.5 * math.log(float(log_var_variance(n)))
             )

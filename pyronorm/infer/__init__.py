@@ -2,6 +2,7 @@
 
 from pyronorm.infer.bank import collect_bank
 from pyronorm.infer.draws import Chains, Draws, draw_latents
+from pyronorm.infer.ensemble import ensemble_nll, predict_ensemble
 from pyronorm.infer.fit import fit
 from pyronorm.infer.history import Epoch, History
 from pyronorm.infer.nuts import run_nuts
@@ -16,10 +17,12 @@ __all__ = [
     "Prediction",
     "collect_bank",
     "draw_latents",
+    "ensemble_nll",
     "estimate_population_statistics",
     "fit",
     "log_likelihoods",
     "predict",
+    "predict_ensemble",
     "predictive_nll",
     "run_nuts",
 ]

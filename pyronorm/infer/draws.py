@@ -75,8 +75,9 @@ class Chains:
                 raise OptionError(f"the MCMC run has no site {site!r}; it has {list(samples)}.")
         shift = samples[space.shift_site]
         diverging = torch.zeros(shift.shape[:2], dtype=torch.bool)
-        for chain, where in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
-            diverging[chain, [int(i) for i in where]] = True
+        if shift.shape[1] >= 4:  # Pyro's diagnostics need as many
+            for chain, where in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
+                diverging[chain, [int(i) for i in where]] = True
         return cls(shift, samples[space.scale_site], diverging)
 
     def draws(self, num_samples: int | None = None) -> Draws:

@@ -42,7 +42,7 @@ def run_nuts(
             data: for a subset make a model with ``num_data`` of that size, whose posterior is that of
             the subset.
         data: pairs ``(x, y)``.
-        num_samples: draws per chain that are kept.
+        num_samples: draws per chain that are kept, at least 4.
         warmup: steps of adaptation before them.
         num_chains: number of chains.
         target_accept: acceptance probability that the step size is adapted to.
@@ -55,18 +55,18 @@ def run_nuts(
         The chains.
 
     Raises:
-        OptionError: if the data are not the model's ``num_data`` examples, or an option is below 1.
+        OptionError: if the data are not the model's ``num_data`` examples, or an option is too small.
         StatisticsError: if population statistics are missing or stale.
 
     Source: Hoffman & Gelman, "The No-U-Turn Sampler" (JMLR 2014); as in Pyro.
     """
-    for name, value in (
-        ("num_samples", num_samples),
-        ("warmup", warmup),
-        ("num_chains", num_chains),
+    for name, value, least in (
+        ("num_samples", num_samples, 4),  # for Pyro's diagnostics
+        ("warmup", warmup, 1),
+        ("num_chains", num_chains, 1),
     ):
-        if value < 1:
-            raise OptionError(f"run_nuts: {name} must be at least 1, got {value}.")
+        if value < least:
+            raise OptionError(f"run_nuts: {name} must be at least {least}, got {value}.")
     x, y = gather(data)
     if y is None:
         raise OptionError("run_nuts: needs pairs (x, y), got x alone.")

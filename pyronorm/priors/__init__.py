@@ -1,8 +1,8 @@
 """Priors of the latents."""
 
 from pyronorm.priors.base import Prior
-from pyronorm.priors.batch_noise import BatchNoise, batch_noise
+from pyronorm.priors.batch_noise import BatchNoise, batch_noise, batch_noise_of
 from pyronorm.priors.scale_invariant import ScaleInvariant
 from pyronorm.priors.standard import Standard
 
-__all__ = ["BatchNoise", "Prior", "ScaleInvariant", "Standard", "batch_noise"]
+__all__ = ["BatchNoise", "Prior", "ScaleInvariant", "Standard", "batch_noise", "batch_noise_of"]

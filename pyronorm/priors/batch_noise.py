@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import torch
 from pyro.distributions import Normal
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
@@ -13,7 +13,7 @@ from pyronorm.distributions import InverseChi
 from pyronorm.priors.base import Prior
 from pyronorm.stats.batch_noise import check_batch_size
 
-__all__ = ["BatchNoise", "batch_noise"]
+__all__ = ["BatchNoise", "batch_noise", "batch_noise_of"]
 
 
 def batch_noise(
@@ -37,9 +37,21 @@ def batch_noise(
         OptionError: if ``batch_size`` is not a finite number above 1.
     """
     check_batch_size(batch_size, "batch_noise")
-    zeros, ones = like.new_zeros(num_channels), like.new_ones(num_channels)
-    shift = Normal(zeros, ones / math.sqrt(batch_size), validate_args=False)
-    scale = InverseChi(ones * (batch_size - 1), ones * math.sqrt(batch_size), validate_args=False)
+    return batch_noise_of(like.new_full((num_channels,), batch_size - 1))
+
+
+def batch_noise_of(df: Tensor) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
+    r"""The law of batch noise with a batch size for every channel, differentiable in it.
+
+    Args:
+        df: :math:`n - 1 > 0`, shape ``(channel,)``.
+
+    Returns:
+        The distributions of ``shift`` and ``scale``, event shape ``(channel,)``.
+    """
+    std = torch.rsqrt(1 + df)
+    shift = Normal(torch.zeros_like(df), std, validate_args=False)
+    scale = InverseChi(df, 1 / std, validate_args=False)
     return shift.to_event(1), scale.to_event(1)  # type: ignore[no-untyped-call]
 
 

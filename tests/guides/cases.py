@@ -9,11 +9,15 @@ import torch
 from pyronorm import NormalizationModel, convert
 from pyronorm.guides import (
     BatchNoise,
+    EffectiveBatchSize,
     FixedNoise,
+    Flow,
     Guide,
     LowRank,
     MeanField,
+    Paired,
     Point,
+    PopulationStatistics,
     StatisticsBank,
     StochasticBatchNorm,
 )
@@ -34,6 +38,7 @@ def make_bank(model: NormalizationModel, rows: int = 40) -> StatisticsBank:
     network = model.latent_network
     c = network.space.num_channels
     mean, std = network.reference_statistics()
+    mean, std = mean.nan_to_num(nan=0.0), std.nan_to_num(nan=1.0)  # where there are no fixed ones
     mix = torch.randn(c, c) * 0.1
     eps = torch.full((c,), 1e-5)
     return StatisticsBank(
@@ -49,10 +54,20 @@ def make_bank(model: NormalizationModel, rows: int = 40) -> StatisticsBank:
 
 _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Point": Point,
+    "EffectiveBatchSize": lambda m: EffectiveBatchSize(m, 16.0),
+    "EffectiveBatchSize.from_bank": lambda m: EffectiveBatchSize.from_bank(m, make_bank(m)),
     "FixedNoise": lambda m: FixedNoise(m, 16.0),
     "MeanField": MeanField,
+    "MeanField.neutral": lambda m: MeanField(m, neutral=True),
     "LowRank": lambda m: LowRank(m, rank=3),
     "LowRank.from_bank": lambda m: LowRank.from_bank(m, make_bank(m), rank=3),
+    "LowRank.neutral": lambda m: LowRank.from_bank(m, make_bank(m), rank=3, neutral=True),
+    "Paired": Paired,
+    "Paired.from_bank": lambda m: Paired.from_bank(m, make_bank(m)),
+    "Paired.neutral": lambda m: Paired(m, neutral=True),
+    "Flow": Flow,
+    "PopulationStatistics": lambda m: PopulationStatistics(m, 30),
+    "PopulationStatistics.from_bank": lambda m: PopulationStatistics.from_bank(m, make_bank(m), 50),
     "BatchNoise": lambda m: BatchNoise(m, make_bank(m)),
     "StochasticBatchNorm": lambda m: StochasticBatchNorm(m, make_bank(m)),
 }

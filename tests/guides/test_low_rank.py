@@ -79,6 +79,18 @@ def test_from_bank_keeps_means_and_variances_exactly_and_leading_correlations():
     assert abs(torch.dot(one / one.norm(), leading)) == pytest.approx(1, abs=1e-4)
 
 
+def test_neutral_keeps_the_covariance_and_drops_the_means():
+    model = make_model()
+    bank = make_bank(model, rows=60)
+    guide = LowRank.from_bank(model, bank, rank=5, neutral=True)
+    assert {n for n, _ in guide.named_parameters()} == {"factor", "log_std"}
+    assert torch.equal(guide.loc, torch.zeros(20))
+    free = LowRank.from_bank(model, bank, rank=5)
+    torch.testing.assert_close(guide.covariance(), free.covariance())
+    with pytest.raises(RuntimeError, match='Unexpected key.*"loc"'):
+        guide.load_state_dict(free.state_dict())
+
+
 def test_errors():
     model = make_model()
     for rank in (0, 21):

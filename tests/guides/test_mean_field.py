@@ -7,6 +7,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
+from pyronorm import fit
 from pyronorm.errors import OptionError
 from pyronorm.guides import FixedNoise, MeanField
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
@@ -73,6 +74,22 @@ def test_analytic_kl_agrees_with_sampling(prior):
     torch.testing.assert_close(analytic[0], analytic[1])  # it does not depend on the draw
     # 4 standard errors of the sampled one
     assert abs(analytic[0] - sampled.mean()) < 4 * sampled.std() / math.sqrt(300)
+
+
+def test_neutral_learns_the_noise_alone():
+    model = make_model()
+    guide = MeanField.from_batch_size(model, 9.0, neutral=True)
+    assert {n for n, _ in guide.named_parameters()} == {"shift_log_std", "log_scale_log_std"}
+    free = MeanField.from_batch_size(model, 9.0)
+    torch.testing.assert_close(guide.log_scale_log_std, free.log_scale_log_std)
+    x = torch.randn(50, 5)
+    fit(model, guide, (x, (x[:, 0] > 0).long()), epochs=2, train_network=False)
+    assert (guide.log_scale_log_std != free.log_scale_log_std).all()
+    nodes = poutine.trace(guide).get_trace().nodes
+    for site in ("shift", "scale"):
+        assert torch.equal(nodes[site]["fn"].base_dist.loc, torch.zeros(10))
+    with pytest.raises(RuntimeError, match="Unexpected key.*shift_loc"):
+        guide.load_state_dict(free.state_dict())
 
 
 @pytest.mark.parametrize("init_std", [0.0, -1.0, math.inf])

@@ -1,0 +1,109 @@
+"""A normalizing flow over all shifts and log scales."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.distributions.transforms import AffineAutoregressive
+from pyro.nn import AutoRegressiveNN
+from torch import Tensor, nn
+from torch.distributions import transforms
+
+from pyronorm.errors import OptionError
+from pyronorm.guides.base import Guide
+from pyronorm.latents import LatentNetwork
+from pyronorm.model import NormalizationModel
+
+__all__ = ["Flow"]
+
+
+class Flow(Guide):
+    r"""An inverse autoregressive flow over all shifts and log scales, across channels and layers.
+
+    .. math::
+        (\text{shift}, \log\text{scale}) = m + s \odot (f_L \circ \dots \circ f_1)(e), \qquad
+        e \sim \mathcal N(0, I), \qquad
+        f(e)_i = \mu_i(e_{<i}) + \sigma_i(e_{<i})\, e_i
+
+    with :math:`\mu` and :math:`\log \sigma` from a masked network of one hidden layer. Unlike the
+    Gaussian guides it can be skewed and bent. A draw and its density cost one pass of each masked
+    network; the density of *given* values costs ``2 * channel`` passes (and
+    Pyro's inversion works in float32 only). The networks have about
+    ``6 * channel * hidden`` weights each: for small and middling networks.
+
+    Parameters: ``loc`` (m) and ``log_std`` (log s), shape ``(2 * channel,)``, shifts first; ``flows``,
+    the masked networks. They start with zeros in their last layer, so the guide starts as a Gaussian
+    with independent components. The KL divergence is estimated by sampling.
+
+    Args:
+        model: the model whose latents to sample.
+        num_flows: ``L``; every second one runs through the components in reverse.
+        hidden: width of the masked networks; None for ``2 * channel + 1``.
+        init_std: initial standard deviation of every component.
+
+    Sites: besides ``shift`` and ``scale`` an auxiliary site ``latents``, both in one vector, which
+    carries the density.
+
+    Raises:
+        OptionError: if ``num_flows`` or ``init_std`` is not positive, or ``hidden`` is smaller than
+            ``2 * channel``.
+
+    Source: Kingma, Salimans, Jozefowicz, Chen, Sutskever & Welling, "Improving Variational Inference
+    with Inverse Autoregressive Flow" (NeurIPS 2016); the masked networks are those of Pyro.
+    """
+
+    def __init__(
+        self,
+        model: NormalizationModel | LatentNetwork,
+        num_flows: int = 2,
+        hidden: int | None = None,
+        init_std: float = 0.1,
+    ) -> None:
+        super().__init__(model)
+        size = 2 * self.space.num_channels
+        hidden = size + 1 if hidden is None else hidden
+        if num_flows < 1:
+            raise OptionError(f"guides.Flow: num_flows must be at least 1, got {num_flows}.")
+        if hidden < size:
+            raise OptionError(
+                f"guides.Flow: hidden must be at least {size}, the number of latents, got {hidden}."
+            )
+        if not 0 < init_std < math.inf:
+            raise OptionError(f"guides.Flow: init_std must be positive, got {init_std}.")
+        like = self._like()
+        self.loc = nn.Parameter(like.new_zeros(size))
+        self.log_std = nn.Parameter(like.new_full((size,), math.log(init_std)))
+        networks = []
+        for k in range(num_flows):
+            order = torch.arange(size).flip(0) if k % 2 else torch.arange(size)
+            network = AutoRegressiveNN(size, [hidden], permutation=order)  # type: ignore[arg-type]
+            for parameter in network.layers[-1].parameters():
+                nn.init.zeros_(parameter)
+            networks.append(network)
+        self.flows = nn.ModuleList(networks).to(like)
+
+    def sample_sites(self) -> tuple[Tensor, Tensor]:
+        """Draw all latents jointly, then the two sites from them."""
+        space = self.space
+        base = dist.Normal(torch.zeros_like(self.loc), 1.0, validate_args=False).to_event(1)
+        # Every part remembers its last draw, or the density would invert the flow step by step.
+        parts = [
+            *(AffineAutoregressive(network) for network in self.flows),
+            transforms.AffineTransform(self.loc, self.log_std.exp(), event_dim=1, cache_size=1),
+            transforms.CatTransform(
+                [transforms.identity_transform, transforms.ExpTransform()],
+                dim=-1,
+                lengths=[space.num_channels, space.num_channels],
+                cache_size=1,
+            ),
+        ]
+        joint = dist.TransformedDistribution(base, parts)
+        latents = pyro.sample(f"{space.prefix}latents", joint, infer={"is_auxiliary": True})
+        shift, scale = latents.chunk(2, dim=-1)
+        return (
+            pyro.sample(space.shift_site, dist.Delta(shift, event_dim=1)),
+            pyro.sample(space.scale_site, dist.Delta(scale, event_dim=1)),
+        )
