@@ -1,6 +1,13 @@
 """Judging posteriors: noise, uncertainty, metrics of predictions, export to ArviZ."""
 
 from pyronorm.diagnostics.arviz_export import channels, to_arviz
+from pyronorm.diagnostics.disturbance import Disturbance, normalization_disturbance
+from pyronorm.diagnostics.estimation_shift import (
+    EstimationShift,
+    ModeGap,
+    estimation_shift,
+    mode_gap,
+)
 from pyronorm.diagnostics.layer_inputs import InputShape, input_shape
 from pyronorm.diagnostics.metrics import classification_metrics, evaluate, regression_metrics
 from pyronorm.diagnostics.noise import (
@@ -13,15 +20,21 @@ from pyronorm.diagnostics.noise import (
 
 __all__ = [
     "BatchSizes",
+    "Disturbance",
+    "EstimationShift",
     "InputShape",
     "Interval",
     "LawTest",
+    "ModeGap",
     "channels",
     "classification_metrics",
     "effective_batch_size",
+    "estimation_shift",
     "evaluate",
     "input_shape",
+    "mode_gap",
     "noise_law_test",
+    "normalization_disturbance",
     "regression_metrics",
     "to_arviz",
 ]
