@@ -17,6 +17,15 @@ from pyronorm.diagnostics.noise import (
     effective_batch_size,
     noise_law_test,
 )
+from pyronorm.diagnostics.uncertainty import (
+    RiskCurve,
+    adaptive_ece,
+    crps_normal_mixture,
+    crps_samples,
+    out_of_distribution,
+    probabilistic_regression_metrics,
+    selective_risk,
+)
 
 __all__ = [
     "BatchSizes",
@@ -26,8 +35,12 @@ __all__ = [
     "Interval",
     "LawTest",
     "ModeGap",
+    "RiskCurve",
+    "adaptive_ece",
     "channels",
     "classification_metrics",
+    "crps_normal_mixture",
+    "crps_samples",
     "effective_batch_size",
     "estimation_shift",
     "evaluate",
@@ -35,6 +48,9 @@ __all__ = [
     "mode_gap",
     "noise_law_test",
     "normalization_disturbance",
+    "out_of_distribution",
+    "probabilistic_regression_metrics",
     "regression_metrics",
+    "selective_risk",
     "to_arviz",
 ]
