@@ -26,6 +26,7 @@ from pyronorm.diagnostics.uncertainty import (
     probabilistic_regression_metrics,
     selective_risk,
 )
+from pyronorm.diagnostics.variational import ParetoK, importance_summary, pareto_k
 
 __all__ = [
     "BatchSizes",
@@ -35,6 +36,7 @@ __all__ = [
     "Interval",
     "LawTest",
     "ModeGap",
+    "ParetoK",
     "RiskCurve",
     "adaptive_ece",
     "channels",
@@ -44,11 +46,13 @@ __all__ = [
     "effective_batch_size",
     "estimation_shift",
     "evaluate",
+    "importance_summary",
     "input_shape",
     "mode_gap",
     "noise_law_test",
     "normalization_disturbance",
     "out_of_distribution",
+    "pareto_k",
     "probabilistic_regression_metrics",
     "regression_metrics",
     "selective_risk",
