@@ -27,6 +27,7 @@ __all__ = [
     "LawTest",
     "effective_batch_size",
     "noise_law_test",
+    "noise_statistics",
 ]
 
 _RESAMPLES = 1000
@@ -79,8 +80,9 @@ def effective_batch_size(bank: StatisticsBank, *, level: float = 0.95, seed: int
     From the means, :math:`n = 1/\mathrm{Var}((\mu - M)/\sigma)`, exact for independent values of any
     distribution; from the variances the ``n`` that solves
     :math:`\psi_1(\frac{n-1}{2}) = \mathrm{Var}(\log S^2)`, which heavy tails lower. Positions of an
-    image are correlated, so ``n`` is below batch size times positions; a layer after a normalized one
-    varies less, which raises it. Batches drawn without replacement from ``N`` values raise it by
+    image are correlated, so ``n`` is not batch size times positions: below it for smooth images, above
+    it where a filter's mean hardly varies between images, or where a normalized layer before has taken
+    variation away. Batches drawn without replacement from ``N`` values raise it by
     :math:`(N-1)/(N-n)`.
 
     Intervals: for a channel from
@@ -98,7 +100,7 @@ def effective_batch_size(bank: StatisticsBank, *, level: float = 0.95, seed: int
         OptionError: if the bank has fewer than 20 rows, or ``level`` is not between 0 and 1.
     """
     _check(bank, level, "effective_batch_size")
-    shift, log_var = _statistics(bank)
+    shift, log_var = noise_statistics(bank)
     rows, tail = len(shift), (1 - level) / 2
     v_shift, v_scale = shift.var(0), log_var.var(0)
     n_scale = _from_log_var(v_scale)
@@ -214,7 +216,7 @@ def noise_law_test(
     _check(bank, level, "noise_law_test")
     if n is not None and not 1 < n < float("inf"):
         raise OptionError(f"noise_law_test: n must be a finite number above 1, got {n}.")
-    shift, log_var = _statistics(bank)
+    shift, log_var = noise_statistics(bank)
     size = 1 / shift.var(0) if n is None else torch.full_like(shift[0], n)
     size = torch.where(shift[0].isnan(), torch.nan, size)
     if shape is None:
@@ -239,7 +241,7 @@ def _check(bank: StatisticsBank, level: float, where: str) -> None:
         raise OptionError(f"{where}: level must be between 0 and 1, got {level}.")
 
 
-def _statistics(bank: StatisticsBank) -> tuple[Tensor, Tensor]:
+def noise_statistics(bank: StatisticsBank) -> tuple[Tensor, Tensor]:
     """Shift and log variance in float64 without eps; NaN for constant channels and other layers."""
     mean, var = bank.mean.detach().cpu().double(), bank.var.detach().cpu().double()
     reference_var = bank.reference_var.detach().cpu().double()
