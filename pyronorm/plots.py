@@ -149,27 +149,31 @@ def plot_noise_law(
 
     Args:
         bank: at least 20 rows.
-        n: effective batch size; None takes each layer's own, :math:`1/\mathrm{Var}(\text{shift})`.
+        n: effective batch size; None takes each channel's own, :math:`1/\mathrm{Var}(\text{shift})`,
+            and names that of the layer.
         axes: two axes to draw on; None for a new figure.
     """
     from scipy.stats import chi2, norm
 
     left, right = axes = _two_axes(axes)
-    sizes = effective_batch_size(bank).layer_shift.value.tolist()
+    sizes = effective_batch_size(bank)
+    channel = bank.space.unpack(sizes.channel_shift.value)
     shift, log_var = map(bank.space.unpack, noise_statistics(bank))
     position = 0
-    for name, own in zip(bank.space.names, sizes, strict=True):
+    for name, own in zip(bank.space.names, sizes.layer_shift.value.tolist(), strict=True):
         live = ~shift[name].isnan()[0]
         if not bool(live.any()):
             continue
-        size = own if n is None else n
-        values = shift[name][:, live].flatten().numpy() * np.sqrt(size)
-        square = size * log_var[name][:, live].exp().flatten().numpy()
+        # Each channel its own, or channels that differ would look like heavy tails.
+        size = channel[name][live].numpy() if n is None else np.full(int(live.sum()), float(n))
+        values = (shift[name][:, live].numpy() * np.sqrt(size)).ravel()
+        square = size * log_var[name][:, live].exp().numpy()
         low, high = chi2.cdf(square, size - 1), chi2.sf(square, size - 1)
-        score = np.where(low < high, norm.ppf(low), -norm.ppf(high))  # exact in both tails
+        score = np.where(low < high, norm.ppf(low), -norm.ppf(high)).ravel()  # exact in both tails
+        label = f"{name}, n = {own if n is None else n:,.0f}"
         share = (np.arange(min(200, len(values))) + 0.5) / min(200, len(values))
         for ax, part in ((left, values), (right, score)):
-            style = {"color": _color(position), "label": f"{name}, n = {size:.3g}"}
+            style = {"color": _color(position), "label": label}
             ax.plot(norm.ppf(share), np.quantile(part, share), linewidth=1.5, **style)
         position += 1
     for ax, what in ((left, "shift"), (right, "$S^2$, as a normal score")):

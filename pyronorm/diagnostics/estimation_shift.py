@@ -164,7 +164,7 @@ class ModeGap:
 
     @property
     def loss_gap(self) -> float:
-        """``evaluation_loss - batch_loss``: what leaving the training mode costs, in nats."""
+        """``evaluation_loss - batch_loss`` in nats: negative where batch noise costs the more."""
         return self.evaluation_loss - self.batch_loss
 
 
