@@ -17,6 +17,9 @@ from matplotlib.container import ErrorbarContainer
 from torch import Tensor, nn
 
 import pyronorm as pn
+from pyronorm import plots
+from pyronorm.diagnostics import Disturbance, EstimationShift
+from pyronorm.errors import OptionError
 from pyronorm.plots import plot_metric, plot_posterior_scale, plot_reliability
 
 Predicted = tuple[Tensor, Tensor]
@@ -300,3 +303,116 @@ def test_given_axes_and_no_others_are_used(which: str) -> None:
     assert not left.has_data()
     assert right.has_data()
     figure.canvas.draw()  # nothing warns
+
+
+# diagnostics
+
+
+@pytest.fixture
+def two() -> Iterator[list[Axes]]:
+    figure, axes = plt.subplots(1, 2)
+    yield list(axes)
+    plt.close(figure)
+
+
+def gaussian_bank(rows: int = 400, n: int = 12) -> pn.StatisticsBank:
+    """Three layers, the second one without batch statistics."""
+    layers = tuple(pn.latents.LatentLayer(name, 3, "Batch") for name in ("a", "b", "c"))
+    x = 2 + 3 * torch.randn(rows, n, 9, dtype=torch.double)
+    mean, var = x.mean(1), x.var(1, correction=0)
+    mean[:, 3:6] = var[:, 3:6] = torch.nan
+    one = torch.ones(9, dtype=torch.double)
+    space = pn.LatentSpace(layers)
+    return pn.StatisticsBank(space, n, mean, var, 2 * one, 9 * one, 1e-5 * one)
+
+
+@pytest.mark.parametrize("n", [12.0, None])
+def test_noise_law_of_gaussian_values_is_the_diagonal(two: list[Axes], n: float | None) -> None:
+    assert list(plots.plot_noise_law(gaussian_bank(), n, axes=two)) == two
+    for ax in two:
+        curves = [line for line in ax.lines if len(line.get_xdata()) == 200]
+        assert [str(line.get_label()).split(",")[0] for line in curves] == ["a", "c"]
+        for line in curves:
+            x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+            body = np.abs(x) < 1.5
+            assert np.abs(x - y)[body].max() < 0.2  # 1,200 values: about 4 standard errors
+    if n is not None:
+        assert legend_labels(two[1]) == ["a, n = 12", "c, n = 12"]
+
+
+def test_noise_law_leaves_the_diagonal_at_another_n(two: list[Axes]) -> None:
+    plots.plot_noise_law(gaussian_bank(), 48, axes=two)
+    for line in two[0].lines[:2]:
+        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        assert np.polyfit(x, y, 1)[0] == pytest.approx(2, rel=0.1)  # sqrt(48 / 12)
+
+
+def test_effective_batch_size_draws_values_and_intervals(ax: Axes) -> None:
+    sizes = pn.diagnostics.effective_batch_size(gaussian_bank())
+    assert plots.plot_effective_batch_size(sizes, ax=ax) is ax
+    bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
+    for bar, found in zip(bars, (sizes.layer_shift, sizes.layer_scale), strict=True):
+        np.testing.assert_allclose(bar.lines[0].get_ydata(), found.value.numpy())
+        segments = bar.lines[2][0].get_segments()
+        for i in (0, 2):
+            assert segments[i][:, 1].tolist() == pytest.approx(
+                [float(found.low[i]), float(found.high[i])]
+            )
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert ax.get_yscale() == "log"
+
+
+def test_disturbance_against_batch_size(ax: Axes) -> None:
+    found = {
+        label: [
+            Disturbance(size, {"a": torch.full((3,), k / size), "b": torch.ones(3)}, torch.ones(3),
+                        {"a": 4, "b": 9}, 1)
+            for size in (8, 32)
+        ]
+        for label, k in (("Batch", 16.0), ("Whitening", 64.0))
+    }  # fmt: skip
+    plots.plot_disturbance(found, "a", ax=ax)
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[1, 0.25], [4, 1]]
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[8, 32]] * 2
+    assert legend_labels(ax) == ["Batch", "Whitening"]
+    every = plots.plot_disturbance(found)
+    assert every.lines[0].get_ydata().tolist() == pytest.approx(
+        [(1 + 1 / 3) / 2, (0.25 + 1 / 3) / 2]
+    )
+    with pytest.raises(OptionError, match=r"Batch has no layer 'c'; it has \['a', 'b'\]"):
+        plots.plot_disturbance(found, "c", ax=ax)
+
+
+def test_estimation_shift_by_layer(two: list[Axes]) -> None:
+    space, one = gaussian_bank().space, torch.ones(9)
+    mean = torch.cat([torch.full((3,), 0.5), torch.full((3,), torch.nan), torch.full((3,), 2.0)])
+    shift = EstimationShift(space, mean, 4 + 0 * mean, 0 * mean, 1 + 0 * mean, 0 * one)
+    plots.plot_estimation_shift({"test": shift}, axes=two)
+    assert two[0].lines[0].get_ydata().tolist() == pytest.approx([0.25, 1.0])
+    assert two[1].lines[0].get_ydata().tolist() == pytest.approx(
+        list(shift.of_var_normalized.values())
+    )
+    with pytest.raises(OptionError, match="two axes, got 1"):
+        plots.plot_estimation_shift({"test": shift}, axes=two[:1])
+
+
+def test_rejection_draws_the_curve(ax: Axes) -> None:
+    curve = pn.diagnostics.selective_risk(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.0, 1, 2]))
+    plots.plot_rejection({"mine": curve}, ax=ax)
+    assert ax.lines[0].get_ydata().tolist() == curve.risk.tolist()
+    assert ax.lines[0].get_xdata().tolist() == curve.rejected.tolist()
+    assert legend_labels(ax) == ["mine, AURC 0.5"]
+
+
+def test_outliers_are_shares_in_common_bins(ax: Axes) -> None:
+    plots.plot_outliers({"in": torch.rand(50), "out": 3 + torch.rand(7)}, "entropy", bins=8, ax=ax)
+    patches = ax.patches
+    assert len(patches) == 2
+    for patch in patches:
+        assert np.ptp(patch.get_xy()[:, 0]) > 3  # the edges of both
+        area = patch.get_xy()
+        step = float(np.diff(np.unique(area[:, 0])).mean())
+        x, y = area[:, 0], area[:, 1]
+        total = abs(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2  # the polygon's area
+        assert total == pytest.approx(step, rel=1e-6)
+    assert ax.get_xlabel() == "entropy"

@@ -1,6 +1,60 @@
-"""Judging posteriors: export to ArviZ, and metrics of predictions."""
+"""Judging posteriors: noise, uncertainty, metrics of predictions, export to ArviZ."""
 
 from pyronorm.diagnostics.arviz_export import channels, to_arviz
+from pyronorm.diagnostics.disturbance import Disturbance, normalization_disturbance
+from pyronorm.diagnostics.estimation_shift import (
+    EstimationShift,
+    ModeGap,
+    estimation_shift,
+    mode_gap,
+)
+from pyronorm.diagnostics.layer_inputs import InputShape, input_shape
 from pyronorm.diagnostics.metrics import classification_metrics, evaluate, regression_metrics
+from pyronorm.diagnostics.noise import (
+    BatchSizes,
+    Interval,
+    LawTest,
+    effective_batch_size,
+    noise_law_test,
+)
+from pyronorm.diagnostics.uncertainty import (
+    RiskCurve,
+    adaptive_ece,
+    crps_normal_mixture,
+    crps_samples,
+    out_of_distribution,
+    probabilistic_regression_metrics,
+    selective_risk,
+)
+from pyronorm.diagnostics.variational import ParetoK, importance_summary, pareto_k
 
-__all__ = ["channels", "classification_metrics", "evaluate", "regression_metrics", "to_arviz"]
+__all__ = [
+    "BatchSizes",
+    "Disturbance",
+    "EstimationShift",
+    "InputShape",
+    "Interval",
+    "LawTest",
+    "ModeGap",
+    "ParetoK",
+    "RiskCurve",
+    "adaptive_ece",
+    "channels",
+    "classification_metrics",
+    "crps_normal_mixture",
+    "crps_samples",
+    "effective_batch_size",
+    "estimation_shift",
+    "evaluate",
+    "importance_summary",
+    "input_shape",
+    "mode_gap",
+    "noise_law_test",
+    "normalization_disturbance",
+    "out_of_distribution",
+    "pareto_k",
+    "probabilistic_regression_metrics",
+    "regression_metrics",
+    "selective_risk",
+    "to_arviz",
+]

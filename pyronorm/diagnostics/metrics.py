@@ -17,7 +17,7 @@ from pyronorm.infer.predict import evaluate_draws
 from pyronorm.likelihoods import Bernoulli, Categorical, Normal
 from pyronorm.model import NormalizationModel
 
-__all__ = ["classification_metrics", "evaluate", "regression_metrics"]
+__all__ = ["check_classes", "classification_metrics", "evaluate", "regression_metrics"]
 
 _BINS = 15
 _TOLERANCE = 1e-3  # of a sum of probabilities in float32, generously
@@ -51,7 +51,7 @@ def classification_metrics(
         multiclass_calibration_error,
     )
 
-    p, y = _check_classes(probabilities, y)
+    p, y = check_classes(probabilities, y, "classification_metrics")
     classes = p.shape[-1]
     # torchmetrics takes anything above 1 for logits, and gives 1 itself a bin of its own.
     eps = torch.finfo(p.dtype).eps
@@ -66,9 +66,8 @@ def classification_metrics(
     }
 
 
-def _check_classes(probabilities: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Flatten positions, and refuse what are no probabilities or classes."""
-    where = "classification_metrics"
+def check_classes(probabilities: Tensor, y: Tensor, where: str) -> tuple[Tensor, Tensor]:
+    """Flatten positions, and refuse what are no probabilities or classes, naming ``where``."""
     if probabilities.ndim < 1 or probabilities.shape[:-1] != y.shape:
         raise ShapeError(
             f"{where}: probabilities of shape {tuple(probabilities.shape)} need y of shape "

@@ -1,0 +1,299 @@
+"""How good uncertainty is: calibration, ranking of errors, outliers, predictive distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pyronorm.diagnostics.metrics import check_classes
+from pyronorm.errors import DataError, OptionError, ShapeError
+
+__all__ = [
+    "RiskCurve",
+    "adaptive_ece",
+    "crps_normal_mixture",
+    "crps_samples",
+    "out_of_distribution",
+    "probabilistic_regression_metrics",
+    "selective_risk",
+]
+
+
+def adaptive_ece(
+    probabilities: Float[Tensor, "*batch classes"], y: Int[Tensor, "*batch"], *, bins: int = 15
+) -> float:
+    r"""Calibration error of the most probable class, in bins of equal numbers of examples.
+
+    :math:`\sum_b \frac{|b|}{N} |\mathrm{acc}(b) - \mathrm{conf}(b)|` with the examples in the order of
+    their confidence, cut into ``bins`` parts whose sizes differ by at most 1.
+
+    Args:
+        probabilities: predictive probabilities.
+        y: classes.
+        bins: number of bins, at most that of the examples.
+
+    Raises:
+        OptionError: if ``bins`` is below 1 or above the number of examples.
+        ShapeError: if the shapes do not fit.
+        DataError: if they are no probabilities, or no classes.
+
+    Source: Nguyen & O'Connor, "Posterior calibration and exploratory analysis for natural language
+    processing models" (EMNLP 2015), for bins of equal numbers.
+    """
+    p, y = check_classes(probabilities, y, "adaptive_ece")
+    if not 1 <= bins <= len(p):
+        raise OptionError(f"adaptive_ece: bins must be from 1 to {len(p)} (examples), got {bins}.")
+    confidence, best = p.double().max(1)
+    order = confidence.argsort(stable=True)
+    gap = (confidence - (best == y).double())[order]
+    return sum(abs(float(part.sum())) for part in gap.tensor_split(bins)) / len(p)
+
+
+@dataclass(frozen=True, eq=False)
+class RiskCurve:
+    r"""Risk of the examples that are kept, against the share that is rejected.
+
+    Attributes:
+        rejected: shares :math:`1 - k/N`, :math:`k = N, \dots, 1`, rising from 0.
+        risk: mean loss of the ``k`` examples with the least uncertainty.
+        aurc: area under the curve, :math:`\frac1N\sum_k \text{risk}_k`.
+        best_aurc: the area if uncertainty ordered the examples as their losses do.
+    """
+
+    rejected: Float[Tensor, " example"]
+    risk: Float[Tensor, " example"]
+    aurc: float
+    best_aurc: float
+
+    @property
+    def excess_aurc(self) -> float:
+        """``aurc - best_aurc``: what the order costs, whatever the accuracy."""
+        return self.aurc - self.best_aurc
+
+
+def selective_risk(
+    uncertainty: Float[Tensor, " example"], loss: Float[Tensor, " example"]
+) -> RiskCurve:
+    """Reject the most uncertain examples first: what is the risk of the rest?
+
+    Examples of equal uncertainty come in random order; the curve is the expectation over it.
+
+    Args:
+        uncertainty: of each prediction, such as the entropy of :func:`pyronorm.predict`.
+        loss: of each prediction, such as 1 for a wrong class and 0 for a right one.
+
+    Raises:
+        ShapeError: if the shapes differ.
+        DataError: if there are no examples, or values that are not finite.
+
+    Source: Geifman, Uziel & El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
+    Classifiers" (ICLR 2019), for AURC and its excess; they reject by confidence and count errors.
+    """
+    if uncertainty.shape != loss.shape or uncertainty.ndim != 1:
+        raise ShapeError(
+            "selective_risk: uncertainty and loss must have one shape (example,), got "
+            f"{tuple(uncertainty.shape)} and {tuple(loss.shape)}."
+        )
+    _refuse_empty_or_non_finite("selective_risk", uncertainty, loss)
+    level, index = torch.unique(uncertainty, return_inverse=True)
+    loss = loss.double()
+    count = torch.bincount(index, minlength=len(level)).double()
+    tied = torch.zeros_like(count).index_add(0, index, loss) / count
+    number = torch.arange(1, len(loss) + 1, device=loss.device, dtype=loss.dtype)
+    risk = tied[index.sort().values].cumsum(0) / number
+    best = loss.sort().values.cumsum(0) / number
+    rejected = 1 - number / len(loss)
+    return RiskCurve(rejected.flip(0), risk.flip(0), float(risk.mean()), float(best.mean()))
+
+
+def out_of_distribution(
+    inside: Float[Tensor, " example"], outside: Float[Tensor, " outlier"]
+) -> dict[str, float]:
+    """How well a score tells outliers from examples like those in training.
+
+    * ``auroc``: probability that an outlier has a higher score than an example, ties counted half
+      (torchmetrics).
+    * ``fpr95``: share of outliers that are taken for examples, at the lowest threshold that keeps at
+      least 95 % of the examples.
+
+    Args:
+        inside: scores of examples, higher meaning stranger: the entropy or mutual information of
+            :func:`pyronorm.predict`.
+        outside: scores of outliers.
+
+    Raises:
+        DataError: if there are none, or values that are not finite.
+
+    Source: Hendrycks & Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution
+    Examples" (ICLR 2017); FPR95 as in Liang, Li & Srikant (ICLR 2018).
+    """
+    from torchmetrics.functional.classification import binary_auroc
+
+    _refuse_empty_or_non_finite("out_of_distribution", inside)
+    _refuse_empty_or_non_finite("out_of_distribution", outside)
+    scores = torch.cat([inside.double(), outside.double()])
+    # torchmetrics would squash scores above 1, and lose their order; their ranks are below 1.
+    distinct, rank = torch.unique(scores, return_inverse=True)
+    target = torch.cat([torch.zeros_like(inside), torch.ones_like(outside)]).long()
+    auroc = float(binary_auroc(rank.double() / len(distinct), target))
+    keep = math.ceil(0.95 * len(inside) - 1e-9)
+    threshold = inside.double().sort().values[keep - 1]
+    return {"auroc": auroc, "fpr95": float((outside.double() <= threshold).double().mean())}
+
+
+def crps_normal_mixture(
+    mean: Float[Tensor, "sample *batch"],
+    std: Float[Tensor, "..."],
+    y: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch"]:
+    r"""Continuous ranked probability score of an equal mixture of normal distributions.
+
+    What a normal likelihood predicts with ``S`` draws of the latents, exactly:
+
+    .. math::
+        \frac1S\sum_s A(y - m_s, \sigma_s^2) - \frac1{2S^2}\sum_{s,t} A(m_s - m_t,
+        \sigma_s^2 + \sigma_t^2), \qquad
+        A(d, v) = 2\sqrt v\,\varphi(d/\sqrt v) + d\,(2\Phi(d/\sqrt v) - 1)
+
+    One draw gives the closed form of a normal distribution.
+
+    Args:
+        mean: means, one per draw.
+        std: standard deviations, positive, that broadcast to the shape of ``mean``.
+        y: targets.
+
+    Returns:
+        The score of each target, in its units; lower is better.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+
+    Source: Grimit, Gneiting, Berrocal & Johnson, "The continuous ranked probability score for
+    circular variables and its application to mesoscale forecast ensemble verification" (2006).
+    """
+    std = _check_regression("crps_normal_mixture", mean, std, y)
+    draws = len(mean)
+    between = torch.zeros_like(y)
+    for m, s in zip(mean, std, strict=True):  # one draw against all: memory linear in the draws
+        between = between + _folded(m - mean, s.square() + std.square()).sum(0)
+    return _folded(y - mean, std.square()).mean(0) - between / (2 * draws**2)
+
+
+def _folded(d: Tensor, v: Tensor) -> Tensor:
+    """Mean of the absolute value of a normal variable of mean ``d`` and variance ``v``."""
+    z = d / v.sqrt()
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    folded: Tensor = 2 * v.sqrt() * density + d * (2 * torch.special.ndtr(z) - 1)
+    return folded
+
+
+def crps_samples(
+    samples: Float[Tensor, "sample *batch"], y: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    r"""Continuous ranked probability score of the empirical distribution of samples.
+
+    :math:`\frac1S\sum_s |x_s - y| - \frac1{2S^2}\sum_{s,t} |x_s - x_t|`, the second sum from the sorted
+    samples. Of a distribution that the samples are from this is too high by
+    :math:`\frac1{2S}\mathbb E|X - X'|` on average.
+
+    Args:
+        samples: draws of ``y`` itself, its noise included.
+        y: targets.
+
+    Returns:
+        The score of each target, in its units; lower is better.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+
+    Source: Gneiting & Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation" (2007),
+    eq. 21.
+    """
+    if samples.ndim < 1 or len(samples) < 1 or samples.shape[1:] != y.shape:
+        raise ShapeError(
+            f"crps_samples: y of shape {tuple(y.shape)} needs samples of shape (sample, "
+            f"{', '.join(map(str, y.shape))}), got {tuple(samples.shape)}."
+        )
+    draws = len(samples)
+    weight = torch.arange(1 - draws, draws, 2, dtype=samples.dtype, device=samples.device)
+    weight = weight.view(-1, *(1,) * y.ndim)
+    spread = (weight * samples.sort(0).values).sum(0) / draws**2
+    return (samples - y).abs().mean(0) - spread
+
+
+def probabilistic_regression_metrics(
+    mean: Float[Tensor, "sample example *out"],
+    std: Float[Tensor, "..."],
+    y: Float[Tensor, "example *out"],
+    *,
+    levels: Sequence[float] = (0.5, 0.9, 0.95),
+) -> dict[str, float]:
+    r"""How good the predictions of a normal likelihood are, as distributions.
+
+    * ``pll``: predictive log likelihood, mean over examples of
+      :math:`\log\frac1S\sum_s \prod_k \mathcal N(y_k; m_{sk}, \sigma_{sk}^2)`, in nats.
+    * ``crps``: mean over all values of :func:`crps_normal_mixture`.
+    * ``rmse``: root mean squared error of the predictive mean.
+    * ``coverage_90`` and so on: share of values within the central interval of that level.
+
+    Args:
+        mean: network outputs, one per draw: ``predict(...).samples``.
+        std: standard deviations of the noise, positive, that broadcast to the shape of ``mean``.
+        y: targets.
+        levels: levels of the central intervals.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+        OptionError: if a level is not between 0 and 1.
+        DataError: if there are no examples, or values that are not finite.
+    """
+    std = _check_regression("probabilistic_regression_metrics", mean, std, y)
+    _refuse_empty_or_non_finite("probabilistic_regression_metrics", mean, y)
+    for level in levels:
+        if not 0 < level < 1:
+            raise OptionError(
+                f"probabilistic_regression_metrics: levels must be between 0 and 1, got {level}."
+            )
+    z = (y - mean) / std
+    density = -z.square() / 2 - std.log() - math.log(2 * math.pi) / 2
+    density = density.reshape(*z.shape[:2], -1).sum(2)  # one target per example, or several
+    # Where the targets are in their predictive distributions: uniform if these are right.
+    position = torch.special.ndtr(z).mean(0)
+    found = {
+        "pll": float((density.logsumexp(0) - math.log(len(mean))).mean()),
+        "crps": float(crps_normal_mixture(mean, std, y).mean()),
+        "rmse": float((mean.mean(0) - y).square().mean().sqrt()),
+    }
+    for level in levels:
+        inside = (position - 0.5).abs() <= level / 2
+        found[f"coverage_{100 * level:g}"] = float(inside.double().mean())
+    return found
+
+
+def _check_regression(where: str, mean: Tensor, std: Tensor, y: Tensor) -> Tensor:
+    """Refuse shapes that do not fit; the standard deviations in the shape of the means."""
+    try:
+        fits = torch.broadcast_shapes(std.shape, mean.shape) == mean.shape
+    except RuntimeError:
+        fits = False
+    if not fits or mean.ndim < 1 or mean.shape[1:] != y.shape or len(mean) < 1:
+        raise ShapeError(
+            f"{where}: expected mean (sample, *batch), std that broadcasts to it and y (*batch), got "
+            f"{tuple(mean.shape)}, {tuple(std.shape)} and {tuple(y.shape)}."
+        )
+    if not bool((std > 0).all()):
+        raise DataError(f"{where}: std must be positive, got {float(std.min()):g}.")
+    return std.expand(mean.shape)
+
+
+def _refuse_empty_or_non_finite(where: str, *values: Tensor) -> None:
+    for value in values:
+        if value.numel() == 0:
+            raise DataError(f"{where}: there are no examples.")
+        if not bool(value.isfinite().all()):
+            raise DataError(f"{where}: there are values that are not finite.")
