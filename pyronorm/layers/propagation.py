@@ -191,7 +191,8 @@ def _origins(value: Value, trace: Trace, network: nn.Module) -> set[Value]:
         seen.add(value)
         call = trace.producer(value)
         module = None if call is None or call.module is None else network.get_submodule(call.module)
-        if call is not None and is_pointwise(rule_for(call, module)) and call.inputs:
+        follow = call is not None and is_pointwise(rule_for(call, module), module)
+        if call is not None and follow and call.inputs:
             wanted += call.inputs
         else:
             found.add(value)

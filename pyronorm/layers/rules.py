@@ -33,9 +33,10 @@ def rule_for(call: Call, module: nn.Module | None) -> Rule | None:
     return None
 
 
-def is_pointwise(rule: Rule | None) -> bool:
+def is_pointwise(rule: Rule | None, module: nn.Module | None) -> bool:
     """Whether each output value is a function of one value of each input, and of constants."""
-    return rule in _POINTWISE
+    mixes = isinstance(module, LatentNorm) and module.linear is not None
+    return rule in _POINTWISE and not mixes
 
 
 def is_sum(rule: Rule | None) -> bool:
