@@ -80,13 +80,18 @@ def report(name: str, cases: Mapping[str, dict[str, dict[str, float]]]) -> None:
         for row, value in rows.items():
             spread = f"({value['ratio_low']:.2f} to {value['ratio_high']:.2f})"
             print(f"  {row:44s}{value['ms']:9.2f} ms   {value['ratio']:.2f} {spread}")
-    record = {
+    record(name, {"cases": cases})
+
+
+def record(name: str, results: Mapping[str, object]) -> None:
+    """Write results, with what they were measured on, to ``results/NAME.json``."""
+    content = {
         "command": f"python -m benchmarks.{name}",
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "cases": cases,
+        **results,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -103,14 +103,14 @@ class Analytic(Normalizer):
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Normalize with the propagated statistics, in one kernel with the affine map."""
-        mean, std = self.reference(layer, _precise(x))
+        mean, std = self.reference(layer, x)
         gain = 1 / std if weight is None else weight / std
         offset = -gain * mean if bias is None else torch.addcmul(bias, gain, mean, value=-1)
         return affine(x, gain, offset)
 
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Normalize with an affine map per example, in one pass."""
-        mean, std = self.reference(layer, _precise(x))
+        mean, std = self.reference(layer, x)
         gain = weight / std
         return affine_each(x, gain, bias - gain * mean)
 
@@ -118,27 +118,29 @@ class Analytic(Normalizer):
         r"""The mean and standard deviation it normalizes with, start statistics included."""
         mean, std = self.moments(layer, like)
         start_mean, start_std = layer.state("start_mean"), layer.state("start_std")
-        return torch.addcmul(mean, std, start_mean.to(like)), std * start_std
+        return torch.addcmul(mean, std, start_mean.to(std.dtype)), std * start_std
 
     def moments(self, layer: LatentNorm, like: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Propagated mean and :math:`\sqrt{\sigma^2 + \epsilon}`, each of shape ``(channel,)``."""
+        r"""Propagated mean and :math:`\sqrt{\sigma^2 + \epsilon}`, each of shape ``(channel,)``.
+
+        Args:
+            layer: the layer, whose input they are of.
+            like: gives device and dtype (float32 at least).
+        """
         if layer.propagation is None:
             raise ConversionError(
                 f"{layer.name}: an Analytic normalizer has to know the network before it. Make it with "
                 "pyronorm.convert(network, Analytic(...), example_input=x)."
             )
+        like = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
         mean, var = layer.propagated or layer.propagation(like)
         return mean.to(like), (var.to(like) + layer.eps).sqrt()
 
     def projection(self, layer: LatentNorm, x: Tensor) -> Tensor:
         r""":math:`(x - \mu)/\sqrt{\sigma^2+\epsilon}`, before any start statistics."""
-        mean, std = self.moments(layer, _precise(x))
+        mean, std = self.moments(layer, x)
         return affine(x, 1 / std, -mean / std)
 
 
 def _tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float32))

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError
 from pyronorm.layers.base import full_precision
-from pyronorm.layers.rules import is_pointwise, is_sum, normalized, rule_for, takes_several
+from pyronorm.layers.rules import (
+    is_maximum,
+    is_pointwise,
+    is_sum,
+    may_follow_maximum,
+    normalized,
+    rule_for,
+    takes_several,
+)
 from pyronorm.layers.steps import Step, UnsupportedError
 from pyronorm.layers.tracing import Call, Parameter, Trace, Value, leaves
 from pyronorm.stats.propagation import Gaussian
@@ -62,7 +70,7 @@ class Propagation:
         known = {self.source: (mean, std.square())}
         yield self.source, known[self.source]
         for step in steps:
-            inputs = [known[value] for value in step.call.inputs if value in known]
+            inputs = [known[value] for value in step.inputs if value in known]
             mean, var = step.rule(step, *inputs)
             known[step.call.outputs[0]] = mean.to(like), var.to(like)
             yield step.call.outputs[0], known[step.call.outputs[0]]
@@ -140,7 +148,7 @@ def build_propagation(
         step = _step(call, trace, network, target)
         steps[call.outputs[0].number] = step
         if step.rule is not normalized:
-            wanted += call.inputs
+            wanted += step.inputs
     ordered = tuple(steps[number] for number in sorted(steps))
     result = Propagation(ordered, trace.input, source, input_mean, input_std)
     _try(result, target)
@@ -179,7 +187,13 @@ def _step(call: Call, trace: Trace, network: nn.Module, target: str) -> Step:
             raise _refusal(call, target, module, detail)
     parameters = [p for p in leaves((call.args, call.kwargs)) if isinstance(p, Parameter)]
     owners = {p.owner: network.get_submodule(p.owner) for p in parameters}
-    return Step(call, rule, module, network.get_submodule(call.place), owners)
+    step = Step(call, rule, module, network.get_submodule(call.place), owners)
+    before = trace.producer(call.inputs[0])
+    if before is not None and before.inputs and is_maximum(rule):
+        activation = _step(before, trace, network, target)
+        if may_follow_maximum(activation):
+            return replace(step, activation=activation)
+    return step
 
 
 def _origins(value: Value, trace: Trace, network: nn.Module) -> set[Value]:
@@ -192,7 +206,8 @@ def _origins(value: Value, trace: Trace, network: nn.Module) -> set[Value]:
         seen.add(value)
         call = trace.producer(value)
         module = None if call is None or call.module is None else network.get_submodule(call.module)
-        if call is not None and is_pointwise(rule_for(call, module)) and call.inputs:
+        follow = call is not None and is_pointwise(rule_for(call, module), module)
+        if call is not None and follow and call.inputs:
             wanted += call.inputs
         else:
             found.add(value)

@@ -18,7 +18,15 @@ from pyronorm.layers.tracing import Call, Parameter, Value, leaves
 from pyronorm.stats import propagation as moments
 from pyronorm.stats.propagation import Gaussian
 
-__all__ = ["is_pointwise", "is_sum", "normalized", "rule_for", "takes_several"]
+__all__ = [
+    "is_maximum",
+    "is_pointwise",
+    "is_sum",
+    "may_follow_maximum",
+    "normalized",
+    "rule_for",
+    "takes_several",
+]
 
 
 def rule_for(call: Call, module: nn.Module | None) -> Rule | None:
@@ -33,9 +41,22 @@ def rule_for(call: Call, module: nn.Module | None) -> Rule | None:
     return None
 
 
-def is_pointwise(rule: Rule | None) -> bool:
+def is_pointwise(rule: Rule | None, module: nn.Module | None) -> bool:
     """Whether each output value is a function of one value of each input, and of constants."""
-    return rule in _POINTWISE
+    mixes = isinstance(module, LatentNorm) and module.linear is not None
+    return rule in _POINTWISE and not mixes
+
+
+def is_maximum(rule: Rule | None) -> bool:
+    """Whether it is a max pooling."""
+    return rule is _maximum
+
+
+def may_follow_maximum(step: Step) -> bool:
+    """Whether a step never decreases, so that a max pooling behind it can be done before it."""
+    if step.rule is _leaky_relu:
+        return bool(step.option(1, "negative_slope", 0.01) >= 0)
+    return step.rule in (_relu, _relu6, _hardtanh, _clamp)
 
 
 def is_sum(rule: Rule | None) -> bool:
@@ -211,7 +232,13 @@ def _average(step: Step, x: Gaussian) -> Gaussian:
 
 
 def _maximum(step: Step, x: Gaussian) -> Gaussian:
-    return moments.maximum_moments(x, max(1, round(_window(step))))
+    """The largest of Gaussian values; then an activation before it, which leaves the order alone.
+
+    Behind a ReLU half of the values are 0, and a Gaussian with their moments has a maximum of about
+    the right mean but of a third of the variance.
+    """
+    y = moments.maximum_moments(x, max(1, round(_window(step))))
+    return y if step.activation is None else step.activation.rule(step.activation, y)
 
 
 def _window(step: Step) -> float:

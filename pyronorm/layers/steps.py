@@ -35,6 +35,7 @@ class Step:
         module: the module called; None for a function.
         place: the module whose code makes the call.
         owners: modules that hold the parameters among the arguments, by name.
+        activation: the step before a max pooling, if the two may change places.
     """
 
     call: Call
@@ -42,6 +43,12 @@ class Step:
     module: nn.Module | None
     place: nn.Module
     owners: dict[str, nn.Module]
+    activation: Step | None = None
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """The values whose moments the rule takes."""
+        return self.call.inputs if self.activation is None else self.activation.inputs
 
     @property
     def shape(self) -> torch.Size:

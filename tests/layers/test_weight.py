@@ -7,15 +7,31 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyronorm.errors import ConversionError, StatisticsError
-from pyronorm.layers import LatentNorm, Weight, convert, data_dependent_start
-from tests.nets import SHAPES, conv_net
+from pyronorm.errors import ConversionError
+from pyronorm.layers import Analytic, LatentNorm, Weight, convert
+from tests.nets import ResNet, train_briefly
 
 LINEAR = {
     "linear": (lambda: nn.Linear(5, 6), (4, 5)),
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, groups=2), (4, 4, 9)),
     "conv2d": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (4, 4, 5, 7)),
     "conv3d": (lambda: nn.Conv3d(4, 6, (1, 2, 3), dilation=(1, 1, 2)), (4, 4, 3, 4, 7)),
+    "transposed 1d": (
+        lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, output_padding=1, groups=2),
+        (4, 4, 5),
+    ),
+    "transposed 1d dilated": (lambda: nn.ConvTranspose1d(4, 6, 3, dilation=2), (4, 4, 5)),
+    "transposed 2d": (
+        lambda: nn.ConvTranspose2d(
+            4, 6, (3, 2), stride=(2, 3), padding=1, output_padding=(1, 2), groups=2
+        ),
+        (4, 4, 3, 5),
+    ),
+    "transposed 2d one group": (lambda: nn.ConvTranspose2d(4, 6, 2, bias=False), (4, 4, 3, 5)),
+    "transposed 3d": (
+        lambda: nn.ConvTranspose3d(4, 6, (1, 2, 3), stride=(1, 2, 2), groups=2),
+        (4, 4, 3, 2, 4),
+    ),
 }
 
 
@@ -30,10 +46,22 @@ def case(request):
     return layer, torch.randn(shape)
 
 
+def channel_by_channel(linear: nn.Module) -> torch.Tensor:
+    """The weight with what makes up each output channel divided by its norm."""
+    weight = linear.weight.detach().clone()
+    if not isinstance(linear, nn.modules.conv._ConvTransposeNd):
+        for channel in weight:
+            channel /= channel.square().sum().sqrt()
+        return weight
+    for rows in weight.chunk(linear.groups):  # the input channels of a group
+        for channel in range(rows.shape[1]):
+            rows[:, channel] /= rows[:, channel].square().sum().sqrt()
+    return weight
+
+
 def definition(layer: LatentNorm, x: torch.Tensor, shift, scale) -> torch.Tensor:
     linear = copy.deepcopy(layer.linear)
-    norm = linear.weight.flatten(1).norm(dim=1)
-    linear.weight = nn.Parameter(linear.weight / norm.view(-1, *(1,) * (linear.weight.ndim - 1)))
+    linear.weight = nn.Parameter(channel_by_channel(linear))
     linear.bias = None
     y = linear(x)
 
@@ -57,13 +85,17 @@ def test_latents_follow_the_definition(case, examples):
 
 def test_without_start_it_is_torch_weight_norm(case):
     layer, x = case
+    if isinstance(layer.linear, nn.modules.conv._ConvTransposeNd):
+        layer.linear = type(layer.linear)(4, 6, 2)
+    transposed = isinstance(layer.linear, nn.modules.conv._ConvTransposeNd)
     layer.start_mean.zero_()
     layer.start_std.fill_(1)
     theirs = copy.deepcopy(layer.linear)
     theirs.bias = nn.Parameter(layer.bias.detach().clone())
-    theirs = nn.utils.parametrizations.weight_norm(theirs)
-    gain = layer.weight.detach().view(-1, *(1,) * (layer.linear.weight.ndim - 1))
-    theirs.parametrizations.weight.original0.data = gain
+    theirs = nn.utils.parametrizations.weight_norm(theirs, dim=int(transposed))
+    shape = [1] * layer.linear.weight.ndim
+    shape[int(transposed)] = -1
+    theirs.parametrizations.weight.original0.data = layer.weight.detach().view(shape)
     torch.testing.assert_close(layer(x), theirs(x), rtol=1e-4, atol=1e-5)
 
 
@@ -104,6 +136,32 @@ def test_gradients_reach_everything(case):
     assert torch.autograd.gradcheck(evaluate, inputs, fast_mode=True)
 
 
+PARAMETRIZED = [
+    (nn.utils.parametrizations.weight_norm, nn.Conv2d(4, 6, 3, groups=2), (4, 4, 5, 7)),
+    (nn.utils.parametrizations.weight_norm, nn.ConvTranspose1d(4, 6, 3), (4, 4, 5)),
+    (nn.utils.parametrizations.spectral_norm, nn.Linear(5, 6), (4, 5)),
+    (nn.utils.parametrizations.orthogonal, nn.Conv1d(4, 6, 2), (4, 4, 5)),
+]
+
+
+@pytest.mark.parametrize(("parametrize", "linear", "shape"), PARAMETRIZED)
+def test_a_parametrized_layer_is_one_with_the_weight_that_it_has(parametrize, linear, shape):
+    plain, x = copy.deepcopy(linear), torch.randn(shape)
+    linear = parametrize(copy.deepcopy(linear)).eval()
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        plain.weight.copy_(linear.weight)
+    assert not torch.equal(plain.weight.norm(), torch.ones(()))
+    ours, theirs = (LatentNorm(Weight(), 6, linear=layer) for layer in (linear, plain))
+    torch.testing.assert_close(ours(x), theirs(x))
+    ours(x).square().sum().backward()
+    own = dict(ours.named_parameters())
+    grads = [p.grad for name, p in own.items() if "parametrizations.weight" in name]
+    assert len(grads) > 0
+    assert all(grad is not None for grad in grads)
+
+
 def test_vmap_over_latents_equals_a_loop(case):
     layer, x = case
     shift, scale = torch.randn(3, 1, 6), torch.rand(3, 1, 6) + 0.5
@@ -117,51 +175,90 @@ def test_vmap_over_latents_equals_a_loop(case):
     torch.testing.assert_close(together, loop, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
-def test_data_dependent_start_standardizes_every_layer_in_turn(dims):
-    x = torch.randn(32, *SHAPES[dims]) * 3 + 1
-    network = convert(conv_net(dims), Weight(), example_input=x[:2])
-    data_dependent_start(network, x)
-    outputs = []
-    for layer in network:
-        if isinstance(layer, LatentNorm):
-            layer.register_forward_hook(lambda m, args, y: outputs.append(y))
-    network(x)
-    assert len(outputs) == 2
-    for y in outputs:  # weight is 1 and bias 0, so outputs are x_hat
-        flat = y.movedim(1, 0).flatten(1)
-        torch.testing.assert_close(flat.mean(1), torch.zeros(len(flat)), atol=1e-5, rtol=0)
-        torch.testing.assert_close(flat.var(1, correction=0), torch.ones(len(flat)))
+class UNet(nn.Module):
+    """Down, up by a transposed convolution, and a skip connection; kernels of unequal size."""
+
+    def __init__(self, dims: int, groups: int) -> None:
+        super().__init__()
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+        up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
+        norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1]
+        self.down = nn.Sequential(conv(2, 4, 3, 2, 1, groups=groups), norm(4), nn.ReLU())
+        self.up = nn.Sequential(
+            up(4, 6, 3, 2, 1, output_padding=1, groups=groups, bias=groups == 1), norm(6), nn.ReLU()
+        )
+        self.out = nn.Sequential(conv(8, 4, 1), norm(4), nn.ReLU(), conv(4, 3, 1))
+
+    def forward(self, x):
+        return self.out(torch.cat([self.up(self.down(x)), x], 1))
 
 
-def test_data_dependent_start_equals_batch_norm_on_that_batch():
-    x = torch.randn(32, *SHAPES[2])
-    original = conv_net(2)
-    network = convert(original, Weight(), example_input=x[:2])
-    data_dependent_start(network, x)
-    torch.testing.assert_close(network(x), original.train()(x), rtol=1e-3, atol=1e-4)
+def settled(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """Trained a little, statistics and all, and in evaluation mode."""
+    return train_briefly(network, shape, steps=6).eval()
 
 
-def test_data_dependent_start_for_a_channel_last_linear_layer():
-    original = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6))
-    x = torch.randn(7, 4, 5)
-    network = convert(original, Weight(), example_input=x)
-    data_dependent_start(network, x)
-    y = network(x).flatten(0, 1)
-    torch.testing.assert_close(y.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
-    torch.testing.assert_close(y.std(0, correction=0), torch.ones(6))
-    layer = network[1]
-    layer.latents = (torch.randn(7, 6), torch.rand(7, 6) + 0.5)
-    expected = layer.latents[1][:, None] * (y.view(7, 4, 6) + layer.latents[0][:, None])
-    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("normalizer", [Weight(), Analytic()], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("zero", [False, True], ids=["", "zero last weights"])
+def test_a_residual_network_starts_as_the_same_function(normalizer, zero):
+    original = settled(ResNet(blocks=2), (3, 9, 8))
+    if zero:
+        for name, module in original.named_modules():
+            if name.endswith("bn2"):
+                nn.init.zeros_(module.weight)
+    x = torch.randn(6, 3, 9, 8) * 2 + 1
+    network = convert(original, normalizer, example_input=x)
+    assert all(isinstance(m, LatentNorm) for m in network.modules() if hasattr(m, "start_mean"))
+    for training in (False, True):
+        assert (network.train(training)(x) - original(x)).abs().max() < 1e-5
+    assert original(x).std() > 0.03
+    network(x).square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_data_dependent_start_refuses_constant_data():
-    network = convert(conv_net(2), Weight(), example_input=torch.randn(2, *SHAPES[2]))
-    with pytest.raises(StatisticsError, match=r"1: 4 of 4 channels are constant"):
-        data_dependent_start(network, torch.zeros(8, *SHAPES[2]))
-    with pytest.raises(ConversionError, match="no Weight or Analytic normalizer"):
-        data_dependent_start(nn.Linear(2, 2), torch.zeros(8, 2))
+@pytest.mark.parametrize("normalizer", [Weight(), Analytic()], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("dims", "shape"), [(1, (2, 8)), (2, (2, 6, 8)), (3, (2, 4, 6, 8))])
+def test_a_network_with_transposed_convolutions_starts_as_the_same_function(
+    normalizer, dims, shape, groups
+):
+    original = settled(UNet(dims, groups), shape)
+    x = torch.randn(5, *shape) * 2 + 1
+    network = convert(original, normalizer, example_input=x)
+    torch.testing.assert_close(network(x), original(x), rtol=1e-4, atol=1e-4)
+
+
+def test_parametrized_convolutions_start_as_the_same_function():
+    original = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.utils.parametrizations.weight_norm(nn.ConvTranspose2d(4, 5, 3), dim=1),
+        nn.BatchNorm2d(5),
+    )
+    settled(original, (3, 6, 7))
+    x = torch.randn(4, 3, 6, 7)
+    for normalizer in (Weight(), Analytic()):
+        network = convert(original, normalizer, example_input=x)
+        torch.testing.assert_close(network(x), original(x), rtol=1e-4, atol=1e-4)
+        network(x).square().sum().backward()
+        found = [p.grad for n, p in network.named_parameters() if "parametrizations" in n]
+        assert len(found) == 4
+        assert all(grad is not None for grad in found)
+
+
+def test_a_transposed_convolution_called_with_a_size_is_refused():
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose1d(4, 6, 3, stride=2)
+            self.norm = nn.BatchNorm1d(6)
+
+        def forward(self, x):
+            return self.norm(self.up(x, output_size=[12]))
+
+    with pytest.raises(ConversionError, match="'up', which is called with more than its input"):
+        convert(Sized(), Weight(), example_input=torch.randn(2, 4, 5))
 
 
 def test_a_layer_it_cannot_own_is_refused():
