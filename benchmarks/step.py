@@ -70,6 +70,7 @@ def main() -> None:
                 "pn.fit, batch/point": fitted(width, x, y, guide=pn.guides.Point),
                 "pn.fit, group/mean-field": fitted(width, x, y, normalizer=pn.layers.Group(4)),
                 "pn.fit, weight/mean-field": fitted(width, x, y, normalizer=pn.layers.Weight()),
+                "pn.fit, analytic/mean-field": fitted(width, x, y, normalizer=pn.layers.Analytic()),
             },
             rounds,
         )

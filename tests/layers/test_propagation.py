@@ -126,7 +126,26 @@ CASES = {
         lambda n: moments_sum(of_first(n), conv(n.one, STANDARD)),
     ),
     "squeeze and excitation": (gated, gated_moments),
+    "a rectifier before a max pooling is done after it": (
+        lambda n, x: F.max_pool2d(n.act(n.conv(x)), 2),
+        lambda n: relu(moments.maximum_moments(conv(n.conv, STANDARD), 4)),
+    ),
+    "so are other functions that never decrease": (
+        lambda n, x: F.adaptive_max_pool2d(F.leaky_relu(n.first(x), 0.2).clamp(max=1), 1),
+        lambda n: clipped_below_one(
+            moments.maximum_moments(moments.leaky_relu_moments(of_first(n), 0.2), 30)
+        ),
+    ),
+    "but no others": (
+        lambda n, x: F.max_pool2d(F.leaky_relu(n.first(x), -0.2), (5, 3)),
+        lambda n: moments.maximum_moments(moments.leaky_relu_moments(of_first(n), -0.2), 15),
+    ),
 }
+
+
+def clipped_below_one(x):
+    below, var = relu((1 - x[0], x[1]))
+    return 1 - below, var
 
 
 def moments_sum(x, y, alpha=1.0):

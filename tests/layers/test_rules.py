@@ -313,7 +313,10 @@ def test_modules(case):
     network = build(module, dims)
     assert_as_measured(network, dims)
     if "Dropout" in case:
+        # the layer's own mode counts, not that of what is around it
         assert_as_measured(network.eval(), dims)
+        torch.testing.assert_close(network.norm.propagation(torch.empty(0)), GIVEN)
+        network.train().inner[0].eval()
         torch.testing.assert_close(network.norm.propagation(torch.empty(0)), GIVEN)
 
 
