@@ -58,7 +58,7 @@ def to_arviz(
     Args:
         model: the model; its network runs in evaluation mode.
         posterior: a guide (as in :func:`pyronorm.predict`), a statistics bank (its rows, the first
-            ``num_samples`` of them), or chains of :func:`pyronorm.infer.run_nuts` or of a finished Pyro
+            ``num_samples`` of them), or chains of :func:`pyronorm.run_nuts` or of a finished Pyro
             MCMC run (all draws).
         data: pairs ``(x, y)``, or inputs alone; None leaves out all that needs data. For
             ``az.loo`` these must be the training data; on held-out data the log likelihood is

@@ -107,7 +107,7 @@ def draw_latents(
     Args:
         model: the model that the guide approximates the posterior of.
         guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, or any Pyro guide whose sites
-            broadcast under a plate; or chains of :func:`pyronorm.infer.run_nuts`.
+            broadcast under a plate; or chains of :func:`pyronorm.run_nuts`.
         num_samples: number of draws.
         data: a guide of your own is called with the first batch of these data, ``guide(x, y)``;
             guides of this library and autoguides need none.

@@ -61,7 +61,7 @@ def predict(
     Args:
         model: the model.
         guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, a guide of your own, or
-            chains of :func:`pyronorm.infer.run_nuts`.
+            chains of :func:`pyronorm.run_nuts`.
         data: inputs ``x``, alone or in pairs ``(x, y)`` of which ``y`` is not used.
         num_samples: ``S``, number of draws.
         batch_size: examples at once, where the data do not come in batches.
