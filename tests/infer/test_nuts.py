@@ -24,10 +24,6 @@ def model_and_data(num_data: int = N):
     return model, (torch.randn(N, 5), torch.randint(3, (N,)))
 
 
-JIT = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of torch.jit
-
-
-@JIT
 def test_the_exact_posterior_of_a_linear_gaussian_model():
     """Means, deviations and correlation within 5 Monte-Carlo errors (false alarm 3e-6 in all)."""
     problem = Conjugate(Standard(0.7, 0.6), num_data=12, std=2.0, offset=0.8)
@@ -81,7 +77,6 @@ def test_the_network_is_frozen_meanwhile_and_as_before_afterwards():
     assert all(p.grad is None for p in model.parameters())
 
 
-@JIT
 def test_jit_gives_the_same_chain():
     model, data = model_and_data()
     options = {"num_samples": 5, "warmup": 5, "num_chains": 1, "seed": 3, "progress": False}
