@@ -39,7 +39,7 @@ examples: $(VENV)/.installed
 	for example in examples/*.py; do echo "$$example"; $(BIN)/python "$$example" || exit 1; done
 
 benchmarks: $(VENV)/.installed
-	for benchmark in step predict bank draws; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
+	for benchmark in step predict bank draws propagation; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
 check: test lint types docs examples
 

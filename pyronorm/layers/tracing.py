@@ -62,7 +62,7 @@ class Call:
     kwargs: dict[str, Any]
     outputs: tuple[Value, ...]
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Value, ...]:
         """The values among the arguments."""
         return tuple(x for x in leaves((self.args, self.kwargs)) if isinstance(x, Value))

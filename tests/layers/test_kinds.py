@@ -92,7 +92,6 @@ def test_the_fix_for_a_parametrized_layer_works():
     assert isinstance(convert(layer), LatentNorm)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("inner", [nn.BatchNorm1d(5), nn.Sequential(nn.BatchNorm1d(5))])
 @pytest.mark.parametrize("compiler", ["script", "trace"])
 def test_compiled_layers_are_not_skipped(inner, compiler):

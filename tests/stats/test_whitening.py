@@ -96,7 +96,6 @@ def test_five_newton_steps(dim, condition, least):
 
 
 # torch's forward mode warns of itself.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("condition", [1.0, 50.0], ids=["equal eigenvalues", "unequal"])
 def test_derivatives(solver, condition):
