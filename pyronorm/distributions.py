@@ -7,7 +7,7 @@ r"""Distributions of normalization statistics, as Pyro distributions.
 Registered with :func:`torch.distributions.kl_divergence`, so that
 :class:`pyro.infer.TraceMeanField_ELBO` finds them: InverseChi ‖ InverseChi, LogNormal ‖ InverseChi,
 InverseChi ‖ LogNormal, Normal ‖ ImproperFlat, LogNormal ‖ ImproperLogUniform, InverseChi ‖
-ImproperLogUniform.
+ImproperLogUniform, LogNormal ‖ Gamma.
 """
 
 from __future__ import annotations
@@ -253,6 +253,14 @@ def _kl_log_normal_inverse_chi(p: LogNormal, q: InverseChi) -> Tensor:
         - scale.square() / 2 * torch.exp(2 * std.square() - 2 * loc)
     )
     return (-_log_normal_entropy(loc, std) - cross).to(torch.result_type(p.loc, q.df))
+
+
+@register_kl(LogNormal, Gamma)  # type: ignore[untyped-decorator]
+def _kl_log_normal_gamma(p: LogNormal, q: Gamma) -> Tensor:
+    # -H(p) - E_p log q, with E log x = loc and E x = exp(loc + std^2 / 2).
+    loc, std, a, b = _precise(p.loc, p.scale, q.concentration, q.rate)
+    cross = a * torch.log(b) - torch.lgamma(a) + (a - 1) * loc - b * torch.exp(loc + std**2 / 2)
+    return (-_log_normal_entropy(loc, std) - cross).to(torch.result_type(p.loc, q.rate))
 
 
 @register_kl(InverseChi, LogNormal)  # type: ignore[untyped-decorator]

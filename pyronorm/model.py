@@ -32,7 +32,8 @@ def sample_latents(
     r"""Sample the latents of a network, inside a Pyro model of your own.
 
     Two packed sites, ``shift`` and ``scale`` (with the network's prefix in front), hold all channels
-    of all layers. Pass them on to the network::
+    of all layers; the hyperparameters of a prior that has some are sites before them. Pass them on to
+    the network::
 
         decoder = pn.LatentNetwork(pn.convert(decoder), prefix="decoder.")
 
@@ -51,23 +52,26 @@ def sample_latents(
         ``shift`` and ``scale``, each of shape ``(channel,)``, with the plates around the call in
         front.
     """
-    space = network.space
     prior = Standard() if prior is None else prior
-    shift, scale = prior.distributions(space.num_channels, network.like)
-    return pyro.sample(space.shift_site, shift), pyro.sample(space.scale_site, scale)
+    return prior.sample(network.space, network.like)
 
 
 def init_to_neutral(site: dict[str, object]) -> Tensor:
     r"""Start a Pyro autoguide or NUTS at the neutral latents, without drawing from the prior.
 
-    ``shift = 0`` and ``scale = 1``: the network as it is. Other sites start at the zero of their
-    unconstrained space. Use it as ``AutoNormal(model, init_loc_fn=pn.init_to_neutral)`` or
+    ``shift = 0`` and ``scale = 1``: the network as it is. Hyperparameters of a prior start at their
+    mean, other sites at the zero of their unconstrained space. Use it as
+    ``AutoNormal(model, init_loc_fn=pn.init_to_neutral)`` or
     ``NUTS(model, init_strategy=pn.init_to_neutral)``; improper priors need it.
 
     Args:
         site: a Pyro sample site.
     """
     fn = base = site["fn"]
+    infer = site["infer"]
+    if isinstance(infer, dict) and "neutral" in infer:
+        start: Tensor = infer["neutral"].expand(fn.batch_shape + fn.event_shape)  # type: ignore[attr-defined]
+        return start.clone()
     while hasattr(base, "base_dist"):
         base = base.base_dist
     like = next((v for v in vars(base).values() if isinstance(v, Tensor)), torch.empty(0))
@@ -105,6 +109,7 @@ class NormalizationModel(PyroModule):
 
     Sites:
         - ``shift``, ``scale``: shape ``(channel,)``, or ``(draws, 1, channel)`` with ``draws > 1``
+        - before them the hyperparameters of a prior that has some
         - ``y``: the data, one per example in a plate ``data`` at dimension -1
 
     Raises:

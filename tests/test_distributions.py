@@ -11,7 +11,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from pyro.distributions import LogNormal, Normal
+from pyro.distributions import Gamma, LogNormal, Normal
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
@@ -153,6 +153,10 @@ KL = {
     "log normal, inverse chi": (
         LogNormal(f64([-0.3, 0.1, 0.4], [0.0, 0.2, -0.5]), f64(0.2, 0.5, 0.35)),
         InverseChi(f64([3.0, 7.0, 20.0], [1.5, 31.0, 8.0]), f64(1.5, 2.2, 5.0)),
+    ),
+    "log normal, gamma": (
+        LogNormal(f64([-0.3, 0.1, 1.4], [0.0, 2.2, -0.5]), f64(0.2, 0.5, 0.35)),
+        Gamma(f64([0.7, 2.0, 20.0], [1.5, 31.0, 8.0]), f64(0.5, 2.2, 5.0)),
     ),
     "inverse chi, log normal": (
         InverseChi(f64([3.0, 7.0, 20.0], [9.5, 31.0, 120.0]), f64(1.5, 2.2, 5.0)),

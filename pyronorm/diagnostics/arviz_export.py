@@ -17,10 +17,9 @@ from torch import Tensor
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, gather
-from pyronorm.infer.draws import Chains, Draws, draw_latents
+from pyronorm.infer.draws import Chains, Draws, draw_latents, draw_prior
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.model import NormalizationModel
-from pyronorm.priors import ScaleInvariant
 
 __all__ = ["channels", "to_arviz"]
 
@@ -44,8 +43,11 @@ def to_arviz(
     * ``posterior``: ``shift`` and ``scale`` over ``channel``; where the reference statistics are
       known (batch and population normalizers) also the statistics they imply, ``mean``
       :math:`= \mu - \sigma\,\text{shift}` and ``std`` :math:`= \sigma/\text{scale}`.
-    * ``prior``: draws of ``shift`` and ``scale``, unless the prior is improper.
-    * ``sample_stats``: ``log_prior``; ``log_q``, if the posterior has a density; ``lp``, the
+      A prior with hyperparameters adds them where the posterior has them, e.g. ``batch_size`` over
+      ``batch_size_group``.
+    * ``prior``: draws of the same, unless the prior is improper.
+    * ``sample_stats``: ``log_prior``, of latents and hyperparameters (which are integrated out where
+      the posterior has none, as a bank); ``log_q``, if the posterior has a density; ``lp``, the
       unnormalized log posterior
       :math:`\log p(z) + \frac{N}{|\text{data}|}\sum_i \log p(y_i|x_i, z)` (exact if ``data`` are the
       training data); ``diverging`` for MCMC.
@@ -83,17 +85,15 @@ def to_arviz(
     with _seeded(seed), torch.no_grad():
         draws, chains, extra = _draw(model, posterior, num_samples, model_data)
         shift, scale = draws.shift, draws.scale
-        groups: _Groups = {"posterior": {"shift": _numpy(shift), "scale": _numpy(scale)}}
+        groups: _Groups = {"posterior": _latents(model, draws)}
         mean, std = network.reference_statistics()
         constant: dict[str, Tensor] = {}
         if not torch.isnan(mean).any():
             groups["posterior"] |= {"mean": _numpy(mean - std * shift), "std": _numpy(std / scale)}
             constant = {"reference_mean": mean, "reference_std": std}
-        prior = model.prior.distributions(model.space.num_channels, network.like)
-        if not isinstance(model.prior, ScaleInvariant):
-            samples = [_numpy(p.sample(torch.Size([num_samples]))) for p in prior]
-            groups["prior"] = {"shift": samples[0], "scale": samples[1]}
-        log_prior = prior[0].log_prob(shift) + prior[1].log_prob(scale)
+        if model.prior.is_proper:
+            groups["prior"] = _latents(model, draw_prior(model, num_samples))
+        log_prior = model.prior.log_prob(model.space, shift, scale, draws.hyper)
         groups["sample_stats"] = {"log_prior": _numpy(log_prior), **extra}
         if draws.log_q is not None:
             groups["sample_stats"]["log_q"] = _numpy(draws.log_q)
@@ -132,6 +132,13 @@ def channels(idata: Any, layer: str | Iterable[str]) -> dict[str, list[str]]:
             )
     labels = [str(label) for label in posterior["channel"].values]
     return {"channel": [c for c, own in zip(labels, layers, strict=True) if own in names]}
+
+
+def _latents(model: NormalizationModel, draws: Draws) -> dict[str, Any]:
+    """The variables that a posterior and the prior have in common."""
+    found = {"shift": draws.shift, "scale": draws.scale}
+    found |= {k: value for k, (value, _) in model.prior.report(model.space, draws.hyper).items()}
+    return {name: _numpy(value) for name, value in found.items()}
 
 
 def _draw(
@@ -196,6 +203,11 @@ def _build(groups: _Groups, model: NormalizationModel, attributes: dict[str, Any
     per_channel = ("shift", "scale", "mean", "std", "reference_mean", "reference_std")
     dims = {name: ["channel"] for name in per_channel}
     coords: dict[str, Any] = {"channel": list(space.channel_labels)}
+    hyperprior = model.prior.hyperprior(space, model.latent_network.like)
+    means = {site: fn.mean for site, fn in hyperprior.items()}
+    for name, (_, labels) in model.prior.report(space, means).items():
+        dims[name] = [f"{name}_group"]
+        coords[f"{name}_group"] = list(labels)
     for name, group, axes in (("y", "posterior_predictive", 3), ("x", "constant_data", 1)):
         if name in groups.get(group, {}):
             shape = groups[group][name].shape

@@ -6,6 +6,7 @@ from pyronorm.guides.batch_noise import BatchNoise
 from pyronorm.guides.effective_batch_size import EffectiveBatchSize
 from pyronorm.guides.fixed_noise import FixedNoise
 from pyronorm.guides.flow import Flow
+from pyronorm.guides.hyper import HyperGuide
 from pyronorm.guides.low_rank import LowRank
 from pyronorm.guides.mean_field import MeanField
 from pyronorm.guides.paired import Paired
@@ -19,6 +20,7 @@ __all__ = [
     "FixedNoise",
     "Flow",
     "Guide",
+    "HyperGuide",
     "LowRank",
     "MeanField",
     "Paired",

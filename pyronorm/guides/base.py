@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
+from pyronorm.guides.hyper import HyperGuide
 from pyronorm.latents import LatentNetwork, LatentSpace
 from pyronorm.model import NormalizationModel
 
@@ -20,7 +22,9 @@ class Guide(PyroModule):
     """A distribution of the latents of a network: an approximate posterior.
 
     A guide samples the sites ``shift`` and ``scale`` and nothing of the data. It works wherever Pyro
-    takes a guide. A subclass says what it samples in :meth:`sample_sites`.
+    takes a guide. A subclass says what it samples in :meth:`sample_sites`. Where the model's prior has
+    hyperparameters, a guide with a density has a log-normal factor for them, ``hyper``
+    (:class:`~pyronorm.guides.HyperGuide`), independent of the latents.
 
     Args:
         model: the model whose latents to sample; for a Pyro model of your own the
@@ -42,6 +46,10 @@ class Guide(PyroModule):
             )
         # A tuple hides the model from torch: it is no part of the guide.
         self._model = (model,)
+        self.hyper: HyperGuide | None = None
+        if self.has_density and self._hyperprior():
+            assert isinstance(model, NormalizationModel)
+            self.hyper = HyperGuide(model.prior, self.space, self._like())
 
     @property
     def space(self) -> LatentSpace:
@@ -55,16 +63,28 @@ class Guide(PyroModule):
             The values by site name, with the plates around the call in front.
         """
         model = self._model[0]
-        if isinstance(model, LatentNetwork):
+        known = set() if self.hyper is None else set(self.hyper.sites)
+        if self.has_density and known != self._hyperprior():
+            raise OptionError(
+                f"{type(self).__name__}: the model's prior has the hyperparameters "
+                f"{sorted(self._hyperprior())}, the guide was made for {sorted(known)}. Make the guide "
+                "after the prior was set."
+            )
+        with nullcontext() if isinstance(model, LatentNetwork) else model.draw_plate():
+            hyper = {} if self.hyper is None else self.hyper()
             shift, scale = self.sample_sites()
-        else:
-            with model.draw_plate():
-                shift, scale = self.sample_sites()
-        return {self.space.shift_site: shift, self.space.scale_site: scale}
+        return {**hyper, self.space.shift_site: shift, self.space.scale_site: scale}
 
     @abstractmethod
     def sample_sites(self) -> tuple[Tensor, Tensor]:
         """Sample the two Pyro sites and return ``shift`` and ``scale``."""
+
+    def _hyperprior(self) -> set[str]:
+        """The sites of the prior's hyperparameters."""
+        model = self._model[0]
+        if isinstance(model, LatentNetwork):
+            return set()
+        return set(model.prior.hyperprior(self.space, self._like()))
 
     def _like(self) -> Tensor:
         """An empty tensor with the device and dtype of the latents."""

@@ -1,7 +1,7 @@
 """Training, population statistics, statistics banks and prediction."""
 
 from pyronorm.infer.bank import collect_bank
-from pyronorm.infer.draws import Chains, Draws, draw_latents
+from pyronorm.infer.draws import Chains, Draws, draw_latents, draw_prior
 from pyronorm.infer.ensemble import ensemble_nll, predict_ensemble
 from pyronorm.infer.fit import fit
 from pyronorm.infer.history import Epoch, History
@@ -17,6 +17,7 @@ __all__ = [
     "Prediction",
     "collect_bank",
     "draw_latents",
+    "draw_prior",
     "ensemble_nll",
     "estimate_population_statistics",
     "fit",

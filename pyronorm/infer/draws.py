@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -22,7 +22,7 @@ from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.latents import LatentSpace
 from pyronorm.model import NormalizationModel
 
-__all__ = ["Chains", "Draws", "draw_latents"]
+__all__ = ["Chains", "Draws", "draw_latents", "draw_prior"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +34,14 @@ class Draws:
         scale: shape ``(sample, channel)``.
         log_q: log density of each draw under the guide, shape ``(sample,)``; None where there is no
             density (a bank, a point).
+        hyper: hyperparameters of the prior by site name, each of shape ``(sample, group)``; empty
+            where the prior has none or the posterior does not know them (a bank).
     """
 
     shift: Float[Tensor, "sample channel"]
     scale: Float[Tensor, "sample channel"]
     log_q: Float[Tensor, " sample"] | None = None
+    hyper: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of draws."""
@@ -56,11 +59,13 @@ class Chains:
         shift: shape ``(chain, draw, channel)``.
         scale: shape ``(chain, draw, channel)``.
         diverging: whether the trajectory of a draw diverged, shape ``(chain, draw)``.
+        hyper: hyperparameters of the prior by site name, each of shape ``(chain, draw, group)``.
     """
 
     shift: Float[Tensor, "chain draw channel"]
     scale: Float[Tensor, "chain draw channel"]
     diverging: Bool[Tensor, "chain draw"]
+    hyper: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, mcmc: MCMC, space: LatentSpace) -> Chains:
@@ -69,7 +74,7 @@ class Chains:
         Raises:
             OptionError: if it did not sample the latents of ``space``.
         """
-        samples = mcmc.get_samples(group_by_chain=True)
+        samples = dict(mcmc.get_samples(group_by_chain=True))
         for site in (space.shift_site, space.scale_site):
             if site not in samples:
                 raise OptionError(f"the MCMC run has no site {site!r}; it has {list(samples)}.")
@@ -78,7 +83,19 @@ class Chains:
         if shift.shape[1] >= 4:  # Pyro's diagnostics need as many
             for chain, where in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
                 diverging[chain, [int(i) for i in where]] = True
-        return cls(shift, samples[space.scale_site], diverging)
+        scale = samples.pop(space.scale_site)
+        shift = samples.pop(space.shift_site)
+        return cls(shift, scale, diverging, samples)
+
+    @classmethod
+    def join(cls, parts: Sequence[Chains]) -> Chains:
+        """All chains of several runs."""
+        return cls(
+            torch.cat([c.shift for c in parts]),
+            torch.cat([c.scale for c in parts]),
+            torch.cat([c.diverging for c in parts]),
+            {name: torch.cat([c.hyper[name] for c in parts]) for name in parts[0].hyper},
+        )
 
     def draws(self, num_samples: int | None = None) -> Draws:
         """The draws of all chains, or so many of them, evenly spaced.
@@ -87,12 +104,14 @@ class Chains:
             OptionError: if there are not that many.
         """
         shift, scale = self.shift.flatten(0, 1), self.scale.flatten(0, 1)
+        hyper = {name: value.flatten(0, 1) for name, value in self.hyper.items()}
         if num_samples is None:
-            return Draws(shift, scale)
+            return Draws(shift, scale, hyper=hyper)
         if not 1 <= num_samples <= len(shift):
             raise OptionError(f"num_samples must be between 1 and {len(shift)}, got {num_samples}.")
         index = torch.linspace(0, len(shift) - 1, num_samples).round().long().to(shift.device)
-        return Draws(shift[index], scale[index])
+        hyper = {name: value[index] for name, value in hyper.items()}
+        return Draws(shift[index], scale[index], hyper=hyper)
 
 
 @torch.no_grad()
@@ -149,7 +168,35 @@ def draw_latents(
                 f"expected {expected}: is it a guide of this model?"
             )
         values.append(value.squeeze(1))
-    return Draws(values[0], values[1], _log_density(trace, num_samples))
+    sites = _sites(trace)
+    hyper = {
+        site: sites[site]["value"].squeeze(1)
+        for site in model.prior.hyperprior(space, model.latent_network.like)
+        if site in sites
+    }
+    return Draws(values[0], values[1], _log_density(trace, num_samples), hyper)
+
+
+@torch.no_grad()
+def draw_prior(model: NormalizationModel, num_samples: int) -> Draws:
+    """Draw latents and hyperparameters from the model's prior.
+
+    Args:
+        model: the model.
+        num_samples: number of draws.
+
+    Returns:
+        The draws; ``log_q`` is their log prior density.
+
+    Raises:
+        OptionError: if the prior is improper.
+    """
+    space, like = model.space, model.latent_network.like
+    with pyro.plate("_draws", num_samples, dim=-2):
+        trace = poutine.trace(model.prior.sample).get_trace(space, like)
+    values = {name: site["value"].squeeze(1) for name, site in _sites(trace).items()}
+    shift, scale = values.pop(space.shift_site), values.pop(space.scale_site)
+    return Draws(shift, scale, _log_density(trace, num_samples), values)
 
 
 def _arguments(guide: Callable[..., Any], data: Data | None) -> tuple[Tensor, ...]:
@@ -161,8 +208,7 @@ def _arguments(guide: Callable[..., Any], data: Data | None) -> tuple[Tensor, ..
 
 
 def _log_density(trace: poutine.Trace, num_samples: int) -> Tensor | None:
-    sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
-    sites = [site for site in sites if type(site["fn"]).__name__ != "_Subsample"]
+    sites = _sites(trace).values()
     auxiliary = any((site["infer"] or {}).get("is_auxiliary") for site in sites)
     if not auxiliary and any(isinstance(site["fn"], Delta) for site in sites):
         return None  # a point has no density
@@ -172,3 +218,12 @@ def _log_density(trace: poutine.Trace, num_samples: int) -> Tensor | None:
         return None
     terms = [site["log_prob"].reshape(num_samples, -1).sum(1) for site in sites]
     return torch.stack(terms).sum(0)
+
+
+def _sites(trace: poutine.Trace) -> dict[str, Any]:
+    """The sample sites by name, without those of plates."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
+    }

@@ -94,11 +94,7 @@ def run_nuts(
             mcmc = MCMC(kernel, num_samples, warmup, disable_progbar=not progress)
             mcmc.run(x, y)
             chains.append(Chains.of(mcmc, model.space))
-    return Chains(
-        torch.cat([c.shift for c in chains]),
-        torch.cat([c.scale for c in chains]),
-        torch.cat([c.diverging for c in chains]),
-    )
+    return Chains.join(chains)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.distributions import InverseChi
-from pyronorm.priors.base import Prior
+from pyronorm.priors.base import IndependentPrior
 from pyronorm.stats.batch_noise import check_batch_size
 
 __all__ = ["BatchNoise", "batch_noise", "batch_noise_of"]
@@ -44,7 +44,7 @@ def batch_noise_of(df: Tensor) -> tuple[TorchDistributionMixin, TorchDistributio
     r"""The law of batch noise with a batch size for every channel, differentiable in it.
 
     Args:
-        df: :math:`n - 1 > 0`, shape ``(channel,)``.
+        df: :math:`n - 1 > 0`, shape ``(*sample, channel)``.
 
     Returns:
         The distributions of ``shift`` and ``scale``, event shape ``(channel,)``.
@@ -56,7 +56,7 @@ def batch_noise_of(df: Tensor) -> tuple[TorchDistributionMixin, TorchDistributio
 
 
 @dataclass(frozen=True)
-class BatchNoise(Prior):
+class BatchNoise(IndependentPrior):
     r"""The noise that batch normalization with ``batch_size`` independent values would have.
 
     :math:`\text{shift} \sim \mathcal N(0, 1/n)` and

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.distributions import ImproperFlat, ImproperLogUniform
-from pyronorm.priors.base import Prior
+from pyronorm.priors.base import IndependentPrior
 
 __all__ = ["ScaleInvariant"]
 
 
 @dataclass(frozen=True)
-class ScaleInvariant(Prior):
+class ScaleInvariant(IndependentPrior):
     r"""Flat shift, log-uniform scale: :math:`p(\text{shift}, \text{scale}) \propto 1/\text{scale}`.
 
     The reference prior of a location-scale family. It is improper: it has no draws, so no prior
@@ -22,6 +23,8 @@ class ScaleInvariant(Prior):
     divergence is minus the entropy of the guide, up to a constant, so every guide with free widths
     is drawn towards wide posteriors where the data do not object.
     """
+
+    is_proper: ClassVar[bool] = False
 
     def distributions(
         self, num_channels: int, like: Tensor

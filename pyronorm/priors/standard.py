@@ -9,13 +9,13 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.errors import OptionError
-from pyronorm.priors.base import Prior
+from pyronorm.priors.base import IndependentPrior
 
 __all__ = ["Standard"]
 
 
 @dataclass(frozen=True)
-class Standard(Prior):
+class Standard(IndependentPrior):
     r"""Normal shift and log-normal scale around the neutral values.
 
     :math:`\text{shift} \sim \mathcal N(0, s^2)` and :math:`\log \text{scale} \sim \mathcal N(0, t^2)`.

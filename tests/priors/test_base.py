@@ -7,10 +7,10 @@ from pyro.distributions import InverseGamma, Laplace
 from pyro.infer import Trace_ELBO
 from torch.distributions import constraints
 
-from pyronorm.priors import BatchNoise, Prior, ScaleInvariant, Standard
+from pyronorm.priors import BatchNoise, IndependentPrior, Prior, ScaleInvariant, Standard
 
 
-class Own(Prior):
+class Own(IndependentPrior):
     """A prior of a user."""
 
     def distributions(self, num_channels, like):
@@ -27,8 +27,10 @@ proper = pytest.mark.parametrize("prior", PROPER, ids=lambda p: type(p).__name__
 
 
 def test_prior_is_abstract():
-    with pytest.raises(TypeError, match=r"abstract class Prior .*distributions"):
+    with pytest.raises(TypeError, match=r"abstract class Prior .*conditional"):
         Prior()
+    with pytest.raises(TypeError, match=r"abstract class IndependentPrior .*distributions"):
+        IndependentPrior()
 
 
 @priors
