@@ -13,6 +13,7 @@ from pyronorm.diagnostics import BatchSizes, Disturbance, EstimationShift, RiskC
 from pyronorm.diagnostics.noise import effective_batch_size, noise_statistics
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
+from pyronorm.infer import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "plot_disturbance",
     "plot_effective_batch_size",
+    "plot_elbo_trace",
     "plot_estimation_shift",
     "plot_metric",
     "plot_noise_law",
@@ -319,6 +321,38 @@ def plot_outliers(
         style = {"color": _color(position), "label": label, "alpha": 0.5}
         ax.hist(value, edges, weights=weights, histtype="stepfilled", **style)
     ax.set(xlabel=name, ylabel="share of examples")
+    return _legend_outside(ax)
+
+
+def plot_elbo_trace(histories: Mapping[str, History], *, ax: Axes | None = None) -> Axes:
+    """The ELBO per training example by epoch, one curve for each training run.
+
+    With a KL weight below 1 (a warm-up) it is that of the weighted objective, drawn dashed: those
+    epochs do not compare with later ones. A circle marks the epoch whose parameters were kept.
+
+    Args:
+        histories: for each label what :func:`pyronorm.fit` returned.
+        ax: where to draw; None for a new figure.
+
+    Raises:
+        OptionError: if a history has no epoch.
+    """
+    ax = _axes(ax)
+    for position, (label, history) in enumerate(histories.items()):
+        if not history.epochs:
+            raise OptionError(f"plot_elbo_trace: the history {label!r} has no epoch.")
+        epochs = np.array([epoch.epoch for epoch in history.epochs])
+        elbo = -np.array(history.losses)
+        warm = np.array([epoch.kl_weight != 1 for epoch in history.epochs])
+        color = _color(position)
+        ax.plot(epochs, np.where(warm, np.nan, elbo), color=color, label=label)
+        if warm.any():
+            # Up to the first epoch at full weight, so that no gap is left.
+            until = min(int(np.flatnonzero(warm)[-1]) + 2, len(epochs))
+            ax.plot(epochs[:until], elbo[:until], color=color, linestyle="--", linewidth=1)
+        kept = epochs == history.best_epoch
+        ax.plot(epochs[kept], elbo[kept], "o", color=color, markerfacecolor="none")
+    ax.set(xlabel="epoch", ylabel="ELBO per example (nats)")
     return _legend_outside(ax)
 
 

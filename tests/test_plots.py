@@ -20,6 +20,7 @@ import pyronorm as pn
 from pyronorm import plots
 from pyronorm.diagnostics import Disturbance, EstimationShift
 from pyronorm.errors import OptionError
+from pyronorm.infer import Epoch, History
 from pyronorm.plots import plot_metric, plot_posterior_scale, plot_reliability
 
 Predicted = tuple[Tensor, Tensor]
@@ -416,3 +417,24 @@ def test_outliers_are_shares_in_common_bins(ax: Axes) -> None:
         total = abs(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2  # the polygon's area
         assert total == pytest.approx(step, rel=1e-6)
     assert ax.get_xlabel() == "entropy"
+
+
+def test_elbo_trace_is_minus_the_loss_and_marks_the_epoch_kept(ax: Axes) -> None:
+    losses = [3.0, 2.0, 1.5, 1.6]
+    plain = History([Epoch(i + 1, loss, 1.0, 0.1, 1.0) for i, loss in enumerate(losses)], 3)
+    weights = [0.2, 0.6, 1.0, 1.0]
+    warm = History(
+        [Epoch(i + 1, losses[i], w, 0.1, 1.0) for i, w in enumerate(weights)], best_epoch=4
+    )
+    assert plots.plot_elbo_trace({"plain": plain, "warm": warm}, ax=ax) is ax
+    first, kept, full, dashed, last = ax.lines
+    assert first.get_xdata().tolist() == [1, 2, 3, 4]
+    assert first.get_ydata().tolist() == [-3, -2, -1.5, -1.6]
+    assert (kept.get_xdata().tolist(), kept.get_ydata().tolist()) == ([3], [-1.5])
+    np.testing.assert_array_equal(full.get_ydata(), [np.nan, np.nan, -1.5, -1.6])
+    assert dashed.get_linestyle() == "--"
+    assert dashed.get_ydata().tolist() == [-3, -2, -1.5]
+    assert last.get_xdata().tolist() == [4]
+    assert legend_labels(ax) == ["plain", "warm"]
+    with pytest.raises(OptionError, match="the history 'empty' has no epoch"):
+        plots.plot_elbo_trace({"empty": History()}, ax=ax)

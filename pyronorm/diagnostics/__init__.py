@@ -9,6 +9,7 @@ from pyronorm.diagnostics.estimation_shift import (
     mode_gap,
 )
 from pyronorm.diagnostics.layer_inputs import InputShape, input_shape
+from pyronorm.diagnostics.leave_one_out import LeaveOneOut, compare, loo
 from pyronorm.diagnostics.metrics import classification_metrics, evaluate, regression_metrics
 from pyronorm.diagnostics.noise import (
     BatchSizes,
@@ -17,6 +18,7 @@ from pyronorm.diagnostics.noise import (
     effective_batch_size,
     noise_law_test,
 )
+from pyronorm.diagnostics.restarts import compare_restarts
 from pyronorm.diagnostics.uncertainty import (
     RiskCurve,
     adaptive_ece,
@@ -35,12 +37,15 @@ __all__ = [
     "InputShape",
     "Interval",
     "LawTest",
+    "LeaveOneOut",
     "ModeGap",
     "ParetoK",
     "RiskCurve",
     "adaptive_ece",
     "channels",
     "classification_metrics",
+    "compare",
+    "compare_restarts",
     "crps_normal_mixture",
     "crps_samples",
     "effective_batch_size",
@@ -48,6 +53,7 @@ __all__ = [
     "evaluate",
     "importance_summary",
     "input_shape",
+    "loo",
     "mode_gap",
     "noise_law_test",
     "normalization_disturbance",

@@ -75,23 +75,9 @@ def pareto_k(idata: Any) -> ParetoK:
     (ICML 2018); the threshold of Vehtari, Simpson, Gelman, Yao & Gabry, "Pareto Smoothed Importance
     Sampling" (JMLR 2024).
     """
-    try:
-        stats = idata["sample_stats"]
-    except KeyError:
-        raise OptionError(
-            "pareto_k: there is no group sample_stats; give what pyronorm.to_arviz returns."
-        ) from None
+    reason = undefined_ratios(idata, "pareto_k")
+    stats = idata["sample_stats"]
     num_draws = int(stats["log_prior"].size)
-    if num_draws < _MIN_DRAWS:
-        raise OptionError(f"pareto_k: needs at least {_MIN_DRAWS} draws, got {num_draws}.")
-    reason = ""
-    if "diverging" in stats:
-        reason = "the draws are of MCMC, from the posterior itself"
-    elif "log_q" not in stats:
-        method = idata["posterior"].attrs.get("method", "the posterior")
-        reason = f"{method} has no density log q (a bank, a point or an implicit guide)"
-    elif "lp" not in stats:
-        reason = "the export has no lp: give to_arviz the training data, pairs (x, y)"
     if reason:
         return ParetoK(math.nan, num_draws, None, reason)
     ratios = (stats["lp"].values - stats["log_q"].values).astype(np.float64).ravel()
@@ -99,6 +85,35 @@ def pareto_k(idata: Any) -> ParetoK:
         return ParetoK(math.nan, num_draws, None, "lp or log q is not finite for some draws")
     log_weights, k = _psis(ratios)
     return ParetoK(float(k), num_draws, log_weights, "")
+
+
+def undefined_ratios(idata: Any, where: str) -> str:
+    """Why a posterior has no ratios p(y, z)/q(z); empty where it has.
+
+    Args:
+        idata: as in :func:`pareto_k`.
+        where: the name that error messages put in front.
+
+    Raises:
+        OptionError: if ``idata`` has no ``sample_stats``, or fewer than 25 draws.
+    """
+    try:
+        stats = idata["sample_stats"]
+    except KeyError:
+        raise OptionError(
+            f"{where}: there is no group sample_stats; give what pyronorm.to_arviz returns."
+        ) from None
+    num_draws = int(stats["log_prior"].size)
+    if num_draws < _MIN_DRAWS:
+        raise OptionError(f"{where}: needs at least {_MIN_DRAWS} draws, got {num_draws}.")
+    if "diverging" in stats:
+        return "the draws are of MCMC, from the posterior itself"
+    if "log_q" not in stats:
+        method = idata["posterior"].attrs.get("method", "the posterior")
+        return f"{method} has no density log q (a bank, a point or an implicit guide)"
+    if "lp" not in stats:
+        return "the export has no lp: give to_arviz the training data, pairs (x, y)"
+    return ""
 
 
 def importance_summary(idata: Any, var_names: Iterable[str] = ("shift", "scale")) -> Any:
