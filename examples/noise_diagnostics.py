@@ -23,7 +23,7 @@ pn.estimate_population_statistics(network, x, batch_size=64)
 
 sampler = RandomSampler(x, replacement=True, num_samples=64 * 400)
 bank = pn.collect_bank(network, DataLoader(TensorDataset(x), 64, sampler=sampler), num_batches=400)
-sizes = pn.diagnostics.effective_batch_size(bank)
+sizes = pn.diagnostics.moment_batch_sizes(bank)
 test = pn.diagnostics.noise_law_test(bank)
 [disturbance] = pn.diagnostics.normalization_disturbance(network, x[:256], [64], num_draws=10)
 print("layer  n_eff of means [95 %]       n_eff of variances    law       disturbance")

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyronorm.diagnostics import BatchSizes, Disturbance, EstimationShift, RiskCurve
-from pyronorm.diagnostics.noise import effective_batch_size, noise_statistics
+from pyronorm.diagnostics.noise import moment_batch_sizes, noise_statistics
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import History
@@ -158,7 +158,7 @@ def plot_noise_law(
     from scipy.stats import chi2, norm
 
     left, right = axes = _two_axes(axes)
-    sizes = effective_batch_size(bank)
+    sizes = moment_batch_sizes(bank)
     channel = bank.space.unpack(sizes.channel_shift.value)
     shift, log_var = map(bank.space.unpack, noise_statistics(bank))
     position = 0
@@ -189,7 +189,7 @@ def plot_effective_batch_size(sizes: BatchSizes, *, ax: Axes | None = None) -> A
     """Effective batch size of each layer, with its interval, from means and from variances.
 
     Args:
-        sizes: from :func:`pyronorm.diagnostics.effective_batch_size`.
+        sizes: from :func:`pyronorm.diagnostics.moment_batch_sizes`.
         ax: where to draw; None for a new figure.
     """
     ax = _axes(ax)

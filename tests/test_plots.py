@@ -349,7 +349,7 @@ def test_noise_law_leaves_the_diagonal_at_another_n(two: list[Axes]) -> None:
 
 
 def test_effective_batch_size_draws_values_and_intervals(ax: Axes) -> None:
-    sizes = pn.diagnostics.effective_batch_size(gaussian_bank())
+    sizes = pn.diagnostics.moment_batch_sizes(gaussian_bank())
     assert plots.plot_effective_batch_size(sizes, ax=ax) is ax
     bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
     for bar, found in zip(bars, (sizes.layer_shift, sizes.layer_scale), strict=True):

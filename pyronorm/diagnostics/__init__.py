@@ -15,7 +15,7 @@ from pyronorm.diagnostics.noise import (
     BatchSizes,
     Interval,
     LawTest,
-    effective_batch_size,
+    moment_batch_sizes,
     noise_law_test,
 )
 from pyronorm.diagnostics.restarts import compare_restarts
@@ -48,13 +48,13 @@ __all__ = [
     "compare_restarts",
     "crps_normal_mixture",
     "crps_samples",
-    "effective_batch_size",
     "estimation_shift",
     "evaluate",
     "importance_summary",
     "input_shape",
     "loo",
     "mode_gap",
+    "moment_batch_sizes",
     "noise_law_test",
     "normalization_disturbance",
     "out_of_distribution",

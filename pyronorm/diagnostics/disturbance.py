@@ -89,7 +89,9 @@ def normalization_disturbance(
         OptionError: if ``num_draws`` is below 2, or a batch size is below 1 or above the number of
             examples.
 
-    Source: Huang et al., "An Investigation into the Stochasticity of Batch Whitening" (CVPR 2020).
+    Source: introduced by Huang, Zhou, Zhu, Liu & Shao, "Iterative Normalization: Beyond
+    Standardization towards Efficient Whitening" (CVPR 2019); batch whitening is compared by it in
+    Huang et al., "An Investigation into the Stochasticity of Batch Whitening" (CVPR 2020).
     Departs from the paper: we could not confirm how it normalizes; dividing by :math:`\sqrt d`, the
     factor for few draws and the averaging over examples are ours.
     """

@@ -25,7 +25,7 @@ __all__ = [
     "BatchSizes",
     "Interval",
     "LawTest",
-    "effective_batch_size",
+    "moment_batch_sizes",
     "noise_law_test",
     "noise_statistics",
 ]
@@ -74,8 +74,12 @@ class BatchSizes:
     layer_scale: Interval
 
 
-def effective_batch_size(bank: StatisticsBank, *, level: float = 0.95, seed: int = 0) -> BatchSizes:
-    r"""Measure how many independent Gaussian values a batch is worth, per channel and layer.
+def moment_batch_sizes(bank: StatisticsBank, *, level: float = 0.95, seed: int = 0) -> BatchSizes:
+    r"""Measure by means and by variances apart how many independent values a batch is worth.
+
+    Where the two agree the Gaussian law of batch noise holds, and one number says it all. For that one
+    number, estimated by maximum likelihood from means and variances together with the layers' ``eps``
+    (what guides start from), take :meth:`pyronorm.StatisticsBank.effective_batch_size`.
 
     From the means, :math:`n = 1/\mathrm{Var}((\mu - M)/\sigma)`, exact for independent values of any
     distribution; from the variances the ``n`` that solves
@@ -99,7 +103,7 @@ def effective_batch_size(bank: StatisticsBank, *, level: float = 0.95, seed: int
     Raises:
         OptionError: if the bank has fewer than 20 rows, or ``level`` is not between 0 and 1.
     """
-    _check(bank, level, "effective_batch_size")
+    _check(bank, level, "moment_batch_sizes")
     shift, log_var = noise_statistics(bank)
     rows, tail = len(shift), (1 - level) / 2
     v_shift, v_scale = shift.var(0), log_var.var(0)
@@ -178,7 +182,7 @@ def noise_law_test(
       :math:`\chi^2_{T-1}`;
     * :math:`S^2`: Kolmogorov-Smirnov of :math:`nS^2/\sigma^2` against :math:`\chi^2_{n-1}`, and the
       variance of :math:`\log S^2` against :math:`\psi_1(\frac{n-1}{2})`, as in
-      :func:`effective_batch_size`;
+      :func:`moment_batch_sizes`;
     * their correlation, of shift and :math:`\log S^2`, against 0 by Fisher's transformation.
 
     With ``shape``, the skewness :math:`\gamma` and excess kurtosis :math:`\kappa` of the values, against

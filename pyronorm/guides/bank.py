@@ -72,6 +72,8 @@ class StatisticsBank:
 
         Maximum likelihood under the law of batch noise, from shift and scale together
         (:func:`pyronorm.stats.effective_batch_size`); ``inf`` for layers without batch statistics.
+        It averages what means and variances say; where they disagree no single ``n`` describes the
+        noise, which :func:`pyronorm.diagnostics.moment_batch_sizes` shows.
 
         Args:
             per: what has an effective batch size of its own.

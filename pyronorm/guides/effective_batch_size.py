@@ -34,8 +34,10 @@ class EffectiveBatchSize(Guide):
     through the chi-square. The KL divergence has a closed form for every prior of the library and is
     0 against :class:`pyronorm.priors.BatchNoise` of the same size.
 
-    Rather start too large than too small: the variance of the scale is infinite for ``n`` up to 3,
-    and gradients there are so heavy-tailed that Adam's running averages take long to forget them.
+    **Start with** ``batch_size`` **too large rather than too small.** The variance of the scale is
+    infinite for ``n`` up to 3: gradients there are so heavy-tailed that Adam's running averages of their
+    squares take long to forget a single one, and training stalls. From above, ``n`` falls steadily.
+    Without a bank take the number of values per channel in a batch (examples times positions).
 
     Parameter: ``log_df``, the logarithms of :math:`n_g - 1`, shape ``(group,)``.
 

@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from torch import Tensor, nn
 
 from pyronorm import StatisticsBank, collect_bank, convert, estimate_population_statistics
-from pyronorm.diagnostics import InputShape, effective_batch_size, noise_law_test
+from pyronorm.diagnostics import InputShape, moment_batch_sizes, noise_law_test
 from pyronorm.diagnostics.noise import _from_log_var
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.latents import LatentLayer, LatentSpace
@@ -54,7 +54,7 @@ def test_from_log_var_inverts_the_variance_of_the_law(n):
 @pytest.mark.parametrize("n", [6, 40])
 def test_intervals_of_channels_cover_n_at_their_level(n):
     """600 intervals of 90 %: coverage within 4.5 standard errors (0.055), false alarm 7e-6 each."""
-    sizes = effective_batch_size(gaussian(80, n, 600), level=0.9)
+    sizes = moment_batch_sizes(gaussian(80, n, 600), level=0.9)
     for found in (sizes.channel_shift, sizes.channel_scale):
         covered = ((found.low < n) & (n < found.high)).double().mean()
         assert abs(float(covered) - 0.9) < 4.5 * math.sqrt(0.09 / 600)
@@ -64,7 +64,7 @@ def test_intervals_of_channels_cover_n_at_their_level(n):
 
 def test_interval_of_a_shift_is_the_chi_square_one():
     bank = gaussian(50, 9, 3)
-    found = effective_batch_size(bank, level=0.8).channel_shift
+    found = moment_batch_sizes(bank, level=0.8).channel_shift
     shift = (2 - bank.mean) / 3
     for c in range(3):
         v = np.var(shift[:, c].numpy(), ddof=1)
@@ -77,7 +77,7 @@ def test_intervals_of_layers_count_that_channels_are_correlated():
     """60 layers of 8 equal channels: a bootstrap over values would cover 95 % in about half."""
     n, rows = 20, 200
     x = torch.randn(rows, n, 60, dtype=torch.double).repeat_interleave(8, 2)
-    sizes = effective_batch_size(bank_of(x, sizes=(8,) * 60))
+    sizes = moment_batch_sizes(bank_of(x, sizes=(8,) * 60))
     for found in (sizes.layer_shift, sizes.layer_scale):
         covered = int(((found.low < n) & (n < found.high)).sum())
         assert covered >= 49  # binomial(60, .92), the level that percentiles keep: 0.4 %
@@ -85,11 +85,11 @@ def test_intervals_of_layers_count_that_channels_are_correlated():
 
 def test_layers_are_means_of_variances_and_leave_constant_channels_out():
     bank = gaussian(60, 16, 7, sizes=(4, 3))
-    alone = effective_batch_size(bank)
+    alone = moment_batch_sizes(bank)
     mean, var = bank.mean.clone(), bank.var.clone()
     mean[:, 1], var[:, 1] = 5.0, 0.0  # constant
     mean[:, 4:], var[:, 4:] = torch.nan, torch.nan  # no batch statistics
-    found = effective_batch_size(replace(bank, mean=mean, var=var))
+    found = moment_batch_sizes(replace(bank, mean=mean, var=var))
     assert found.channel_shift.value.isnan().tolist() == [False, True, False, False] + [True] * 3
     v = 1 / alone.channel_shift.value[[0, 2, 3]]
     assert float(found.layer_shift.value[0]) == pytest.approx(1 / float(v.mean()))
@@ -105,7 +105,7 @@ def test_layers_are_means_of_variances_and_leave_constant_channels_out():
 def test_the_bootstrap_leaves_the_generator_alone():
     bank = gaussian(30, 8, 2)
     state = torch.get_rng_state()
-    first, again = effective_batch_size(bank), effective_batch_size(bank)
+    first, again = moment_batch_sizes(bank), moment_batch_sizes(bank)
     assert torch.equal(first.layer_shift.low, again.layer_shift.low)
     assert torch.equal(state, torch.get_rng_state())
 
@@ -124,7 +124,7 @@ def test_effective_batch_size_of_images(smoothly):
     x = smooth(3000, 5, 8) if smoothly else torch.randn(3000, 5, 8, 8)
     estimate_population_statistics(network, x)
     loader = [x[torch.randint(3000, (8,))] for _ in range(300)]
-    found = effective_batch_size(collect_bank(network, loader), level=0.999)
+    found = moment_batch_sizes(collect_bank(network, loader), level=0.999)
     for interval in (found.layer_shift, found.layer_scale):
         low, high = float(interval.low), float(interval.high)
         assert high < 512 / 2 if smoothly else low < 512 < high
@@ -196,7 +196,7 @@ def test_the_corrected_law_is_accepted_where_moments_are_right(kind, given):
 def test_errors():
     bank = gaussian(20, 5, 2)
     few = gaussian(19, 5, 2)
-    for call in (effective_batch_size, noise_law_test):
+    for call in (moment_batch_sizes, noise_law_test):
         with pytest.raises(OptionError, match="at least 20 rows, got 19"):
             call(few)
         with pytest.raises(OptionError, match="level must be between 0 and 1, got 1"):
