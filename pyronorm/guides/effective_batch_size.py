@@ -36,8 +36,8 @@ class EffectiveBatchSize(Guide):
 
     **Start with** ``batch_size`` **too large rather than too small.** The variance of the scale is
     infinite for ``n`` up to 3: gradients there are so heavy-tailed that Adam's running averages of their
-    squares take long to forget a single one, and training stalls. From above, ``n`` falls steadily.
-    Without a bank take the number of values per channel in a batch (examples times positions).
+    squares take long to forget a single one, and training stalls. With a bank, :meth:`from_bank` is
+    the better start.
 
     Parameter: ``log_df``, the logarithms of :math:`n_g - 1`, shape ``(group,)``.
 
