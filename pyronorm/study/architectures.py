@@ -1,0 +1,35 @@
+"""The networks that studies know by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import nn
+
+from pyronorm import networks
+from pyronorm.datasets import ImageData
+from pyronorm.errors import OptionError
+
+__all__ = ["NETWORKS", "check_network", "make_network"]
+
+NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType(
+    {"small-conv": networks.SmallConvNet}
+)
+"""Networks by name: functions of the number of classes and of input channels."""
+
+
+def check_network(name: str) -> None:
+    """Refuse unknown names.
+
+    Raises:
+        OptionError: the message lists the choices.
+    """
+    if name not in NETWORKS:
+        raise OptionError(f"study: no network {name!r}; choose from {', '.join(NETWORKS)}.")
+
+
+def make_network(name: str, data: ImageData) -> nn.Module:
+    """A network of :data:`NETWORKS` for the images and classes of a data set."""
+    check_network(name)
+    return NETWORKS[name](data.num_classes, data.train.x.shape[1])
