@@ -85,6 +85,10 @@ def run_study(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets. Default: $PYRONORM_DATA.")
     ] = None,
+    allow_incomplete: Annotated[
+        bool,
+        typer.Option("--allow-incomplete", help="Also take copies of data sets that lack images."),
+    ] = False,
     jobs: Annotated[int, typer.Option(help="Jobs at once, each a process.", min=1)] = 1,
     device: Device = "auto",
     output: Annotated[
@@ -111,7 +115,7 @@ def run_study(
         methods=None if methods is None else _names(methods),
     )
     folder = output or Path("results") / f"{name}-{chosen.fingerprint()}"
-    _run(chosen, folder, study.Place(data_root, device), jobs, force)
+    _run(chosen, folder, study.Place(data_root, device, allow_incomplete), jobs, force)
 
 
 @app.command()

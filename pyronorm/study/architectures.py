@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from torch import nn
@@ -14,7 +15,17 @@ from pyronorm.errors import OptionError
 __all__ = ["NETWORKS", "check_network", "make_network"]
 
 NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType(
-    {"small-conv": networks.SmallConvNet}
+    {
+        "small-conv": networks.SmallConvNet,
+        "lenet-5": networks.LeNet5,
+        "all-cnn-small": partial(networks.AllCNN, width=1 / 6),  # 16 and 32 channels
+        "all-cnn": networks.AllCNN,
+        "vgg-11": networks.VGG11,
+        "resnet-18": networks.ResNet18,
+        "resnet-20": partial(networks.CifarResNet, depth=20),
+        "resnet-32": partial(networks.CifarResNet, depth=32),
+        "wrn-28-10": networks.WideResNet,
+    }
 )
 """Networks by name: functions of the number of classes and of input channels."""
 

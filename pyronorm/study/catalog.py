@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
 from pyronorm.errors import DataError, OptionError
+from pyronorm.study.batch_size import BatchSize, BatchSizeSettings
 from pyronorm.study.comparison import Comparison
-from pyronorm.study.settings import Settings
+from pyronorm.study.pretrained import Pretrained, PretrainedSettings
+from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Study
 
 __all__ = ["STUDIES", "Entry", "make_study", "restore_study"]
@@ -32,12 +34,89 @@ class Entry:
     description: str
 
 
+_PAPER = tuple(
+    f"{normalizer}/{posterior}"
+    for normalizer in ("weight", "analytic", "group")
+    for posterior in ("point", "fixed", "mean-field", "low-rank")
+)
+_BATCH = ("batch/point", "batch/mcbn", "batch/stochastic")
+
 STUDIES: Mapping[str, Entry] = {
     "digits": Entry(
         Comparison,
         Settings(),
         Settings(methods=("all",), seeds=tuple(range(10))),
         "normalizers and posteriors on scikit-learn's digits",
+    ),
+    "fashion": Entry(
+        Comparison,
+        Settings(
+            data="fashion-mnist",
+            network="all-cnn-small",
+            methods=(*_BATCH, "weight/point", "weight/fixed", "weight/mean-field"),
+            seeds=(0, 1),
+            num_train=10_000,
+            num_test=2_000,
+            training=Training(6, 64, 4e-3),
+        ),
+        Settings(
+            data="fashion-mnist",
+            network="all-cnn-small",
+            methods=("batch", *_PAPER),
+            training=Training(30, 128, 4e-3),
+        ),
+        "normalizers and posteriors on Fashion-MNIST, a small All-CNN",
+    ),
+    "stochastic-normalization": Entry(
+        Comparison,
+        Settings(
+            data="fashion-mnist",
+            network="all-cnn-small",
+            methods=(*_BATCH, *_PAPER),
+            seeds=(0, 1),
+            num_train=3_000,
+            num_test=2_000,
+            training=Training(12, 32, 3e-3),
+        ),
+        Settings(
+            data="cifar10",
+            network="all-cnn",
+            methods=(*_BATCH, *_PAPER),
+            training=Training(200, 32, 1e-3, 5e-4, augment=True, precision="bf16-mixed"),
+        ),
+        "the ACCV 2018 paper: explicit noise for normalizers without batch noise (CIFAR-10)",
+    ),
+    "batch-size": Entry(
+        BatchSize,
+        BatchSizeSettings(
+            seeds=(0, 1),
+            num_train=2_000,
+            num_test=2_000,
+            training=Training(8, 32, 4e-3),
+            batch_sizes=(2, 4, 8, 32, 128, 512),
+            whitening_groups=(4, 8),
+        ),
+        BatchSizeSettings(
+            data="cifar10",
+            network="resnet-20",
+            training=Training(100, 32, 1e-3, 5e-4, augment=True, precision="bf16-mixed"),
+        ),
+        "what the batch size does to batch normalization, and what can take its place",
+    ),
+    "pretrained": Entry(
+        Pretrained,
+        PretrainedSettings(
+            network="all-cnn-small",
+            seeds=(0, 1),
+            num_train=5_000,
+            num_validation=1_000,
+            num_test=2_000,
+            training=Training(12, 64, 4e-3),
+            posterior_epochs=5,
+            num_samples=16,
+        ),
+        PretrainedSettings(network="all-cnn-small"),
+        "what a posterior adds to a network that is trained already",
     ),
 }
 """Studies that ``pyronorm study`` knows, by name."""

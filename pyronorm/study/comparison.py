@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from pyronorm import datasets, plots
+from pyronorm import plots
 from pyronorm.diagnostics import to_arviz
 from pyronorm.study.architectures import make_network
 from pyronorm.study.columns import columns
+from pyronorm.study.images import load_images
 from pyronorm.study.methods import METHODS, Method, choose_methods
 from pyronorm.study.settings import Settings
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
@@ -63,8 +64,7 @@ class Comparison(Study):
     def run(self, job: Job, place: Place) -> Outcome:
         """Train once, and judge every method that predicts from this training."""
         settings = self.settings
-        data = datasets.load(settings.data, job.seed, data_root=place.data_root)
-        data = data.subset(settings.num_train, settings.num_test, seed=job.seed)
+        data = load_images(settings.data, job.seed, place, settings.num_train, settings.num_test)
         torch.manual_seed(job.seed)
         base = METHODS[job.name]
         trained = train(
@@ -100,7 +100,7 @@ class Comparison(Study):
                     settings.arviz_samples,
                     seed=job.seed,
                 )
-        return Outcome(rows, arrays, idatas)
+        return Outcome(rows, arrays, idatas, data.note)
 
     def sections(self, results: Results) -> Sequence[Section]:
         """One table, three plots, the methods."""

@@ -123,6 +123,7 @@ class Folder:
             "seed": job.seed,
             "seconds": seconds,
             "environment": environment(),
+            "note": outcome.note,
             "arviz": list(outcome.idatas),
             "rows": [
                 {"method": row.method, "condition": dict(row.condition), "values": dict(row.values)}
@@ -140,7 +141,7 @@ class Folder:
         """What the finished jobs of a study found."""
         rows: list[Row] = []
         arrays, arviz, seconds, failures = {}, {}, {}, {}
-        commits = set()
+        commits, notes = set(), set()
         for job in study.jobs():
             file = self._jobs / f"{job.key}.json"
             if not file.is_file():
@@ -155,12 +156,14 @@ class Folder:
             ]
             seconds[job] = record["seconds"]
             commits.add(record["environment"].get("commit", "unknown"))
+            if record["note"]:
+                notes.add(record["note"])
             arviz[job] = {name: self._arviz(job, name) for name in record["arviz"]}
             npz = self._jobs / f"{job.key}.npz"
             if npz.is_file():
                 with np.load(npz, allow_pickle=False) as file_arrays:
                     arrays[job] = dict(file_arrays)
-        return Results(rows, arrays, arviz, seconds, failures, frozenset(commits))
+        return Results(rows, arrays, arviz, seconds, failures, frozenset(commits), frozenset(notes))
 
     def _error(self, job: Job) -> Path:
         return self._jobs / f"{job.key}.error.txt"

@@ -77,8 +77,8 @@ def _methods() -> dict[str, Method]:
     ]
     for name, normalizer, keys in (
         ("weight", Weight(), ("point", "fixed", "mean-field", "low-rank")),
-        ("group", Group(8), ("point", "fixed", "mean-field")),
-        ("analytic", Analytic(), ("point", "fixed", "mean-field")),
+        ("group", Group(8), ("point", "fixed", "mean-field", "low-rank")),
+        ("analytic", Analytic(), ("point", "fixed", "mean-field", "low-rank")),
         ("group-whitening", GroupWhitening(8), ("point", "mean-field")),
     ):
         for key in keys:

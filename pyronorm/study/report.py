@@ -128,7 +128,8 @@ def _remarks(study: Study, results: Results) -> list[str]:
     """What the reader has to know before believing the tables."""
     jobs = study.jobs()
     missing = [job for job in jobs if job not in results.seconds and job not in results.failures]
-    remarks = [f"`{job}` failed: {text}" for job, text in results.failures.items()]
+    remarks = sorted(results.notes)
+    remarks += [f"`{job}` failed: {text}" for job, text in results.failures.items()]
     if missing:
         remarks.append(
             f"{len(missing)} of {len(jobs)} jobs have not been run yet: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyronorm.errors import OptionError
 from pyronorm.study.architectures import check_network
@@ -67,7 +67,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     num_train: int | None = None
     num_test: int | None = None
-    training: Training = Training()
+    training: Training = field(default_factory=Training)
     noise: float | None = None
     num_samples: int = 32
     bank_rows: int = 128

@@ -50,10 +50,12 @@ class Place:
     Attributes:
         data_root: folder of the data sets that are not bundled; None for the environment variable.
         device: "auto", "cpu", "cuda", ...
+        allow_incomplete: also take copies of data sets that lack images; the report says so.
     """
 
     data_root: Path | None = None
     device: str = "auto"
+    allow_incomplete: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +66,13 @@ class Outcome:
         rows: its lines of the tables.
         arrays: what the plots need, by name.
         idatas: ArviZ data to keep, by name.
+        note: what has to be said beside the figures, such as missing images; empty if nothing.
     """
 
     rows: Sequence[Row]
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     idatas: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +86,7 @@ class Results:
         seconds: how long each finished job took.
         failures: the last line of the traceback of each job that failed.
         commits: the versions of the code that the jobs ran with.
+        notes: what the jobs want said beside the figures.
     """
 
     rows: Sequence[Row]
@@ -90,6 +95,7 @@ class Results:
     seconds: Mapping[Job, float]
     failures: Mapping[Job, str]
     commits: frozenset[str]
+    notes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyronorm import datasets, guides, likelihoods
-from pyronorm.diagnostics import classification_metrics
+from pyronorm.diagnostics import classification_metrics, out_of_distribution
 from pyronorm.infer import Chains, Prediction, collect_bank, draw_latents, fit, predict
 from pyronorm.layers import Analytic, Normalizer, Weight, convert, data_dependent_start
 from pyronorm.model import NormalizationModel
@@ -20,7 +21,7 @@ from pyronorm.priors import BatchNoise
 from pyronorm.study.methods import Method
 from pyronorm.study.settings import Training
 
-__all__ = ["Trained", "center", "judge", "train"]
+__all__ = ["Trained", "center", "judge", "stopwatch", "train"]
 
 _START = 512  # images that set the scale of weight normalization
 
@@ -54,6 +55,15 @@ class Trained:
         start = time.perf_counter()
         guide = method.from_bank(self.model, bank)
         return guide, self.seconds + self._bank[rows][1] + time.perf_counter() - start
+
+
+@contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Time what is in the block; afterwards the function gives its seconds."""
+    start = time.perf_counter()
+    end: list[float] = []
+    yield lambda: (end[0] if end else time.perf_counter()) - start
+    end.append(time.perf_counter())
 
 
 def train(
@@ -129,6 +139,7 @@ def judge(
     num_samples: int,
     *,
     seed: int,
+    outliers: Tensor | None = None,
     repeats: int = 1,
 ) -> tuple[dict[str, float], Prediction]:
     """Metrics of the predictive distribution on test data, and what averaging did to them.
@@ -139,11 +150,13 @@ def judge(
         test: test images and classes.
         num_samples: draws; a point needs one.
         seed: seeds the draws.
+        outliers: images to tell from the test images by the entropy of the prediction.
         repeats: predictions timed, of which the fastest counts.
 
     Returns:
         :func:`pyronorm.diagnostics.classification_metrics`, ``nll_center`` where there are draws to
-        average, ``predict_ms`` per draw; and the prediction, without samples.
+        average, ``auroc`` and ``fpr95`` with outliers, ``predict_ms`` per draw; and the
+        prediction, without samples.
     """
     device = model.latent_network.like.device
     x, y = test.x.to(device), test.y.to(device)
@@ -158,5 +171,9 @@ def judge(
     if draws > 1:
         middle = predict(model, center(model, guide), x, 1, keep_samples=False)
         values["nll_center"] = classification_metrics(middle.mean, y)["nll"]
+    if outliers is not None:
+        torch.manual_seed(seed)
+        outside = predict(model, guide, outliers.to(device), draws, keep_samples=False).entropy
+        values |= out_of_distribution(prediction.entropy, outside)
     values["predict_ms"] = 1e3 * min(elapsed) / draws
     return values, prediction
