@@ -41,6 +41,7 @@ def test_the_result_can_be_written_to(tmp_path):
         (b"\x00\x00", "truncated: 2 bytes"),
         (b"\x89PNG\r\n\x1a\n", "wrong magic number 89504e47"),
         (struct.pack(">HBB", 0, 0x07, 1) + bytes(4), "wrong magic number 00000701"),
+        (struct.pack(">HBBI", 1, 8, 1, 4) + bytes(4), "wrong magic number 00010801"),
         (struct.pack(">HBBI", 0, 0x0D, 1, 1) + bytes(4), "unsigned bytes, found float"),
         (struct.pack(">HBB", 0, 8, 0), "truncated: the header announces 0 axes"),
         (struct.pack(">HBBI", 0, 8, 3, 2), "truncated: the header announces 3 axes"),
