@@ -257,7 +257,7 @@ class BatchSize(Study):
         size = "all" if settings.num_train is None else f"{settings.num_train:,}"
         text = (
             "How much noise do batches of a size inject, when does it help or hurt, and can explicit "
-            "noise or groups of channels take its place?\\n\\n"
+            "noise or groups of channels take its place?\n\n"
             f"Data `{settings.data}`, {size} training images, network `{settings.network}`, "
             f"{training.epochs} epochs of AdamW, annealed to 0 from {training.lr} at batch size "
             f"{training.batch_size}, times the root of the ratio at others. *Weight, noise of n* is "
@@ -340,6 +340,8 @@ def _curves(axes: Axes, rows: Sequence[Row], label: str, value: str) -> None:
             label=method,
         )
     axes.set_xscale("log", base=2)
+    values = sorted({row.condition[label] for row in rows})
+    axes.set_xticks(values, [str(value) for value in values])
     axes.set_xlabel(label)
 
 

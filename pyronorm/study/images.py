@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 from pyronorm import datasets
 from pyronorm.datasets import ImageData
 from pyronorm.study.study import Place
@@ -25,5 +28,12 @@ def load_images(
         num_train: training images to keep; None for all.
         num_test: test images to keep; None for all.
     """
-    data = datasets.load(name, seed, place.data_root, allow_incomplete=place.allow_incomplete)
-    return data.subset(num_train, num_test, seed)
+    split_seed = seed if name == "digits" else 0  # the others come with a split
+    return _load(name, split_seed, place.data_root, place.allow_incomplete).subset(
+        num_train, num_test, seed
+    )
+
+
+@lru_cache(maxsize=2)  # reading takes seconds, and jobs of a study read the same files
+def _load(name: str, seed: int, data_root: Path | None, allow_incomplete: bool) -> ImageData:
+    return datasets.load(name, seed, data_root, allow_incomplete=allow_incomplete)

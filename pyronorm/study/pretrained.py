@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from pyronorm import guides
+from pyronorm.baselines import fit_temperature
 from pyronorm.datasets import ImageData, Split
-from pyronorm.infer import collect_bank, fit, predictive_nll
+from pyronorm.diagnostics import classification_metrics, out_of_distribution
+from pyronorm.infer import collect_bank, fit, predict, predictive_nll
 from pyronorm.model import NormalizationModel
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_seeds
@@ -41,10 +43,11 @@ _TIMES = (
 )
 _CHOSEN = Column(
     "chosen",
-    "n",
-    0,
+    "n or T",
+    1,
     Better.NEITHER,
-    "The batch size chosen on validation images, or learned (geometric mean over layers).",
+    "The batch size chosen on validation images, or learned (geometric mean over layers); the "
+    "temperature.",
 )
 
 _MakeGuide = Callable[[NormalizationModel], guides.Guide]
@@ -227,13 +230,24 @@ class _Posteriors:
         return {"seconds": seconds, "share": seconds / self.trained.seconds}
 
     def given(self) -> Iterator[Row]:
-        """What needs no choice: the plain network, stochastic BN."""
+        """The plain network, stochastic BN, and a temperature as the cheap rival."""
         model = self.trained.model
         yield self.row(_PLAIN, self.trained.guide, 0.0)
         with stopwatch() as spent:
             bank = self.trained.bank(self.settings.bank_rows)
             guide = guides.StochasticBatchNorm(model, bank)
         yield self.row("stochastic BN", guide, spent())
+        with stopwatch() as spent:
+            validation = predict(model, self.trained.guide, self.validation.x, 1)
+            temperature = fit_temperature(validation, self.validation.y)
+        inside, outside = (
+            temperature.apply(predict(model, self.trained.guide, x, 1))
+            for x in (self.data.test.x, self.outliers)
+        )
+        values = classification_metrics(inside.mean.cpu(), self.data.test.y)
+        values |= out_of_distribution(inside.entropy, outside.entropy)
+        values |= {**self.times(spent()), "chosen": temperature.value}
+        yield Row("temperature", self.seed, values)
 
     def of_sizes(self) -> Iterator[Row]:
         """Batch noise of every size, and of the size with the best validation NLL."""
@@ -285,7 +299,7 @@ class _Posteriors:
             )
             row = self.row(name, guide, history.seconds)
             if isinstance(guide, guides.EffectiveBatchSize):
-                n = float(guide.batch_size.log().mean().exp())
+                n = float(guide.batch_size.detach().log().mean().exp())
                 row = Row(name, self.seed, {**row.values, "chosen": n})
             yield row
 
@@ -312,5 +326,7 @@ def _draw_sizes(rows: Sequence[Row], plain: Sequence[Row], figure: Figure) -> No
             level = sum(row.values[column.name] for row in plain) / len(plain)
             axes.axhline(level, color="0.5", linestyle="--", label=_PLAIN)
         axes.set_xscale("log", base=2)
+        sizes = sorted({row.condition["n"] for row in rows})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set(xlabel="n", ylabel=f"test {column.heading}")
     axes.legend(fontsize="small")
