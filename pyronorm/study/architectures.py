@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from pyronorm.errors import OptionError
 
 __all__ = ["NETWORKS", "check_network", "make_network"]
 
-NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType(
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "small-conv": networks.SmallConvNet,
         "lenet-5": networks.LeNet5,
@@ -40,7 +41,13 @@ def check_network(name: str) -> None:
         raise OptionError(f"study: no network {name!r}; choose from {', '.join(NETWORKS)}.")
 
 
-def make_network(name: str, data: ImageData) -> nn.Module:
-    """A network of :data:`NETWORKS` for the images and classes of a data set."""
+def make_network(name: str, data: ImageData, **options: Any) -> nn.Module:
+    """A network of :data:`NETWORKS` for the images and classes of a data set.
+
+    Args:
+        name: its name.
+        data: gives the numbers of classes and of channels.
+        options: further arguments, such as ``norm`` and ``dropout``.
+    """
     check_network(name)
-    return NETWORKS[name](data.num_classes, data.train.x.shape[1])
+    return NETWORKS[name](data.num_classes, data.train.x.shape[1], **options)

@@ -13,6 +13,7 @@ from pyronorm.study.comparison import Comparison
 from pyronorm.study.pretrained import Pretrained, PretrainedSettings
 from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Study
+from pyronorm.study.uncertainty_mnist import UncertaintyMNIST, UncertaintyMNISTSettings
 
 __all__ = ["STUDIES", "Entry", "make_study", "restore_study"]
 
@@ -102,6 +103,19 @@ STUDIES: Mapping[str, Entry] = {
             training=Training(100, 32, 1e-3, 5e-4, augment=True, precision="bf16-mixed"),
         ),
         "what the batch size does to batch normalization, and what can take its place",
+    ),
+    "uncertainty-mnist": Entry(
+        UncertaintyMNIST,
+        UncertaintyMNISTSettings(
+            seeds=(0, 1),
+            num_train=5_000,
+            num_test=2_000,
+            training=Training(10, 64, 2e-3),
+            members=3,
+            dropout=0.2,
+        ),
+        UncertaintyMNISTSettings(),
+        "the stochastic batch normalization paper: LeNet-5 on MNIST, letters as outliers",
     ),
     "pretrained": Entry(
         Pretrained,

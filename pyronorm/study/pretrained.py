@@ -13,17 +13,16 @@ from torch import Tensor
 from pyronorm import guides
 from pyronorm.baselines import fit_temperature
 from pyronorm.datasets import ImageData, Split
-from pyronorm.diagnostics import classification_metrics, out_of_distribution
 from pyronorm.infer import collect_bank, fit, predict, predictive_nll
 from pyronorm.model import NormalizationModel
 from pyronorm.study.architectures import check_network, make_network
-from pyronorm.study.checks import check_data, check_least, check_seeds
+from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
 from pyronorm.study.columns import columns
 from pyronorm.study.images import load_images
 from pyronorm.study.settings import Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
 from pyronorm.study.table import Better, Column, Row, Table, frame
-from pyronorm.study.training import Trained, judge, stopwatch, train
+from pyronorm.study.training import Trained, judge, metrics, stopwatch, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +107,7 @@ class PretrainedSettings:
 
     def __post_init__(self) -> None:
         check_data(self.data)
-        check_data(self.outliers)
+        check_outliers(self.outliers)
         check_network(self.network)
         check_seeds(self.seeds)
         for name in ("num_validation", "posterior_epochs", "num_samples"):
@@ -244,8 +243,7 @@ class _Posteriors:
             temperature.apply(predict(model, self.trained.guide, x, 1))
             for x in (self.data.test.x, self.outliers)
         )
-        values = classification_metrics(inside.mean.cpu(), self.data.test.y)
-        values |= out_of_distribution(inside.entropy, outside.entropy)
+        values = metrics(inside, self.data.test.y, outside)
         values |= {**self.times(spent()), "chosen": temperature.value}
         yield Row("temperature", self.seed, values)
 

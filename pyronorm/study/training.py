@@ -15,13 +15,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from pyronorm import datasets, guides, likelihoods
 from pyronorm.diagnostics import classification_metrics, out_of_distribution
 from pyronorm.infer import Chains, Prediction, collect_bank, draw_latents, fit, predict
+from pyronorm.latents import LatentNetwork
 from pyronorm.layers import Analytic, Normalizer, Weight, convert, data_dependent_start
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import BatchNoise
 from pyronorm.study.methods import Method
 from pyronorm.study.settings import Training
 
-__all__ = ["Trained", "center", "judge", "stopwatch", "train"]
+__all__ = ["Trained", "center", "fit_model", "judge", "metrics", "stopwatch", "train"]
 
 _START = 512  # images that set the scale of weight normalization
 
@@ -90,14 +91,37 @@ def train(
         seed: seeds draws and the order of batches.
         device: as in :func:`pyronorm.fit`.
     """
-    x, y = data.train
+    x = data.train.x
     if isinstance(normalizer, Analytic):
         normalizer = Analytic.from_data(x)
     converted = convert(network, normalizer, example_input=x[:2])
     if isinstance(normalizer, Weight):
         data_dependent_start(converted, x[:_START])
+    return fit_model(
+        LatentNetwork.of(converted),
+        make_guide,
+        data,
+        training,
+        noise=noise,
+        seed=seed,
+        device=device,
+    )
+
+
+def fit_model(
+    network: LatentNetwork,
+    make_guide: Callable[[NormalizationModel, float], guides.Guide],
+    data: datasets.ImageData,
+    training: Training,
+    *,
+    noise: float,
+    seed: int,
+    device: str = "auto",
+) -> Trained:
+    """Train a network that is converted already, or a plain one, with a guide; see :func:`train`."""
+    x, y = data.train
     model = NormalizationModel(
-        converted, likelihoods.Categorical(), num_data=len(y), prior=BatchNoise(noise)
+        network, likelihoods.Categorical(), num_data=len(y), prior=BatchNoise(noise)
     )
     guide = make_guide(model, noise)
 
@@ -119,6 +143,7 @@ def train(
         scheduler=schedule,
         device=device,
         precision=training.precision,
+        augment=datasets.PadCropFlip() if training.augment else None,
         seed=seed,
         progress=False,
     )
@@ -130,6 +155,16 @@ def center(model: NormalizationModel, guide: guides.Guide, num_samples: int = 25
     draws = draw_latents(model, guide, num_samples)
     shift, scale = draws.shift.mean(0), draws.scale.log().mean(0).exp()
     return Chains(shift[None, None], scale[None, None], torch.zeros(1, 1, dtype=torch.bool))
+
+
+def metrics(
+    prediction: Prediction, y: Tensor, outside: Prediction | None = None
+) -> dict[str, float]:
+    """Metrics of a prediction for classes, and of telling it from one for outliers by entropy."""
+    values = classification_metrics(prediction.mean, y.to(prediction.mean.device))
+    if outside is not None:
+        values |= out_of_distribution(prediction.entropy, outside.entropy)
+    return values
 
 
 def judge(
@@ -167,13 +202,13 @@ def judge(
         start = time.perf_counter()
         prediction = predict(model, guide, x, draws, keep_samples=False)
         elapsed.append(time.perf_counter() - start)
-    values = classification_metrics(prediction.mean, y)
+    outside = None
+    if outliers is not None:
+        torch.manual_seed(seed)
+        outside = predict(model, guide, outliers.to(device), draws, keep_samples=False)
+    values = metrics(prediction, y, outside)
     if draws > 1:
         middle = predict(model, center(model, guide), x, 1, keep_samples=False)
         values["nll_center"] = classification_metrics(middle.mean, y)["nll"]
-    if outliers is not None:
-        torch.manual_seed(seed)
-        outside = predict(model, guide, outliers.to(device), draws, keep_samples=False).entropy
-        values |= out_of_distribution(prediction.entropy, outside)
     values["predict_ms"] = 1e3 * min(elapsed) / draws
     return values, prediction
