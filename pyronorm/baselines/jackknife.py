@@ -136,7 +136,8 @@ def fit_jackknife(
         data: its training data, pairs ``(x, y)``.
         damping: :math:`\lambda` > 0. Of a Gaussian prior of variance :math:`s^2` it is
             :math:`\sigma^2/s^2` with the noise :math:`\sigma`; of the weight decay ``w`` of
-            ``torch.optim.Adam`` in :func:`pyronorm.fit` it is :math:`N w \sigma^2`.
+            ``torch.optim.Adam`` in :func:`pyronorm.fit` it is :math:`N w \sigma^2`. Coverage depends on
+            it where the network was not trained with it.
         batch_size: examples at once.
 
     Returns:
