@@ -62,17 +62,17 @@ def predict_dropout(
     parts: list[Summary] = []
     samples: list[Tensor] = []
     model.latent_network.check_statistics()
-    for output in _outputs(model, dropouts, draws, batches, batch_size):
-        parts.append(model.likelihood.summarize(output))
-        if keep_samples:
-            samples.append(model.likelihood.expected(output, 1))
+    with torch.no_grad():
+        for output in _outputs(model, dropouts, draws, batches, batch_size):
+            parts.append(model.likelihood.summarize(output))
+            if keep_samples:
+                samples.append(model.likelihood.expected(output, 1))
     if not parts:
         raise DataError("data: there is no batch.")
     joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Summary)}
     return Prediction(**joined, samples=torch.cat(samples, 1) if keep_samples else None)
 
 
-@torch.no_grad()
 def _outputs(
     model: NormalizationModel,
     dropouts: list[nn.Module],

@@ -23,9 +23,9 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "all-cnn": networks.AllCNN,
         "vgg-11": networks.VGG11,
         "resnet-18": networks.ResNet18,
-        "resnet-20": partial(networks.CifarResNet, depth=20),
-        "resnet-32": partial(networks.CifarResNet, depth=32),
-        "wrn-28-10": networks.WideResNet,
+        "resnet-20": partial(networks.CifarResNet, 20),
+        "resnet-32": partial(networks.CifarResNet, 32),
+        "wrn-28-10": partial(networks.WideResNet, 28, 10),
     }
 )
 """Networks by name: functions of the number of classes and of input channels."""

@@ -13,7 +13,6 @@ import torch
 from pyronorm import guides
 from pyronorm.datasets import ImageData
 from pyronorm.diagnostics import effective_batch_size, mode_gap, normalization_disturbance
-from pyronorm.errors import OptionError
 from pyronorm.layers import Group, GroupWhitening, Normalizer, Weight
 from pyronorm.model import NormalizationModel
 from pyronorm.study.architectures import check_network, make_network
@@ -104,7 +103,8 @@ class BatchSizeSettings:
         whitening_groups: numbers of groups of group whitening.
         bank_rows: training batches in a statistics bank.
         num_samples: draws per prediction.
-        disturbance_images: training images that the disturbance is measured on.
+        disturbance_images: training images that the disturbance is measured on; at least four
+            batches are, since batches out of few images are too much alike.
     """
 
     data: str = "fashion-mnist"
@@ -118,7 +118,7 @@ class BatchSizeSettings:
     whitening_groups: tuple[int, ...] = (2, 4, 8)
     bank_rows: int = 64
     num_samples: int = 32
-    disturbance_images: int = 512
+    disturbance_images: int = 256
 
     def __post_init__(self) -> None:
         check_data(self.data)
@@ -128,11 +128,7 @@ class BatchSizeSettings:
         check_least("num_samples", self.num_samples, 1)
         for size in self.batch_sizes:
             check_least("batch_sizes", size, 2)
-        if not self.batch_sizes or self.disturbance_images < max(self.batch_sizes):
-            raise OptionError(
-                f"study: disturbance_images={self.disturbance_images} must be at least the largest of "
-                f"batch_sizes={self.batch_sizes}."
-            )
+        check_least("disturbance_images", self.disturbance_images, 2)
 
 
 @dataclass(frozen=True)
@@ -227,7 +223,7 @@ class BatchSize(Study):
         bank = trained.bank(settings.bank_rows)
         sizes = effective_batch_size(bank, seed=seed)
         n_eff = float(sizes.layer_shift.value.log().mean().exp())
-        images = data.train.x[: settings.disturbance_images]
+        images = data.train.x[: max(settings.disturbance_images, 4 * n)]
         (disturbance,) = normalization_disturbance(
             trained.model.latent_network, images, [n], num_draws=8, seed=seed
         )
