@@ -132,7 +132,7 @@ class Folder:
                     raise DataError(f"{job}: array {name!r} holds Python objects, not numbers.")
             part = npz.with_name(npz.name + ".part")
             with part.open("wb") as file:
-                np.savez_compressed(file, **dict(outcome.arrays))
+                np.savez_compressed(file, **dict[str, Any](outcome.arrays))
             part.replace(npz)
         for name, idata in outcome.idatas.items():
             idata.to_netcdf(str(self._arviz(job, name)))
