@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pyronorm.errors import DataError, OptionError
 from pyronorm.study.comparison import Comparison
@@ -97,8 +97,12 @@ def _restored(kind: type, values: Mapping[str, Any]) -> Any:
     hints = get_type_hints(kind)
     found = {}
     for key, value in values.items():
-        if is_dataclass(hints.get(key)) and isinstance(value, Mapping):
-            found[key] = _restored(hints[key], value)
+        hint = hints.get(key)
+        inner = [
+            part for part in (hint, *get_args(hint)) if is_dataclass(part)
+        ]  # or None beside it
+        if inner and isinstance(value, Mapping):
+            found[key] = _restored(inner[0], value)  # type: ignore[arg-type]
         else:
             found[key] = _value(value)
     return kind(**found)
