@@ -144,7 +144,8 @@ def _run(chosen: Study, folder: Path, place: Place, processes: int, force: bool)
     for job, text in results.failures.items():
         Console(stderr=True).print(f"{job} failed: {text}", style="bold red", markup=False)
     page = study.write_report(chosen, folder)
-    tables = [table for section in chosen.sections(results) for table in section.tables]
+    sections = chosen.sections(results) if results.rows else []
+    tables = [table for section in sections for table in section.tables]
     if tables:
         _print(study.format_table(tables[0]), console)
     console.print(f"Report: {page}", markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pyronorm.errors import DataError, OptionError
 from pyronorm.study.batch_size import BatchSize, BatchSizeSettings
@@ -172,13 +172,17 @@ def restore_study(record: Mapping[str, Any]) -> Study:
     if name not in STUDIES:
         raise OptionError(f"no study {name!r}; there are {', '.join(STUDIES)}.")
     entry = STUDIES[name]
+    other = f"the settings of {name} in study.json are not those of this version"
     try:
-        settings = _restored(type(entry.full), record["settings"])
-    except (TypeError, KeyError) as error:
+        study = entry.make(name, _restored(type(entry.full), record["settings"]))
+    except TypeError as error:
+        raise DataError(f"{other}: {error}.") from None
+    if study.fingerprint() != record.get("fingerprint"):  # some are missing, or have new meanings
         raise DataError(
-            f"the settings of {name} in study.json are not those of this version: {error}."
-        ) from None
-    return entry.make(name, settings)
+            f"{other}: they make configuration {study.fingerprint()} here, and it was "
+            f"{record.get('fingerprint')}."
+        )
+    return study
 
 
 def _restored(kind: type, values: Mapping[str, Any]) -> Any:
@@ -186,8 +190,18 @@ def _restored(kind: type, values: Mapping[str, Any]) -> Any:
     hints = get_type_hints(kind)
     found = {}
     for key, value in values.items():
-        if is_dataclass(hints[key]) and isinstance(value, Mapping):
-            found[key] = _restored(hints[key], value)
+        hint = hints.get(key)
+        inner = [
+            part for part in (hint, *get_args(hint)) if is_dataclass(part)
+        ]  # or None beside it
+        if inner and isinstance(value, Mapping):
+            found[key] = _restored(inner[0], value)  # type: ignore[arg-type]
         else:
-            found[key] = tuple(value) if isinstance(value, list) else value
+            found[key] = _value(value)
     return kind(**found)
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_value, value))
+    return float(value) if value in ("inf", "-inf") else value  # as folders write infinity

@@ -148,18 +148,20 @@ class Comparison(Study):
         nll = {name: values for name, values in nll.items() if values}
         if not nll:
             return []
+        # Earlier runs may have had another first seed, and have left theirs.
+        first = self.settings.seeds[0]
         predictions = {
             name: (torch.from_numpy(p), torch.from_numpy(arrays["y"]))
-            for arrays in results.arrays.values()
+            for job, arrays in results.arrays.items()
             for name, p in arrays.items()
-            if name != "y"
+            if name != "y" and job.seed == first
         }
         some = {n: predictions[n] for n in _RELIABILITY if n in predictions} or predictions
         files = {
             name: file
-            for found in results.arviz.values()
+            for job, found in results.arviz.items()
             for name, file in found.items()
-            if not name.endswith("/point")
+            if not name.endswith("/point") and job.seed == first
         }
         made = [Plot("nll", "Test NLL of each method and seed.", partial(_draw_nll, nll))]
         if some:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pyro
 import torch
+from pyro.util import get_rng_state, set_rng_state
 
 from pyronorm.errors import OptionError
 from pyronorm.study.folder import Folder
@@ -57,10 +60,14 @@ def run_study(
         raise OptionError(f"run_study: processes must be at least 1, got {processes}.")
     place = Place() if place is None else place
     jobs = list(study.jobs())
-    keys = {job.key for job in jobs}
-    if not jobs or len(keys) < len(jobs):
+    if not jobs:
+        raise OptionError(f"run_study: {study.name} has no jobs.")
+    keys = Counter(job.key for job in jobs)
+    twice = [str(job) for job in jobs if keys[job.key] > 1]
+    if twice:
         raise OptionError(
-            f"run_study: {study.name} has {len(jobs)} jobs, {len(keys)} names of them."
+            f"run_study: {study.name} has several jobs whose files have the same name: "
+            f"{'; '.join(twice)}. Names have to differ in letters, digits, '.' or '='."
         )
     folder = Folder(path)
     folder.start(study, command, force)
@@ -80,12 +87,24 @@ def _run(study: Study, job: Job, place: Place, folder: Folder) -> None:
     """Run one job; an error is noted and goes no further."""
     start = time.perf_counter()
     try:
-        with pyro.get_param_store().scope(), torch.random.fork_rng():
-            pyro.set_rng_seed(job.seed)
+        with pyro.get_param_store().scope(), _seeded(job.seed):
             outcome = study.run(job, place)
         folder.write(job, outcome, time.perf_counter() - start)
-    except Exception:
-        folder.fail(job, traceback.format_exc())
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        folder.fail(job, f"{type(error).__name__}: {text}", traceback.format_exc())
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed Python, NumPy and torch; afterwards they go on as if nothing had been."""
+    state = get_rng_state()  # of the three, CUDA's not included
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            pyro.set_rng_seed(seed)
+            yield
+    finally:
+        set_rng_state(state)
 
 
 def _run_processes(
@@ -99,7 +118,7 @@ def _run_processes(
     """Keep so many processes busy; one that dies without a word has failed too."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // processes)
-    gpus = torch.cuda.device_count() if place.device in ("auto", "cuda") else 0
+    gpus = _gpus() if place.device in ("auto", "cuda") else []
     waiting = list(todo)
     running: dict[int, tuple[Job, BaseProcess]] = {}
     try:
@@ -107,7 +126,7 @@ def _run_processes(
             for slot in range(processes):
                 if slot not in running and waiting:
                     job = waiting.pop(0)
-                    gpu = slot % gpus if gpus else None
+                    gpu = gpus[slot % len(gpus)] if gpus else None
                     task = (study, job, place, folder.path, threads, gpu)
                     process: BaseProcess = context.Process(target=_work, args=task)
                     process.start()
@@ -117,20 +136,38 @@ def _run_processes(
             for slot, (job, process) in list(running.items()):
                 if not process.is_alive():
                     process.join()
-                    if process.exitcode != 0:
+                    if not folder.finished(job) and (process.exitcode or not folder.failed(job)):
                         folder.fail(job, f"the process ended with status {process.exitcode}")
                     del running[slot]
                     report(str(job), 1)
     finally:
         for _, process in running.values():
             process.terminate()
+        for _, process in running.values():
+            process.join()
 
 
-def _work(study: Study, job: Job, place: Place, path: Path, threads: int, gpu: int | None) -> None:
+def _gpus() -> list[str]:
+    """The GPUs that this process sees, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
+    return [name.strip() for name in names][: torch.cuda.device_count()]
+
+
+def _work(study: Study, job: Job, place: Place, path: Path, threads: int, gpu: str | None) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # before CUDA starts in this process
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts in this process
     _run(study, job, place, Folder(path))
+
+
+def _end_with_parent() -> None:
+    """Without it a killed study's jobs would run on, beside those of the study started again."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
@@ -150,7 +187,7 @@ def _bar(show: bool, total: int, done: int) -> Iterator[Callable[[str, int], Non
     )
 
     columns = (
-        TextColumn("{task.description:<36}"),
+        TextColumn("{task.description:<36}", markup=False),  # brackets in names are brackets
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

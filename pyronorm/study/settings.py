@@ -76,8 +76,14 @@ class Settings:
     def __post_init__(self) -> None:
         check_data(self.data)
         check_network(self.network)
-        choose_methods(self.methods)
+        if not choose_methods(self.methods):
+            raise OptionError("study: no methods; name one at least, or a normalizer, or all.")
         check_seeds(self.seeds)
+        for name in ("num_train", "num_test"):
+            if getattr(self, name) is not None:
+                check_least(name, getattr(self, name), 2)
+        if self.noise is not None and not 1 < self.noise < math.inf:
+            raise OptionError(f"study: noise must be finite and above 1, got {self.noise}.")
         check_least("num_samples", self.num_samples, 1)
         check_least("bank_rows", self.bank_rows, 11)  # for a Gaussian of rank 10
         check_least("arviz_samples", self.arviz_samples, 1)

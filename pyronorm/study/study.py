@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["Job", "Outcome", "Place", "Plot", "Results", "Section", "Study"]
 
 
+def file_name(name: str) -> str:
+    """A name with a hyphen for whatever a file's name should not have."""
+    return re.sub(r"[^A-Za-z0-9.=]+", "-", name)
+
+
 @dataclass(frozen=True)
 class Job:
     """The smallest part of a study that runs on its own: one training and all that is judged from it.
@@ -37,7 +42,7 @@ class Job:
     @property
     def key(self) -> str:
         """A name for its files."""
-        return f"{re.sub(r'[^A-Za-z0-9.=]+', '-', self.name)}-seed{self.seed}"
+        return f"{file_name(self.name)}-seed{self.seed}"
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"
@@ -84,7 +89,7 @@ class Results:
         arrays: arrays of each finished job.
         arviz: files with ArviZ data, by job and name.
         seconds: how long each finished job took.
-        failures: the last line of the traceback of each job that failed.
+        failures: what each job that failed ended with, in one line.
         commits: the versions of the code that the jobs ran with.
         notes: what the jobs want said beside the figures.
     """

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pyronorm.errors import OptionError
+
 __all__ = ["Better", "Cell", "Column", "Row", "Table", "frame", "summarize"]
 
 LEVEL = 0.05
@@ -74,7 +76,7 @@ class Table:
         columns: what to show of them; a column without any value is left out.
         by: labels that make a line, in the order of the leading columns.
         within: labels within whose values lines are compared, e.g. ``("batch size",)``.
-        baseline: method that the others are compared with; None for none.
+        baseline: method that the others are compared with, where it has one line; None for none.
     """
 
     title: str
@@ -91,8 +93,8 @@ class Cell:
 
     Attributes:
         mean: mean over seeds; NaN if there is no value.
-        sd: NaN for a single seed.
-        seeds: number of seeds.
+        sd: NaN for a single seed, and where a value is infinite.
+        seeds: number of seeds that have a value.
         best: better than every other line, each by a paired t-test at 5 %.
         differs: different from the baseline by a paired t-test, 5 % for the column (Holm).
     """
@@ -123,14 +125,20 @@ def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list
     The best line of a column is marked if a two-sided t-test, paired by seed, tells it from *each*
     other line at 5 %; since all of these have to reject, that needs no correction (an
     intersection-union test). Differences from the baseline are tested likewise, corrected by Holm for
-    the lines of the column. With a single seed nothing is marked.
+    the lines of the column. Seeds that only one of two lines has are left out of their test. With a
+    single seed nothing is marked, nor where a difference is the same for all seeds: there is no spread
+    to test with, and shares of few examples agree so by chance.
 
     Args:
         table: what to show.
 
     Returns:
         The columns that have values, and for each line, by its labels, their cells.
+
+    Raises:
+        OptionError: if a row has not all the labels that make a line, or ``within`` names others.
     """
+    _check(table)
     data = frame(table.rows)
     columns = [c for c in table.columns if c.name in data and data[c.name].notna().any()]
     lines = list(dict.fromkeys(tuple(row.labels[by] for by in table.by) for row in table.rows))
@@ -147,11 +155,32 @@ def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list
         best, differs = _marks(table, lines, series, column.better)
         for line in lines:
             found = series[line]
-            sd = float(found.std()) if len(found) > 1 else float("nan")
-            cells[line].append(
-                Cell(float(found.mean()), sd, len(found), line in best, line in differs)
-            )
+            mean, sd = _mean_and_sd(found.to_numpy(dtype=float))
+            cells[line].append(Cell(mean, sd, len(found), line in best, line in differs))
     return columns, cells
+
+
+def _check(table: Table) -> None:
+    for row in table.rows:
+        missing = [name for name in table.by if name not in row.labels]
+        if missing:
+            raise OptionError(
+                f"table {table.title!r}: a row of {row.method} has the labels "
+                f"{', '.join(row.labels)}, and not {', '.join(missing)}."
+            )
+    unknown = [name for name in table.within if name not in table.by]
+    if unknown:
+        raise OptionError(
+            f"table {table.title!r}: within has {', '.join(unknown)}, lines are made by "
+            f"{', '.join(table.by)}."
+        )
+
+
+def _mean_and_sd(values: NDArray[np.float64]) -> tuple[float, float]:
+    if not len(values):
+        return float("nan"), float("nan")
+    with np.errstate(invalid="ignore"):  # of infinite values
+        return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
 def _groups(data: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[object, ...], pd.DataFrame]]:
@@ -175,9 +204,10 @@ def _marks(
             groups.setdefault(tuple(line[i] for i in position), []).append(line)
     for members in groups.values():
         if better is not Better.NEITHER and len(members) > 1:
-            top = max(members, key=lambda line: better.value * float(series[line].mean()))
+            good = {line: better.value * series[line] for line in members}
+            top = max(members, key=lambda line: _mean_and_sd(good[line].to_numpy(dtype=float))[0])
             rivals = [line for line in members if line != top]
-            if all(_p_value(series[top], series[line]) < LEVEL for line in rivals):
+            if all(_beats(good[top], good[line]) for line in rivals):
                 best.add(top)
         if table.baseline is not None and "method" in table.by:
             method = list(table.by).index("method")
@@ -190,16 +220,22 @@ def _marks(
     return best, differs
 
 
+def _beats(a: pd.Series[float], b: pd.Series[float]) -> bool:
+    """Whether ``a`` is significantly higher, over the seeds that both have."""
+    return _p_value(a, b) < LEVEL and float((a - b).mean()) > 0
+
+
 def _p_value(a: pd.Series[float], b: pd.Series[float]) -> float:
     """Two-sided t-test of the differences of common seeds; 1 where there is nothing to test."""
     from scipy.stats import ttest_1samp
 
-    difference = (a - b).dropna().to_numpy(dtype=float)
-    if len(difference) < 2 or not np.isfinite(difference).all():
+    a, b = a.align(b, join="inner")
+    if len(a) < 2 or not np.isfinite([a, b]).all():
         return 1.0
-    # A difference that is the same for all seeds to the last digits has no spread to test with.
+    difference = (a - b).to_numpy(dtype=float)
+    # No spread but that of rounding.
     if np.ptp(difference) <= 1e-12 * max(1.0, float(np.abs(difference).max())):
-        return 1.0 if abs(difference[0]) <= 1e-12 else 0.0
+        return 1.0
     return float(ttest_1samp(difference, 0.0).pvalue)
 
 

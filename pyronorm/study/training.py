@@ -201,6 +201,8 @@ def judge(
         torch.manual_seed(seed)
         start = time.perf_counter()
         prediction = predict(model, guide, x, draws, keep_samples=False)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # predict returns while the last batch is under way
         elapsed.append(time.perf_counter() - start)
     outside = None
     if outliers is not None:
