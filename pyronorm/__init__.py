@@ -12,6 +12,7 @@ The short of it::
 from importlib.metadata import version
 
 from pyronorm import (
+    baselines,
     datasets,
     diagnostics,
     distributions,
@@ -57,6 +58,7 @@ __all__ = [
     "NormalizationModel",
     "StatisticsBank",
     "analytic_start",
+    "baselines",
     "channels",
     "collect_bank",
     "conversion_report",

@@ -5,17 +5,22 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from pyronorm.errors import OptionError, PyronormError
+from pyronorm.errors import PyronormError
+
+if TYPE_CHECKING:
+    from pyronorm.study import Place, Rendered, Study
 
 __all__ = ["app", "main"]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Force = Annotated[bool, typer.Option(help="Remove the results of earlier runs in the folder.")]
 
 app = typer.Typer(
     add_completion=False,
@@ -32,7 +37,6 @@ def _root() -> None:
 
 @app.command()
 def compare(
-    data: Annotated[str, typer.Option(help="Data set.")] = "digits",
     seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, ...", min=1)] = 3,
     methods: Annotated[
         str | None,
@@ -44,59 +48,128 @@ def compare(
     epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 15,
     batch_size: Annotated[int, typer.Option(help="Examples per step.", min=2)] = 64,
     num_samples: Annotated[int, typer.Option(help="Draws per prediction.", min=1)] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Device = "auto",
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/compare"),
-    force: Annotated[bool, typer.Option(help="Overwrite an existing folder.")] = False,
+    force: Force = False,
 ) -> None:
-    """Compare posteriors over normalization statistics with batch normalization's own noise."""
+    """Compare posteriors over normalization statistics with batch normalization's own noise.
+
+    On scikit-learn's digits; `pyronorm study` has other data and questions.
+    """
+    from pyronorm import study
+
+    chosen = study.make_study(
+        "digits",
+        quick=True,
+        seeds=tuple(range(seeds)),
+        methods=None if methods is None else _names(methods),
+        training=study.Training(epochs=epochs, batch_size=batch_size),
+        num_samples=num_samples,
+    )
+    _run(chosen, output, study.Place(device=device), 1, force)
+
+
+@app.command("study")
+def run_study(
+    name: Annotated[str | None, typer.Argument(help="Name of the study; none lists them.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A size for a laptop instead of the full one.")
+    ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Number of seeds: 0, 1, ...; default as the study says.", min=1),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods separated by commas; default as the study says.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets. Default: $PYRONORM_DATA.")
+    ] = None,
+    allow_incomplete: Annotated[
+        bool,
+        typer.Option("--allow-incomplete", help="Also take copies of data sets that lack images."),
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Jobs at once, each a process.", min=1)] = 1,
+    device: Device = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results. Default: results/NAME-CONFIGURATION."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Run a study, or go on with one that was interrupted."""
+    from pyronorm import study
+
+    if name is None:
+        view = Table(box=None, padding=(0, 2, 0, 0))
+        for heading in ("study", "what it asks"):
+            view.add_column(heading)
+        for known, entry in study.STUDIES.items():
+            view.add_row(known, entry.description)
+        Console().print(view)
+        return
+    chosen = study.make_study(
+        name,
+        quick=quick,
+        seeds=None if seeds is None else tuple(range(seeds)),
+        methods=None if methods is None else _names(methods),
+    )
+    folder = output or Path("results") / f"{name}-{chosen.fingerprint()}"
+    _run(chosen, folder, study.Place(data_root, device, allow_incomplete), jobs, force)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study's results.")],
+) -> None:
+    """Write the report of a study from what has been run so far: HTML, Markdown, CSV and plots."""
+    from pyronorm import study
+
+    restored = study.restore_study(study.Folder(folder).record)
+    Console().print(f"Report: {study.write_report(restored, folder)}", markup=False)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _run(chosen: Study, folder: Path, place: Place, processes: int, force: bool) -> None:
+    """Run, print the main table, write the report."""
     from pyronorm import study
 
     console = Console()
-    if output.exists() and not output.is_dir():
-        raise OptionError(f"{output} is a file; choose another --output.")
-    if output.exists() and not force:
-        raise OptionError(
-            f"{output} exists; choose another --output, or overwrite it with --force."
-        )
-    chosen = study.choose_methods(methods)
-    settings = study.Settings(
-        data=data,
-        seeds=tuple(range(seeds)),
-        epochs=epochs,
-        batch_size=batch_size,
-        num_samples=num_samples,
-        device=device,
+    results = study.run_study(
+        chosen, folder, place=place, processes=processes, command=_command(), force=force
     )
-    columns = (
-        TextColumn("{task.description:<32}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+    for job, text in results.failures.items():
+        Console(stderr=True).print(f"{job} failed: {text}", style="bold red", markup=False)
+    page = study.write_report(chosen, folder)
+    sections = chosen.sections(results) if results.rows else []
+    tables = [table for section in sections for table in section.tables]
+    if tables:
+        _print(study.format_table(tables[0]), console)
+    console.print(f"Report: {page}", markup=False)
+    if results.failures:
+        raise typer.Exit(1)
+
+
+def _print(table: Rendered, console: Console) -> None:
+    spread = f"{table.seeds} seeds, mean±sd" if table.seeds > 1 else "1 seed"
+    view = Table(
+        title=f"{table.title}, {spread}", title_justify="left", box=None, padding=(0, 1, 0, 0)
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(chosen) * seeds)
-        started = 0
-
-        def report(job: str) -> None:
-            nonlocal started
-            progress.update(task, description=job, completed=started)
-            started += 1
-
-        result = study.compare(chosen, settings, report)
-        progress.update(task, description="done", completed=started)
-    study.write(result, output, command=_command())
-    headings, rows = study.format_rows(study.table(result))
-    spread = f"{seeds} seeds, mean±sd" if seeds > 1 else "1 seed"
-    title = f"{data}, {epochs} epochs, {spread}"
-    view = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for position, heading in enumerate(headings):
-        view.add_column(heading, justify="left" if position == 0 else "right", no_wrap=True)
-    for row in rows:
-        view.add_row(*row)
+    for position, heading in enumerate(table.headings):
+        justify = "left" if position < table.labels else "right"
+        view.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for line, best, differs in zip(table.lines, table.best, table.differs, strict=True):
+        cells = [
+            Text(text + "*" * other, style="bold" if top else "")
+            for text, top, other in zip(line, best, differs, strict=True)
+        ]
+        view.add_row(*cells)
     # A line that the terminal wraps is better than a number that is cut.
     wide = Console(width=10_000)
     Console(width=max(console.width, wide.measure(view).maximum)).print(view)
-    console.print(f"Report, ArviZ files and plots: {output}", markup=False)
 
 
 def main() -> None:

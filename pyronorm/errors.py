@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "ConversionError",
     "DataError",
+    "MissingDataError",
     "NoDensityError",
     "OptionError",
     "PyronormError",
@@ -28,6 +29,10 @@ class ShapeError(PyronormError, ValueError):
 
 class DataError(PyronormError, ValueError):
     """Data that cannot be used: empty, non-finite, or of the wrong kind."""
+
+
+class MissingDataError(PyronormError, FileNotFoundError):
+    """A data set's file is not there; the message says where it was looked for and where to get it."""
 
 
 class OptionError(PyronormError, ValueError):

@@ -244,9 +244,9 @@ def test_an_unknown_method(run: Run80, comparison: Comparison, tmp_path: Path) -
 
 
 def test_an_unknown_data_set(run: Run80, tmp_path: Path) -> None:
-    ended = run("compare", "--data", "mnist", "--output", tmp_path / "x")
+    ended = run("compare", "--data", "digit", "--output", tmp_path / "x")
     assert ended.status == 2
-    assert "error: compare: no data set 'mnist'; choose from digits." in one_line(ended.err)
+    assert "error: compare: no data set 'digit'; choose from digits, mnist," in one_line(ended.err)
     assert "Traceback" not in ended.err
     assert not (tmp_path / "x").exists()
 

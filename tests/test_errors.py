@@ -8,6 +8,7 @@ from pyronorm import errors
 BUILTIN = {
     "ShapeError": ValueError,
     "DataError": ValueError,
+    "MissingDataError": FileNotFoundError,
     "OptionError": ValueError,
     "ConversionError": TypeError,
     "StatisticsError": RuntimeError,

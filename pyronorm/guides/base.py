@@ -37,6 +37,9 @@ class Guide(PyroModule):
     has_analytic_kl: ClassVar[bool] = False
     """Whether ``TraceMeanField_ELBO`` finds closed forms for the KL divergence to most priors."""
 
+    needs_latents: ClassVar[bool] = True
+    """Whether it is of no use for a plain network."""
+
     def __init__(self, model: NormalizationModel | LatentNetwork) -> None:
         super().__init__()
         if not isinstance(model, (NormalizationModel, LatentNetwork)):
@@ -44,6 +47,9 @@ class Guide(PyroModule):
                 f"{type(self).__name__}: expected a NormalizationModel, or the LatentNetwork of a "
                 f"model of your own, got {type(model).__name__}."
             )
+        if self.needs_latents:
+            network = model if isinstance(model, LatentNetwork) else model.latent_network
+            network.refuse_plain(type(self).__name__)
         # A tuple hides the model from torch: it is no part of the guide.
         self._model = (model,)
         self.hyper: HyperGuide | None = None

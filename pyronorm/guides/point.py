@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro
 from pyro.distributions import Delta
 from torch import Tensor
@@ -16,8 +18,11 @@ class Point(Guide):
 
     With a batch normalizer this is batch normalization as everybody trains it: the noise is implicit
     in the batches, and the ELBO is the expected log likelihood up to the constant prior density at
-    the neutral values.
+    the neutral values. For a plain network, :class:`pyronorm.LatentNetwork` with ``plain=True``, it is
+    the only guide, and the ELBO the log likelihood.
     """
+
+    needs_latents: ClassVar[bool] = False
 
     def sample_sites(self) -> tuple[Tensor, Tensor]:
         """Two Delta sites."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader
 
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.infer.data import Data, as_batches, kept_modes, split
 from pyronorm.infer.elbo import KLWeight, default_elbo
 from pyronorm.infer.history import Epoch, History
@@ -46,6 +46,7 @@ def fit(
     kl_weight: float | Callable[[float], float] = 1.0,
     gradient_clip_norm: float | None = None,
     train_network: bool = True,
+    augment: Callable[[Tensor], Tensor] | None = None,
     validation_data: Data | None = None,
     validation_samples: int = 8,
     patience: int | None = None,
@@ -85,6 +86,9 @@ def fit(
         gradient_clip_norm: largest norm of the gradient; None does not clip.
         train_network: False freezes the network, in evaluation mode, and trains only the posterior:
             for pretrained networks.
+        augment: changes the inputs of each training batch, once they are on the device, such as
+            :class:`pyronorm.datasets.PadCropFlip`; None for none. Validation and the population
+            statistics see the data as they are.
         validation_data: pairs ``(x, y)`` for the predictive NLL after each epoch.
         validation_samples: draws of the latents for it.
         patience: stop after that many epochs without a better validation NLL, and go back to the
@@ -105,6 +109,7 @@ def fit(
         OptionError: if options are out of range or contradict each other, if there is nothing to
             train, or if the guide has no density.
         DataError: if data are missing, impossible or not finite, or if the loss becomes so.
+        ShapeError: if ``augment`` changes the number of inputs.
     """
     _check_options(
         epochs=epochs,
@@ -144,7 +149,7 @@ def fit(
         groups = _parameter_groups(model, guide)
         raw = Adam(groups, lr=lr) if optimizer is None else optimizer(groups)
         schedule = None if scheduler is None else scheduler(raw)
-        step = _Step(model, guide, elbo, raw, fabric, kl_weight, gradient_clip_norm)
+        step = _Step(model, guide, elbo, raw, fabric, kl_weight, gradient_clip_norm, augment)
         if trains_batch_layers:
             invalidate_statistics(network)
         for epoch in range(1, epochs + 1):
@@ -189,11 +194,13 @@ class _Step:
         fabric: Fabric,
         kl_weight: float | Callable[[float], float],
         gradient_clip_norm: float | None,
+        augment: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.fabric = fabric
         self.num_data = model.num_data
         self.kl_weight = kl_weight
         self.clip = gradient_clip_norm
+        self.augment = augment
         self.module, self.optimizer = fabric.setup(ELBOModule(model, guide, elbo), optimizer)
         self.weight = 1.0
 
@@ -202,6 +209,8 @@ class _Step:
         self.weight = (
             self.kl_weight(epochs_done) if callable(self.kl_weight) else float(self.kl_weight)
         )
+        if self.augment is not None:
+            x = self._augmented(x, self.augment)
         if epochs_done < 1 and not bool(x.isfinite().all()):
             raise DataError("fit: train_data has a batch with inputs that are not finite.")
         self.optimizer.zero_grad()
@@ -218,6 +227,16 @@ class _Step:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.clip)
         self.optimizer.step()
         return value
+
+    @staticmethod
+    def _augmented(x: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
+        new = augment(x)
+        if not isinstance(new, Tensor) or new.shape[:1] != x.shape[:1]:
+            came = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ShapeError(
+                f"fit: augment must return as many inputs as it gets, {tuple(x.shape)}, got {came}."
+            )
+        return new
 
 
 def _train_epoch(

@@ -67,6 +67,7 @@ def run_nuts(
     ):
         if value < least:
             raise OptionError(f"run_nuts: {name} must be at least {least}, got {value}.")
+    model.latent_network.refuse_plain("run_nuts")
     x, y = gather(data)
     if y is None:
         raise OptionError("run_nuts: needs pairs (x, y), got x alone.")

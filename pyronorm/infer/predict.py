@@ -106,9 +106,7 @@ def evaluate_draws(
         StatisticsError: if population statistics are missing or stale.
     """
     network = model.latent_network
-    latents = torch.stack([draws.shift, draws.scale], dim=1)
-    unique, index = torch.unique(latents, dim=0, return_inverse=True)
-    shift, scale = unique[:, 0, None], unique[:, 1, None]
+    shift, scale, index = _unique(draws)
     network.check_statistics()
     empty = True
     for position, batch in enumerate(as_batches(data, batch_size)):
@@ -122,6 +120,16 @@ def evaluate_draws(
         yield x, y, output.to(torch.promote_types(output.dtype, torch.float32))[index]
     if empty:
         raise DataError("data: there is no batch.")
+
+
+def _unique(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    """Different draws, (draw, 1, channel), and which of them each draw is."""
+    if not draws.shift.shape[1]:  # a plain network: nothing to draw
+        nothing = draws.shift[:1, None]
+        return nothing, nothing, torch.zeros(len(draws), dtype=torch.long, device=nothing.device)
+    latents = torch.stack([draws.shift, draws.scale], dim=1)
+    unique, index = torch.unique(latents, dim=0, return_inverse=True)
+    return unique[:, 0, None], unique[:, 1, None], index
 
 
 @torch.no_grad()

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.latents.prefix import Prefix
 from pyronorm.latents.space import LatentSpace
 from pyronorm.layers import LatentNorm
 from pyronorm.layers.freshness import check_statistics, watch_loading
+from pyronorm.layers.kinds import is_normalization
 from pyronorm.layers.propagation import Propagation, propagate
 
 __all__ = ["LatentNetwork"]
@@ -49,25 +50,39 @@ class LatentNetwork(nn.Module):
     In evaluation mode the population statistics of batch layers must belong to the present weights;
     missing or stale ones are refused.
 
+    A **plain** network has no normalization and no latents, for the sake of comparison: a space of no
+    channels. :func:`pyronorm.fit`, :func:`pyronorm.predict` and :func:`pyronorm.evaluate` take its model
+    with the guide :class:`~pyronorm.guides.Point`; other guides, NUTS and ArviZ have nothing to work
+    on and refuse it.
+
     Args:
         network: a converted network (:func:`pyronorm.convert`). It is shared, not copied.
         prefix: put before the names of the Pyro sites, for models with several networks.
         samples_per_call: how many draws to evaluate at once; None chooses by the size of the
             activations, 1 for networks that ``torch.func.vmap`` cannot run.
+        plain: the network has no normalization layer at all.
 
     Raises:
-        ConversionError: if the network has no layer with latent statistics.
+        ConversionError: if the network has no layer with latent statistics; or has normalization
+            layers although it is ``plain``.
     """
 
     def __init__(
-        self, network: nn.Module, *, prefix: str = "", samples_per_call: int | None = None
+        self,
+        network: nn.Module,
+        *,
+        prefix: str = "",
+        samples_per_call: int | None = None,
+        plain: bool = False,
     ) -> None:
         super().__init__()
         if samples_per_call is not None and samples_per_call < 1:
             raise OptionError(
                 f"LatentNetwork: samples_per_call must be positive, got {samples_per_call}."
             )
-        self.space = LatentSpace.of(network, prefix)
+        if plain:
+            _refuse_normalization(network)
+        self.space = LatentSpace((), prefix) if plain else LatentSpace.of(network, prefix)
         self.network = network
         self.layers = tuple(m for m in network.modules() if isinstance(m, LatentNorm))
         """The layers with latents, in the order of :attr:`space`."""
@@ -155,13 +170,33 @@ class LatentNetwork(nn.Module):
         Returns:
             :math:`\mu` and :math:`\sigma = \sqrt{\sigma^2 + \epsilon}`, each of shape
             ``(channel,)``; NaN where the normalizer has no statistics but those of an example.
+
+        Raises:
+            OptionError: if the network is plain.
         """
+        self.refuse_plain("reference_statistics (and to_arviz)")
         means, stds = {}, {}
         for layer in self.layers:
             found = layer.normalizer.reference(layer, self.like)
             if found is not None:
                 means[layer], stds[layer] = found
         return self.pack(means), self.pack(stds)
+
+    def refuse_plain(self, what: str) -> None:
+        """Refuse a plain network, which has no latents.
+
+        Args:
+            what: what needs latents, for the message.
+
+        Raises:
+            OptionError: if the network is plain.
+        """
+        if not self.layers:
+            raise OptionError(
+                f"{what}: {type(self.network).__name__} is a plain network, without latents. Use the "
+                "guide pyronorm.guides.Point with fit, predict and evaluate; for latents, build it with "
+                "normalization layers and pyronorm.convert it."
+            )
 
     def pack(self, values: Mapping[LatentNorm, Tensor]) -> Float[Tensor, " channel"]:
         """Join one vector per layer; NaN for layers without one.
@@ -292,3 +327,14 @@ class LatentNetwork(nn.Module):
         if versions != self._checked:
             self.check_statistics()
             self._checked = versions
+
+
+def _refuse_normalization(network: nn.Module) -> None:
+    """Plain means plain: a batch normalization left in would change its statistics when it runs."""
+    for name, module in network.named_modules():
+        if isinstance(module, LatentNorm) or is_normalization(module):
+            raise ConversionError(
+                f"LatentNetwork: plain=True, but {name or 'the network itself'!r} is a normalization "
+                f"layer ({type(module).__name__}). Convert the network, pyronorm.convert(network), "
+                "and use the guide Point: that is the network as it is."
+            )

@@ -39,7 +39,7 @@ class LatentSpace:
     their normalizers, so posteriors can be carried from one to the other.
 
     Attributes:
-        layers: the layers, in the order of ``network.named_modules()``.
+        layers: the layers, in the order of ``network.named_modules()``; none in a plain network.
         prefix: put before the names of the Pyro sites, for models with several networks.
 
     Example:
@@ -56,8 +56,6 @@ class LatentSpace:
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]
-        if not names:
-            raise ConversionError("LatentSpace: no layers. Convert the network first: pn.convert.")
         if len(set(names)) != len(names):
             raise OptionError(f"LatentSpace: layer names must be unique, got {names}.")
         object.__setattr__(self, "num_channels", sum(x.num_channels for x in self.layers))

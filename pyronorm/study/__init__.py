@@ -1,19 +1,55 @@
-"""Comparison of normalizers and posteriors on a data set."""
+"""Studies: comparisons of normalizers and posteriors on data, and their reports."""
 
-from pyronorm.study.compare import compare
-from pyronorm.study.methods import METHODS, Method, choose_methods
-from pyronorm.study.result import Result, Run, format_rows, table, write
-from pyronorm.study.settings import Settings
+from pyronorm.study.architectures import NETWORKS, make_network
+from pyronorm.study.catalog import STUDIES, Entry, make_study, restore_study
+from pyronorm.study.columns import COLUMNS, columns
+from pyronorm.study.comparison import Comparison
+from pyronorm.study.folder import Folder
+from pyronorm.study.methods import DEFAULT_METHODS, METHODS, Method, choose_methods
+from pyronorm.study.report import Rendered, format_table, write_report
+from pyronorm.study.runner import run_study
+from pyronorm.study.settings import Settings, Training
+from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
+from pyronorm.study.table import Better, Cell, Column, Row, Table, frame, summarize
+from pyronorm.study.training import Trained, center, judge, train
 
 __all__ = [
+    "COLUMNS",
+    "DEFAULT_METHODS",
     "METHODS",
+    "NETWORKS",
+    "STUDIES",
+    "Better",
+    "Cell",
+    "Column",
+    "Comparison",
+    "Entry",
+    "Folder",
+    "Job",
     "Method",
-    "Result",
-    "Run",
+    "Outcome",
+    "Place",
+    "Plot",
+    "Rendered",
+    "Results",
+    "Row",
+    "Section",
     "Settings",
+    "Study",
+    "Table",
+    "Trained",
+    "Training",
+    "center",
     "choose_methods",
-    "compare",
-    "format_rows",
-    "table",
-    "write",
+    "columns",
+    "format_table",
+    "frame",
+    "judge",
+    "make_network",
+    "make_study",
+    "restore_study",
+    "run_study",
+    "summarize",
+    "train",
+    "write_report",
 ]

@@ -11,7 +11,7 @@ from pyronorm.errors import OptionError
 from pyronorm.layers import Analytic, Group, GroupWhitening, Normalizer, Weight
 from pyronorm.model import NormalizationModel
 
-__all__ = ["METHODS", "Method", "choose_methods"]
+__all__ = ["DEFAULT_METHODS", "METHODS", "Method", "choose_methods"]
 
 _MakeGuide = Callable[[NormalizationModel, float], guides.Guide]
 _FromBank = Callable[[NormalizationModel, guides.StatisticsBank], guides.Guide]
@@ -25,7 +25,7 @@ class Method:
         name: ``normalizer/posterior``.
         normalizer: None for batch statistics as the network has them. Analytic gets the moments of
             the training data.
-        guide: makes the guide to train with, from the model and the batch size.
+        guide: makes the guide to train with, from the model and the ``n`` of the noise.
         from_bank: makes the posterior from a statistics bank after training; None predicts with the
             trained guide.
         description: one line for the report.
@@ -43,21 +43,21 @@ class Method:
         return self.name if self.from_bank is None else f"{self.name.split('/')[0]}/point"
 
 
-def _point(model: NormalizationModel, batch_size: float) -> guides.Guide:
+def _point(model: NormalizationModel, noise: float) -> guides.Guide:
     return guides.Point(model)
 
 
-def _mean_field(model: NormalizationModel, batch_size: float) -> guides.Guide:
-    return guides.MeanField.from_batch_size(model, batch_size)
+def _mean_field(model: NormalizationModel, noise: float) -> guides.Guide:
+    return guides.MeanField.from_batch_size(model, noise)
 
 
-def _low_rank(model: NormalizationModel, batch_size: float) -> guides.Guide:
-    return guides.LowRank(model, init_std=batch_size**-0.5)
+def _low_rank(model: NormalizationModel, noise: float) -> guides.Guide:
+    return guides.LowRank(model, init_std=noise**-0.5)
 
 
 _EXPLICIT: dict[str, tuple[_MakeGuide, str]] = {
     "point": (_point, "no noise"),
-    "fixed": (guides.FixedNoise, "fixed noise of the batch-norm law, n = batch size"),
+    "fixed": (guides.FixedNoise, "fixed noise of the batch-norm law"),
     "mean-field": (_mean_field, "learned independent posterior"),
     "low-rank": (_low_rank, "learned joint Gaussian of rank 10"),
 }
@@ -77,8 +77,8 @@ def _methods() -> dict[str, Method]:
     ]
     for name, normalizer, keys in (
         ("weight", Weight(), ("point", "fixed", "mean-field", "low-rank")),
-        ("group", Group(8), ("point", "fixed", "mean-field")),
-        ("analytic", Analytic(), ("point", "fixed", "mean-field")),
+        ("group", Group(8), ("point", "fixed", "mean-field", "low-rank")),
+        ("analytic", Analytic(), ("point", "fixed", "mean-field", "low-rank")),
         ("group-whitening", GroupWhitening(8), ("point", "mean-field")),
     ):
         for key in keys:
@@ -90,7 +90,8 @@ def _methods() -> dict[str, Method]:
 METHODS: Mapping[str, Method] = _methods()
 """The rows that ``pyronorm compare`` knows, by name."""
 
-_DEFAULT = ("batch", "weight", "group")  # normalizers: what takes a few minutes
+DEFAULT_METHODS = ("batch", "weight", "group")
+"""The normalizers of a comparison that takes a few minutes."""
 
 
 def choose_methods(names: str | Iterable[str] | None = None) -> list[Method]:
@@ -103,7 +104,7 @@ def choose_methods(names: str | Iterable[str] | None = None) -> list[Method]:
     Raises:
         OptionError: for an unknown name; the message lists the choices.
     """
-    names = _DEFAULT if names is None else names
+    names = DEFAULT_METHODS if names is None else names
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
     chosen: dict[str, Method] = {}

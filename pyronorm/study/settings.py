@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pyronorm import datasets
 from pyronorm.errors import OptionError
+from pyronorm.study.architectures import check_network
+from pyronorm.study.checks import check_data, check_least, check_seeds
+from pyronorm.study.methods import DEFAULT_METHODS, choose_methods
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "Training"]
 
-_LEAST = {
-    "epochs": 1,
-    "batch_size": 2,  # one value has no batch statistics
-    "num_samples": 1,
-    "bank_rows": 11,  # for a Gaussian of rank 10
-    "arviz_samples": 1,
-}
+
+@dataclass(frozen=True)
+class Training:
+    """How networks are trained: the same for all methods that are compared.
+
+    Attributes:
+        epochs: passes over the training data.
+        batch_size: examples per step.
+        lr: initial learning rate of Adam, annealed to 0 by half a cosine.
+        weight_decay: of AdamW, for the network's parameters.
+        augment: pad by 4 pixels, crop and flip training images at random.
+        precision: Lightning Fabric's: "32-true", "bf16-mixed", ...
+    """
+
+    epochs: int = 15
+    batch_size: int = 64
+    lr: float = 5e-3
+    weight_decay: float = 0.0
+    augment: bool = False
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        check_least("epochs", self.epochs, 1)
+        check_least("batch_size", self.batch_size, 2)  # one value has no batch statistics
+        if not 0 < self.lr < math.inf:
+            raise OptionError(f"study: lr must be positive and finite, got {self.lr}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise OptionError(f"study: weight_decay must be at least 0, got {self.weight_decay}.")
 
 
 @dataclass(frozen=True)
@@ -25,40 +48,47 @@ class Settings:
 
     Attributes:
         data: name of the data set.
+        network: name of the network, one of :data:`pyronorm.study.NETWORKS`.
+        methods: names of the rows, see :func:`pyronorm.study.choose_methods`.
         seeds: one run of every method per seed; a seed decides split, initial weights, batches and
             draws.
-        epochs: passes over the training data.
-        batch_size: examples per step; also the ``n`` of the prior and of fixed noise.
-        lr: initial learning rate of Adam, annealed to 0 by half a cosine.
+        num_train: training images, drawn by class; None for all.
+        num_test: test images, drawn by class; None for all.
+        training: how the networks are trained.
+        noise: ``n`` of the prior and of fixed noise; None for the batch size.
         num_samples: draws of the latents per prediction.
         bank_rows: training batches in the statistics bank.
-        arviz_samples: draws in the ArviZ files.
-        device: "auto", "cpu", "cuda", ...
+        arviz_samples: draws in the ArviZ files of the first seed.
     """
 
     data: str = "digits"
+    network: str = "small-conv"
+    methods: tuple[str, ...] = DEFAULT_METHODS
     seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int = 15
-    batch_size: int = 64
-    lr: float = 5e-3
+    num_train: int | None = None
+    num_test: int | None = None
+    training: Training = field(default_factory=Training)
+    noise: float | None = None
     num_samples: int = 32
     bank_rows: int = 128
     arviz_samples: int = 200
-    device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.data not in datasets.DATASETS:
-            raise OptionError(
-                f"compare: no data set {self.data!r}; choose from {', '.join(datasets.DATASETS)}."
-            )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise OptionError(
-                f"compare: seeds must be different and not negative, got {self.seeds}."
-            )
-        if not 0 < self.lr < math.inf:
-            raise OptionError(f"compare: lr must be positive and finite, got {self.lr}.")
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise OptionError(
-                    f"compare: {name} must be at least {least}, got {getattr(self, name)}."
-                )
+        check_data(self.data)
+        check_network(self.network)
+        if not choose_methods(self.methods):
+            raise OptionError("study: no methods; name one at least, or a normalizer, or all.")
+        check_seeds(self.seeds)
+        for name in ("num_train", "num_test"):
+            if getattr(self, name) is not None:
+                check_least(name, getattr(self, name), 2)
+        if self.noise is not None and not 1 < self.noise < math.inf:
+            raise OptionError(f"study: noise must be finite and above 1, got {self.noise}.")
+        check_least("num_samples", self.num_samples, 1)
+        check_least("bank_rows", self.bank_rows, 11)  # for a Gaussian of rank 10
+        check_least("arviz_samples", self.arviz_samples, 1)
+
+    @property
+    def noise_batch_size(self) -> float:
+        """``n`` of the prior and of fixed noise."""
+        return self.training.batch_size if self.noise is None else self.noise

@@ -16,7 +16,7 @@ from pyronorm import (
     predict,
     priors,
 )
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.guides import BatchNoise, FixedNoise, LowRank, MeanField, Point
 from pyronorm.infer import predictive_nll
 from pyronorm.likelihoods import Categorical, Normal
@@ -305,3 +305,46 @@ def test_statistics_of_another_loader_size():
     assert model.latent_network.layers[0].num_batches_tracked == 2
     estimate_population_statistics(model, data(50), batch_size=25)
     assert model.latent_network.layers[0].num_batches_tracked == 2
+
+
+def test_augment_changes_the_training_batches_and_nothing_else():
+    """Training on augmented data; population statistics and validation on the data as they are."""
+    model, twin = make(), make()
+    twin.load_state_dict(model.state_dict())
+    x, y = data()
+    seen = []
+
+    def doubled(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(batch.clone())
+        return 2 * batch
+
+    options = {"epochs": 2, "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}
+    history = quiet(
+        model, Point(model), [(x, y)], augment=doubled, validation_data=(x, y), **options
+    )
+    assert len(seen) == 2
+    assert all(torch.equal(batch, x) for batch in seen)
+    quiet(twin, Point(twin), [(2 * x, y)], **options)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    # The first layer sees inputs that were not doubled.
+    layer = model.latent_network.layers[0]
+    hidden = model.latent_network.network[0](x)
+    torch.testing.assert_close(layer.running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
+    nll = predictive_nll(model, Point(model), (x, y), 2)
+    assert history.epochs[-1].validation_nll == pytest.approx(nll, rel=1e-4)
+
+
+@pytest.mark.parametrize("augment", [lambda x: x[1:], lambda x: x.sum(), lambda x: [x]])
+def test_augment_has_to_keep_the_number_of_inputs(augment, unchecked):
+    model = make()
+    with pytest.raises(
+        ShapeError, match=r"augment must return as many inputs as it gets, \(96, 5\)"
+    ):
+        quiet(model, Point(model), [data()], epochs=1, augment=augment)
+
+
+def test_augment_has_to_give_finite_inputs():
+    model = make()
+    with pytest.raises(DataError, match="not finite"):
+        quiet(model, Point(model), [data()], epochs=1, augment=lambda x: x / 0)

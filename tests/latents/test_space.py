@@ -55,9 +55,15 @@ def test_errors(space):
         space.pack({"b": torch.zeros(3)})
     with pytest.raises(ShapeError, match=r"b has 3 channels, got a tensor of shape \(4,\)"):
         space.pack({"a.bn": torch.zeros(2), "b": torch.zeros(4)})
-    with pytest.raises(ConversionError, match="Convert the network first"):
-        LatentSpace(())
     with pytest.raises(OptionError, match="must be unique"):
         LatentSpace((LatentLayer("a", 2, "Batch"), LatentLayer("a", 3, "Batch")))
     with pytest.raises(ConversionError, match=r"Linear has no layer .* pyronorm\.convert"):
         LatentSpace.of(nn.Linear(2, 2))
+
+
+def test_space_of_a_plain_network():
+    empty = LatentSpace((), "a.")
+    assert (empty.num_channels, empty.channel_labels, empty.shift_site) == (0, (), "a.shift")
+    empty.check(torch.zeros(4, 0), "here")
+    with pytest.raises(ShapeError, match=r"here: expected 0 channels .* got .*\(4, 1\)"):
+        empty.check(torch.zeros(4, 1), "here")

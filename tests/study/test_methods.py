@@ -27,6 +27,7 @@ ROWS = {
     "group/point": (Group, guides.Point, guides.Point, "group/point"),
     "group/fixed": (Group, guides.FixedNoise, guides.FixedNoise, "group/fixed"),
     "group/mean-field": (Group, guides.MeanField, guides.MeanField, "group/mean-field"),
+    "group/low-rank": (Group, guides.LowRank, guides.LowRank, "group/low-rank"),
     "analytic/point": (Analytic, guides.Point, guides.Point, "analytic/point"),
     "analytic/fixed": (Analytic, guides.FixedNoise, guides.FixedNoise, "analytic/fixed"),
     "analytic/mean-field": (
@@ -35,6 +36,7 @@ ROWS = {
         guides.MeanField,
         "analytic/mean-field",
     ),
+    "analytic/low-rank": (Analytic, guides.LowRank, guides.LowRank, "analytic/low-rank"),
     "group-whitening/point": (
         GroupWhitening,
         guides.Point,
@@ -148,7 +150,7 @@ def test_choose_all() -> None:
 def test_the_default_takes_a_few_minutes() -> None:
     chosen = choose_methods(None)
     assert chosen == choose_methods() == choose_methods("batch,weight,group")
-    assert len(chosen) == 11
+    assert len(chosen) == 12
 
 
 def test_choose_keeps_the_order_given() -> None:
@@ -168,6 +170,7 @@ def test_a_method_named_twice_is_one_row() -> None:
         "group/fixed",
         "group/point",
         "group/mean-field",
+        "group/low-rank",
         "batch/point",
     ]
 

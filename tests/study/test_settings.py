@@ -3,25 +3,55 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 
 from pyronorm.errors import OptionError
-from pyronorm.study import Settings
+from pyronorm.study import Settings, Training
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, ["epochs", "at least 1", "got 0"]),
+        ({"batch_size": 1}, ["batch_size", "at least 2", "got 1"]),
+        ({"lr": 0.0}, ["lr", "0.0"]),
+        ({"lr": -1.0}, ["lr", "-1.0"]),
+        ({"lr": math.nan}, ["lr", "nan"]),
+        ({"lr": math.inf}, ["lr", "inf"]),
+        ({"weight_decay": -0.1}, ["weight_decay", "-0.1"]),
+        ({"weight_decay": math.nan}, ["weight_decay", "nan"]),
+    ],
+    ids=str,
+)
+def test_training_out_of_range(options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(OptionError) as error:
+        Training(**options)
+    assert all(word in str(error.value) for word in words)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"seeds": ()}, ["seeds must be different", "()"]),
-        ({"epochs": 0}, ["epochs", "0"]),
+        ({"seeds": (1, 1)}, ["seeds", "(1, 1)"]),
+        ({"seeds": (-1,)}, ["seeds", "not negative", "(-1,)"]),
         ({"num_samples": -2}, ["num_samples", "-2"]),
-        ({"bank_rows": 0}, ["bank_rows", "0"]),
+        ({"bank_rows": 10}, ["bank_rows must be at least 11, got 10"]),
         ({"arviz_samples": 0}, ["arviz_samples", "0"]),
-        ({"batch_size": 1}, ["batch_size", "at least 2", "got 1"]),
+        ({"num_train": 1}, ["num_train", "at least 2", "got 1"]),
+        ({"num_test": -5}, ["num_test", "-5"]),
+        ({"noise": 1.0}, ["noise", "above 1", "1.0"]),
+        ({"noise": math.nan}, ["noise", "nan"]),
+        ({"noise": math.inf}, ["noise", "inf"]),
+        ({"methods": ()}, ["no methods"]),
+        ({"methods": ("batch/pint",)}, ["batch/pint", "Did you mean 'batch/point'?"]),
+        ({"data": "didgits"}, ["didgits", "digits"]),
+        ({"network": "resnet-1"}, ["resnet-1", "small-conv"]),
     ],
+    ids=str,
 )
 def test_settings_out_of_range(options: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(OptionError) as error:
@@ -31,29 +61,27 @@ def test_settings_out_of_range(options: dict[str, Any], words: list[str]) -> Non
 
 
 def test_smallest_settings_are_allowed() -> None:
-    Settings(seeds=(0,), epochs=1, num_samples=1, bank_rows=11, arviz_samples=1, batch_size=2)
+    Settings(
+        methods=("group/fixed",),
+        seeds=(0,),
+        num_train=2,
+        num_test=2,
+        training=Training(epochs=1, batch_size=2),
+        noise=1.5,
+        num_samples=1,
+        bank_rows=11,
+        arviz_samples=1,
+    )
 
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
-        Settings().epochs = 3
+        Settings().num_samples = 3
+    with pytest.raises(FrozenInstanceError):
+        Settings().training.epochs = 3
 
 
-def test_unknown_data_set() -> None:
-    with pytest.raises(OptionError, match="digits"):
-        Settings(data="cifar")
-
-
-def test_a_bank_too_small_for_the_posterior() -> None:
-    with pytest.raises(OptionError, match="bank_rows must be at least 11, got 5"):
-        replace(Settings(), bank_rows=5)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"seeds": (1, 1)}, {"seeds": (-1,)}],
-    ids=str,
-)
-def test_settings_that_should_be_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError):
-        Settings(**options)
+def test_noise_is_that_of_the_batch_size_where_none_is_given() -> None:
+    training = Training(batch_size=48)
+    assert Settings(training=training).noise_batch_size == 48
+    assert Settings(training=training, noise=20.5).noise_batch_size == 20.5

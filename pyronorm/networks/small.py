@@ -1,4 +1,4 @@
-"""Small networks for examples and studies, with ordinary batch normalization; convert them."""
+"""Three convolutions: the network of the digits."""
 
 from __future__ import annotations
 

@@ -6,10 +6,19 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 from sklearn.datasets import load_digits as bundled
 
-from pyronorm.datasets import DATASETS, ImageData, Split, load, load_digits
+from pyronorm.datasets import (
+    ImageData,
+    Split,
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_wine,
+)
 from pyronorm.errors import OptionError
 
 
@@ -84,25 +93,26 @@ def test_neighbouring_classes_are_mixed() -> None:
     assert 0.05 < float((y[1:] == y[:-1]).float().mean()) < 0.15
 
 
-def test_load_by_name() -> None:
-    assert set(DATASETS) == {"digits"}
-    found, expected = load("digits", 6), load_digits(6)
-    assert found.name == "digits"
-    assert torch.equal(found.train.x, expected.train.x)
-    assert torch.equal(found.test.y, expected.test.y)
-    assert torch.equal(load("digits").test.y, load_digits(0).test.y)
-
-
-@pytest.mark.parametrize("name", ["mnist", "Digits", ""])
-def test_an_unknown_name_lists_the_choices(name: str) -> None:
-    with pytest.raises(OptionError) as error:
-        load(name)
-    assert repr(name) in str(error.value)
-    for choice in DATASETS:
-        assert choice in str(error.value)
-
-
 @pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -0.2])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(OptionError, match="test_share"):
         load_digits(0, share)
+
+
+@pytest.mark.parametrize(
+    ("load", "source", "shape", "classes"),
+    [
+        (load_breast_cancer, sklearn.datasets.load_breast_cancer, (569, 30), 2),
+        (load_wine, sklearn.datasets.load_wine, (178, 13), 3),
+        (load_iris, sklearn.datasets.load_iris, (150, 4), 3),
+        (load_diabetes, lambda: sklearn.datasets.load_diabetes(scaled=False), (442, 10), None),
+    ],
+)
+def test_tables_are_those_of_scikit_learn(load, source, shape, classes) -> None:
+    table, expected = load(), source()
+    assert table.x.shape == shape
+    assert np.array_equal(table.x.numpy(), expected.data)
+    assert np.array_equal(table.y.numpy(), expected.target)
+    assert table.num_classes == classes
+    assert list(table.feature_names) == list(expected.feature_names)
+    assert table.y.dtype == (torch.float64 if classes is None else torch.int64)

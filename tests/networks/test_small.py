@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 import pyronorm as pn
 from pyronorm.networks import SmallConvNet
-
-from .nets import train_briefly
+from tests.nets import train_briefly
 
 
 def by_hand(net: SmallConvNet, x: Tensor, training: bool) -> Tensor:

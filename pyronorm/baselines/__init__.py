@@ -1,0 +1,29 @@
+"""Rivals of posteriors over normalization statistics, in the same table.
+
+They take a :class:`~pyronorm.NormalizationModel` or a :class:`~pyronorm.infer.Prediction` and return a
+:class:`~pyronorm.infer.Prediction`, so that all metrics apply to them. Only the jackknife gives
+intervals. A deep ensemble is :func:`pyronorm.predict_ensemble`.
+"""
+
+from pyronorm.baselines.calibration import (
+    NoisePrecision,
+    Temperature,
+    fit_noise_precision,
+    fit_temperature,
+)
+from pyronorm.baselines.dropout import predict_dropout
+from pyronorm.baselines.jackknife import Intervals, Jackknife, fit_jackknife
+from pyronorm.baselines.laplace import LastLayerLaplace, fit_laplace
+
+__all__ = [
+    "Intervals",
+    "Jackknife",
+    "LastLayerLaplace",
+    "NoisePrecision",
+    "Temperature",
+    "fit_jackknife",
+    "fit_laplace",
+    "fit_noise_precision",
+    "fit_temperature",
+    "predict_dropout",
+]

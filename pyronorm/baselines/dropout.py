@@ -1,0 +1,104 @@
+"""Monte-Carlo dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from pyronorm.errors import DataError, OptionError
+from pyronorm.guides import Point
+from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs
+from pyronorm.infer.draws import Chains, Draws, draw_latents
+from pyronorm.infer.predict import Prediction
+from pyronorm.likelihoods import Summary
+from pyronorm.model import NormalizationModel
+
+__all__ = ["predict_dropout"]
+
+
+def predict_dropout(
+    model: NormalizationModel,
+    data: Data,
+    num_samples: int = 32,
+    *,
+    guide: Callable[..., Any] | Chains | None = None,
+    batch_size: int = 256,
+    keep_samples: bool = True,
+) -> Prediction:
+    r"""Predict with dropout: an average over passes, each with masks of its own.
+
+    :math:`p(y | x) = \frac1S\sum_s p(y | x, m_s)`. Dropout modules alone are in training mode for the
+    time of the call; normalization layers use their population statistics. Every example has masks of
+    its own in every pass. Dropout that is no module (``torch.nn.functional.dropout``, that within
+    ``nn.MultiheadAttention``) stays switched off.
+
+    Args:
+        model: the model; of a network without normalization, :class:`~pyronorm.LatentNetwork` with
+            ``plain=True``.
+        data: as in :func:`pyronorm.predict`.
+        num_samples: ``S``, number of passes.
+        guide: posterior of the latents, one draw for each pass; None for the neutral latents.
+        batch_size: examples at once, where the data do not come in batches.
+        keep_samples: whether to keep the mean given each pass.
+
+    Returns:
+        The prediction; its mutual information is between the data and the masks (and the latents).
+
+    Raises:
+        OptionError: if the network has no dropout module, or ``num_samples`` is below 1.
+        DataError: if there are no data, or inputs that are not finite.
+        StatisticsError: if population statistics are missing or stale.
+
+    Source: Gal & Ghahramani, "Dropout as a Bayesian Approximation" (ICML 2016), eq. 6.
+    """
+    dropouts = _dropouts(model)
+    batches = as_batches(data, batch_size)
+    draws = draw_latents(model, Point(model) if guide is None else guide, num_samples, batches)
+    parts: list[Summary] = []
+    samples: list[Tensor] = []
+    model.latent_network.check_statistics()
+    with torch.no_grad():
+        for output in _outputs(model, dropouts, draws, batches, batch_size):
+            parts.append(model.likelihood.summarize(output))
+            if keep_samples:
+                samples.append(model.likelihood.expected(output, 1))
+    if not parts:
+        raise DataError("data: there is no batch.")
+    joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Summary)}
+    return Prediction(**joined, samples=torch.cat(samples, 1) if keep_samples else None)
+
+
+def _outputs(
+    model: NormalizationModel,
+    dropouts: list[nn.Module],
+    draws: Draws,
+    batches: Data,
+    batch_size: int,
+) -> Iterator[Tensor]:
+    """Yield outputs of all passes, (pass, batch, *out), by batch."""
+    network = model.latent_network
+    for position, x in enumerate(inputs(batches, network, batch_size)):
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            raise DataError(f"data: batch {position} has inputs that are not finite.")
+        with evaluation_mode(model):
+            for module in dropouts:
+                module.training = True
+            passes = zip(draws.shift, draws.scale, strict=True)
+            output = torch.stack([network(x, shift, scale) for shift, scale in passes])
+        yield output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def _dropouts(model: NormalizationModel) -> list[nn.Module]:
+    network = model.latent_network.network
+    found = [m for m in network.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+    if not found:
+        raise OptionError(
+            f"predict_dropout: {type(network).__name__} has no dropout module with p > 0, so all passes "
+            "would be the same. The networks of pyronorm.networks take dropout=."
+        )
+    return list(found)

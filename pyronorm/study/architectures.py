@@ -1,0 +1,53 @@
+"""The networks that studies know by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from pyronorm import networks
+from pyronorm.datasets import ImageData
+from pyronorm.errors import OptionError
+
+__all__ = ["NETWORKS", "check_network", "make_network"]
+
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {
+        "small-conv": networks.SmallConvNet,
+        "lenet-5": networks.LeNet5,
+        "all-cnn-small": partial(networks.AllCNN, width=1 / 6),  # 16 and 32 channels
+        "all-cnn": networks.AllCNN,
+        "vgg-11": networks.VGG11,
+        "resnet-18": networks.ResNet18,
+        "resnet-20": partial(networks.CifarResNet, 20),
+        "resnet-32": partial(networks.CifarResNet, 32),
+        "wrn-28-10": partial(networks.WideResNet, 28, 10),
+    }
+)
+"""Networks by name: functions of the number of classes and of input channels."""
+
+
+def check_network(name: str) -> None:
+    """Refuse unknown names.
+
+    Raises:
+        OptionError: the message lists the choices.
+    """
+    if name not in NETWORKS:
+        raise OptionError(f"study: no network {name!r}; choose from {', '.join(NETWORKS)}.")
+
+
+def make_network(name: str, data: ImageData, **options: Any) -> nn.Module:
+    """A network of :data:`NETWORKS` for the images and classes of a data set.
+
+    Args:
+        name: its name.
+        data: gives the numbers of classes and of channels.
+        options: further arguments, such as ``norm`` and ``dropout``.
+    """
+    check_network(name)
+    return NETWORKS[name](data.num_classes, data.train.x.shape[1], **options)

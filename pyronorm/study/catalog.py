@@ -1,0 +1,207 @@
+"""The studies by name, each in two sizes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, get_args, get_type_hints
+
+from pyronorm.errors import DataError, OptionError
+from pyronorm.study.batch_size import BatchSize, BatchSizeSettings
+from pyronorm.study.comparison import Comparison
+from pyronorm.study.pretrained import Pretrained, PretrainedSettings
+from pyronorm.study.settings import Settings, Training
+from pyronorm.study.study import Study
+from pyronorm.study.uncertainty_mnist import UncertaintyMNIST, UncertaintyMNISTSettings
+
+__all__ = ["STUDIES", "Entry", "make_study", "restore_study"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A study of the catalog.
+
+    Attributes:
+        make: makes it from its name and settings.
+        quick: settings for a laptop.
+        full: settings of the published experiment, for a GPU.
+        description: one line.
+    """
+
+    make: Callable[[str, Any], Study]
+    quick: Any
+    full: Any
+    description: str
+
+
+_PAPER = tuple(
+    f"{normalizer}/{posterior}"
+    for normalizer in ("weight", "analytic", "group")
+    for posterior in ("point", "fixed", "mean-field", "low-rank")
+)
+_BATCH = ("batch/point", "batch/mcbn", "batch/stochastic")
+
+STUDIES: Mapping[str, Entry] = {
+    "digits": Entry(
+        Comparison,
+        Settings(),
+        Settings(methods=("all",), seeds=tuple(range(10))),
+        "normalizers and posteriors on scikit-learn's digits",
+    ),
+    "fashion": Entry(
+        Comparison,
+        Settings(
+            data="fashion-mnist",
+            network="all-cnn-small",
+            methods=(*_BATCH, "weight/point", "weight/fixed", "weight/mean-field"),
+            seeds=(0, 1),
+            num_train=10_000,
+            num_test=2_000,
+            training=Training(6, 64, 4e-3),
+        ),
+        Settings(
+            data="fashion-mnist",
+            network="all-cnn-small",
+            methods=("batch", *_PAPER),
+            training=Training(30, 128, 4e-3),
+        ),
+        "normalizers and posteriors on Fashion-MNIST, a small All-CNN",
+    ),
+    "stochastic-normalization": Entry(
+        Comparison,
+        Settings(
+            data="fashion-mnist",
+            network="all-cnn-small",
+            methods=(*_BATCH, *_PAPER),
+            seeds=(0, 1),
+            num_train=3_000,
+            num_test=2_000,
+            training=Training(12, 32, 3e-3),
+        ),
+        Settings(
+            data="cifar10",
+            network="all-cnn",
+            methods=(*_BATCH, *_PAPER),
+            training=Training(200, 32, 1e-3, 5e-4, augment=True, precision="bf16-mixed"),
+        ),
+        "the ACCV 2018 paper: explicit noise for normalizers without batch noise (CIFAR-10)",
+    ),
+    "batch-size": Entry(
+        BatchSize,
+        BatchSizeSettings(
+            seeds=(0, 1),
+            num_train=2_000,
+            num_test=2_000,
+            training=Training(8, 32, 4e-3),
+            batch_sizes=(2, 4, 8, 32, 128, 512),
+            whitening_groups=(4, 8),
+        ),
+        BatchSizeSettings(
+            data="cifar10",
+            network="resnet-20",
+            training=Training(100, 32, 1e-3, 5e-4, augment=True, precision="bf16-mixed"),
+        ),
+        "what the batch size does to batch normalization, and what can take its place",
+    ),
+    "uncertainty-mnist": Entry(
+        UncertaintyMNIST,
+        UncertaintyMNISTSettings(
+            seeds=(0, 1),
+            num_train=5_000,
+            num_test=2_000,
+            training=Training(10, 64, 2e-3),
+            members=3,
+            dropout=0.2,
+        ),
+        UncertaintyMNISTSettings(),
+        "the stochastic batch normalization paper: LeNet-5 on MNIST, letters as outliers",
+    ),
+    "pretrained": Entry(
+        Pretrained,
+        PretrainedSettings(
+            network="all-cnn-small",
+            seeds=(0, 1),
+            num_train=5_000,
+            num_validation=1_000,
+            num_test=2_000,
+            training=Training(12, 64, 4e-3),
+            posterior_epochs=5,
+            num_samples=16,
+        ),
+        PretrainedSettings(network="all-cnn-small"),
+        "what a posterior adds to a network that is trained already",
+    ),
+}
+"""Studies that ``pyronorm study`` knows, by name."""
+
+
+def make_study(name: str, *, quick: bool = False, **changes: object) -> Study:
+    """A study of :data:`STUDIES`.
+
+    Args:
+        name: its name.
+        quick: the size for a laptop instead of the full one.
+        changes: settings that differ from the size's; None leaves one as it is.
+
+    Raises:
+        OptionError: for an unknown name or setting; the message lists the choices.
+    """
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise OptionError(f"no study {name!r}.{hint} Choose from {', '.join(STUDIES)}.")
+    entry = STUDIES[name]
+    settings = entry.quick if quick else entry.full
+    known = [f.name for f in fields(settings)]
+    given = {key: value for key, value in changes.items() if value is not None}
+    for key in given:
+        if key not in known:
+            raise OptionError(f"{name} has no setting {key!r}; it has {', '.join(known)}.")
+    return entry.make(name, replace(settings, **given))
+
+
+def restore_study(record: Mapping[str, Any]) -> Study:
+    """The study that a folder's ``study.json`` is of.
+
+    Raises:
+        OptionError: if this version does not know the study.
+        DataError: if it has other settings in this version.
+    """
+    name = str(record.get("study"))
+    if name not in STUDIES:
+        raise OptionError(f"no study {name!r}; there are {', '.join(STUDIES)}.")
+    entry = STUDIES[name]
+    other = f"the settings of {name} in study.json are not those of this version"
+    try:
+        study = entry.make(name, _restored(type(entry.full), record["settings"]))
+    except TypeError as error:
+        raise DataError(f"{other}: {error}.") from None
+    if study.fingerprint() != record.get("fingerprint"):  # some are missing, or have new meanings
+        raise DataError(
+            f"{other}: they make configuration {study.fingerprint()} here, and it was "
+            f"{record.get('fingerprint')}."
+        )
+    return study
+
+
+def _restored(kind: type, values: Mapping[str, Any]) -> Any:
+    """A dataclass from JSON: lists become tuples, objects the dataclasses of their fields."""
+    hints = get_type_hints(kind)
+    found = {}
+    for key, value in values.items():
+        hint = hints.get(key)
+        inner = [
+            part for part in (hint, *get_args(hint)) if is_dataclass(part)
+        ]  # or None beside it
+        if inner and isinstance(value, Mapping):
+            found[key] = _restored(inner[0], value)  # type: ignore[arg-type]
+        else:
+            found[key] = _value(value)
+    return kind(**found)
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_value, value))
+    return float(value) if value in ("inf", "-inf") else value  # as folders write infinity

@@ -1,0 +1,72 @@
+"""The quantities that tables show, and their definitions."""
+
+from __future__ import annotations
+
+from pyronorm.study.table import Better, Column
+
+__all__ = ["COLUMNS", "columns"]
+
+_LOW, _HIGH, _NEITHER = Better.LOWER, Better.HIGHER, Better.NEITHER
+
+_ALL = (
+    Column(
+        "accuracy", "accuracy", 3, _HIGH, "Share of examples whose most probable class is right."
+    ),
+    Column("nll", "NLL", 3, _LOW, "Mean negative log predictive probability, in nats."),
+    Column(
+        "nll_center",
+        "NLL, no averaging",
+        3,
+        _LOW,
+        "NLL with the latents at the center of the posterior (mean shift, geometric mean scale) "
+        "instead of averaged over draws.",
+    ),
+    Column(
+        "ece",
+        "ECE",
+        3,
+        _LOW,
+        "Expected calibration error of the most probable class, 15 bins of equal width.",
+    ),
+    Column("brier", "Brier", 3, _LOW, "Squared error of the probabilities, summed over classes."),
+    Column(
+        "auroc",
+        "AUROC",
+        3,
+        _HIGH,
+        "Area under the ROC curve of telling test images from the out-of-distribution set by the "
+        "entropy of the prediction.",
+    ),
+    Column(
+        "fpr95",
+        "FPR95",
+        3,
+        _LOW,
+        "Share of out-of-distribution images taken for test images when 95 % of those are.",
+    ),
+    Column("rmse", "RMSE", 3, _LOW, "Root mean squared error, in units of the target."),
+    Column("train_seconds", "train, s", 1, _NEITHER, "Seconds of training, on this machine."),
+    Column(
+        "relative_train_time",
+        "train time",
+        2,
+        _NEITHER,
+        "Training, with the bank where one is needed, over that of the baseline with the same seed.",
+    ),
+    Column(
+        "predict_ms",
+        "ms/draw",
+        1,
+        _NEITHER,
+        "Milliseconds to predict the test data, per draw, best of three; without draws the fixed costs "
+        "of a prediction stand beside a single one.",
+    ),
+)
+
+COLUMNS = {column.name: column for column in _ALL}
+"""Columns that several studies show, by name."""
+
+
+def columns(*names: str) -> tuple[Column, ...]:
+    """Some of the columns."""
+    return tuple(COLUMNS[name] for name in names)

@@ -1,0 +1,189 @@
+"""Normalizers × posteriors on a data set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from pyronorm import plots
+from pyronorm.diagnostics import to_arviz
+from pyronorm.study.architectures import make_network
+from pyronorm.study.columns import columns
+from pyronorm.study.images import load_images
+from pyronorm.study.methods import METHODS, Method, choose_methods
+from pyronorm.study.settings import Settings
+from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
+from pyronorm.study.table import Row, Table
+from pyronorm.study.training import judge, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison"]
+
+_BASELINE = "batch/point"
+_RELIABILITY = ("batch/point", "batch/mcbn", "weight/point", "weight/mean-field")
+_TIMED = 3  # predictions timed; the fastest counts
+
+
+@dataclass(frozen=True)
+class Comparison(Study):
+    """Train and judge methods on a data set, over several seeds.
+
+    Methods of one seed share split, initial weights, order of batches and budget; methods that
+    predict from a statistics bank share the network it was collected from, and with it the job.
+
+    Attributes:
+        name: the study's name.
+        settings: what the methods share.
+        question: what is asked, for the report.
+    """
+
+    title: ClassVar[str] = "Comparison of normalizers and posteriors"
+
+    name: str
+    settings: Settings
+    question: str = (
+        "Which distributions over normalization statistics predict best, with which normalizer?"
+    )
+
+    @property
+    def methods(self) -> list[Method]:
+        """The rows."""
+        return choose_methods(self.settings.methods)
+
+    def jobs(self) -> Sequence[Job]:
+        """One for each training and seed."""
+        names = dict.fromkeys(method.training for method in self.methods)
+        return [Job(name, seed) for seed in self.settings.seeds for name in names]
+
+    def run(self, job: Job, place: Place) -> Outcome:
+        """Train once, and judge every method that predicts from this training."""
+        settings = self.settings
+        data = load_images(settings.data, job.seed, place, settings.num_train, settings.num_test)
+        torch.manual_seed(job.seed)
+        base = METHODS[job.name]
+        trained = train(
+            make_network(settings.network, data),
+            base.normalizer,
+            base.guide,
+            data,
+            settings.training,
+            noise=settings.noise_batch_size,
+            seed=job.seed,
+            device=place.device,
+        )
+        rows, arrays, idatas = [], {"y": data.test.y.numpy()}, {}
+        for method in self.methods:
+            if method.training != job.name:
+                continue
+            guide, seconds = trained.posterior(method, settings.bank_rows)
+            values, prediction = judge(
+                trained.model,
+                guide,
+                data.test,
+                settings.num_samples,
+                seed=job.seed,
+                repeats=_TIMED,
+            )
+            rows.append(Row(method.name, job.seed, {**values, "train_seconds": seconds}))
+            if job.seed == settings.seeds[0]:
+                arrays[method.name] = prediction.mean.cpu().numpy()
+                idatas[method.name] = to_arviz(
+                    trained.model,
+                    guide,
+                    tuple(data.test),
+                    settings.arviz_samples,
+                    seed=job.seed,
+                )
+        return Outcome(rows, arrays, idatas, data.note)
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        """One table, three plots, the methods."""
+        settings, training = self.settings, self.settings.training
+        table = Table(
+            f"{settings.data}, {training.epochs} epochs",
+            self._with_relative_times(results),
+            columns(
+                *("accuracy", "nll", "nll_center", "ece", "brier"),
+                *("relative_train_time", "predict_ms"),
+            ),
+            baseline=_BASELINE,
+        )
+        size = "all" if settings.num_train is None else f"{settings.num_train:,}"
+        text = (
+            f"{self.question}\n\n"
+            f"Every method has the same splits, initial weights, batches and budget: network "
+            f"`{settings.network}`, {size} training images, {training.epochs} epochs, batch size "
+            f"{training.batch_size}, AdamW from {training.lr} annealed to 0, weight decay "
+            f"{training.weight_decay}, prior and fixed noise of n = {settings.noise_batch_size:g}, "
+            f"{settings.num_samples} draws per prediction, {settings.bank_rows} batches in a bank."
+        )
+        methods = "\n".join(f"- `{m.name}`: {m.description}" for m in self.methods)
+        return [
+            Section("Results", text, [table], self._plots(results)),
+            Section("Methods", methods),
+        ]
+
+    def _with_relative_times(self, results: Results) -> list[Row]:
+        base = {r.seed: r.values["train_seconds"] for r in results.rows if r.method == _BASELINE}
+        order = {method.name: i for i, method in enumerate(self.methods)}
+        rows = []
+        for row in sorted(results.rows, key=lambda row: order[row.method]):
+            values = dict(row.values)
+            if row.seed in base:
+                values["relative_train_time"] = values["train_seconds"] / base[row.seed]
+            rows.append(Row(row.method, row.seed, values))
+        return rows
+
+    def _plots(self, results: Results) -> list[Plot]:
+        nll: dict[str, list[float]] = {
+            method.name: [r.values["nll"] for r in results.rows if r.method == method.name]
+            for method in self.methods
+        }
+        nll = {name: values for name, values in nll.items() if values}
+        if not nll:
+            return []
+        # Earlier runs may have had another first seed, and have left theirs.
+        first = self.settings.seeds[0]
+        predictions = {
+            name: (torch.from_numpy(p), torch.from_numpy(arrays["y"]))
+            for job, arrays in results.arrays.items()
+            for name, p in arrays.items()
+            if name != "y" and job.seed == first
+        }
+        some = {n: predictions[n] for n in _RELIABILITY if n in predictions} or predictions
+        files = {
+            name: file
+            for job, found in results.arviz.items()
+            for name, file in found.items()
+            if not name.endswith("/point") and job.seed == first
+        }
+        made = [Plot("nll", "Test NLL of each method and seed.", partial(_draw_nll, nll))]
+        if some:
+            made.append(
+                Plot("reliability", "Reliability, first seed.", partial(_draw_reliability, some))
+            )
+        if files:
+            caption = "Standard deviation of the log scale by layer, first seed."
+            made.append(Plot("posterior-scale", caption, partial(_draw_scale, files)))
+        return made
+
+
+def _draw_nll(nll: dict[str, list[float]], figure: Figure) -> None:
+    plots.plot_metric(nll, "test NLL (nats)", ax=figure.subplots())
+
+
+def _draw_reliability(predictions: dict[str, Any], figure: Figure) -> None:
+    plots.plot_reliability(predictions, ax=figure.subplots())
+
+
+def _draw_scale(files: dict[str, Any], figure: Figure) -> None:
+    import arviz as az
+
+    idatas = {name: az.from_netcdf(str(file)) for name, file in files.items()}  # type: ignore[no-untyped-call]
+    plots.plot_posterior_scale(idatas, ax=figure.subplots())

@@ -1,0 +1,39 @@
+"""The images of a study."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pyronorm import datasets
+from pyronorm.datasets import ImageData
+from pyronorm.study.study import Place
+
+__all__ = ["load_images"]
+
+
+def load_images(
+    name: str,
+    seed: int,
+    place: Place,
+    num_train: int | None = None,
+    num_test: int | None = None,
+) -> ImageData:
+    """Load a data set, or a part of it with each class in its share; pixels are in [0, 1].
+
+    Args:
+        name: name of the data set.
+        seed: seeds the split and the choice of images.
+        place: where the files are.
+        num_train: training images to keep; None for all.
+        num_test: test images to keep; None for all.
+    """
+    split_seed = seed if name == "digits" else 0  # the others come with a split
+    return _load(name, split_seed, place.data_root, place.allow_incomplete).subset(
+        num_train, num_test, seed
+    )
+
+
+@lru_cache(maxsize=2)  # reading takes seconds, and jobs of a study read the same files
+def _load(name: str, seed: int, data_root: Path | None, allow_incomplete: bool) -> ImageData:
+    return datasets.load(name, seed, data_root, allow_incomplete=allow_incomplete)

@@ -1,0 +1,330 @@
+"""What a posterior adds to a network that is trained already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyronorm import guides
+from pyronorm.baselines import fit_temperature
+from pyronorm.datasets import ImageData, Split
+from pyronorm.infer import collect_bank, fit, predict, predictive_nll
+from pyronorm.model import NormalizationModel
+from pyronorm.study.architectures import check_network, make_network
+from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
+from pyronorm.study.columns import columns
+from pyronorm.study.images import load_images
+from pyronorm.study.settings import Training
+from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
+from pyronorm.study.table import Better, Column, Row, Table, frame
+from pyronorm.study.training import Trained, judge, metrics, stopwatch, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Pretrained", "PretrainedSettings"]
+
+_PLAIN = "plain"
+_TIMES = (
+    Column(
+        "seconds",
+        "seconds",
+        1,
+        Better.NEITHER,
+        "Seconds after training, choices included, on this machine.",
+    ),
+    Column("share", "of training", 3, Better.NEITHER, "These seconds over those of the training."),
+)
+_CHOSEN = Column(
+    "chosen",
+    "n or T",
+    1,
+    Better.NEITHER,
+    "The batch size chosen on validation images, or learned (geometric mean over layers); the "
+    "temperature.",
+)
+
+_MakeGuide = Callable[[NormalizationModel], guides.Guide]
+
+
+def _mean_field(model: NormalizationModel, neutral: bool) -> guides.Guide:
+    return guides.MeanField.from_batch_size(model, 64.0, neutral=neutral)
+
+
+def _low_rank(model: NormalizationModel, neutral: bool) -> guides.Guide:
+    return guides.LowRank(model, rank=10, init_std=0.1, neutral=neutral)
+
+
+_FITTED: dict[str, _MakeGuide] = {
+    # From large to small: where n is small, gradients are too heavy-tailed to leave it.
+    "learned n": lambda model: guides.EffectiveBatchSize(model, 256.0),
+    "mean field, noise only": partial(_mean_field, neutral=True),
+    "low rank, noise only": partial(_low_rank, neutral=True),
+    "mean field": partial(_mean_field, neutral=False),
+}
+
+
+@dataclass(frozen=True)
+class PretrainedSettings:
+    """A network with batch normalization, and the posteriors it is given after training.
+
+    Attributes:
+        data: name of the data set.
+        outliers: name of the data set whose test images are to be told from those of ``data``.
+        network: name of the network.
+        seeds: one network per seed.
+        num_train: training images; None for all that validation leaves.
+        num_validation: images held out of the training set to choose ``n`` and the temperature.
+        num_test: test images, of both sets; None for all.
+        training: how the network is trained.
+        posterior_epochs: passes over the training images to fit a posterior, network frozen.
+        posterior_lr: learning rate of that.
+        prior: ``n`` of the prior.
+        sizes: values of ``n`` to choose from.
+        bank_rows: training batches in a statistics bank.
+        num_samples: draws per prediction.
+    """
+
+    data: str = "fashion-mnist"
+    outliers: str = "mnist"
+    network: str = "small-conv"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_train: int | None = None
+    num_validation: int = 5000
+    num_test: int | None = None
+    training: Training = field(default_factory=lambda: Training(30, 128))
+    posterior_epochs: int = 10
+    posterior_lr: float = 1e-2
+    prior: float = 32.0
+    sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    bank_rows: int = 64
+    num_samples: int = 32
+
+    def __post_init__(self) -> None:
+        check_data(self.data)
+        check_outliers(self.outliers)
+        check_network(self.network)
+        check_seeds(self.seeds)
+        for name in ("num_validation", "posterior_epochs", "num_samples"):
+            check_least(name, getattr(self, name), 1)
+        check_least("bank_rows", self.bank_rows, 11)
+        for size in self.sizes:
+            check_least("sizes", size, 2)
+
+
+@dataclass(frozen=True)
+class Pretrained(Study):
+    """Take a trained network with batch normalization as it is, and only add a posterior.
+
+    One job per seed: one training, all posteriors after it. ``n`` of the fixed law, the batch size of
+    Monte-Carlo batch normalization and the temperature are chosen on validation images.
+    """
+
+    title: ClassVar[str] = "A posterior for a trained network"
+
+    name: str
+    settings: PretrainedSettings
+
+    def jobs(self) -> Sequence[Job]:
+        """One per seed."""
+        return [Job("pretrained", seed) for seed in self.settings.seeds]
+
+    def run(self, job: Job, place: Place) -> Outcome:
+        """Train, then judge every posterior."""
+        settings, seed = self.settings, job.seed
+        data = load_images(settings.data, seed, place)
+        data, validation = data.split_off(settings.num_validation, seed)
+        data = data.subset(settings.num_train, settings.num_test, seed)
+        outliers = load_images(settings.outliers, seed, place, None, settings.num_test).test.x
+        torch.manual_seed(seed)
+        trained = train(
+            make_network(settings.network, data),
+            None,
+            lambda model, noise: guides.Point(model),
+            data,
+            settings.training,
+            noise=settings.prior,
+            seed=seed,
+            device=place.device,
+        )
+        posteriors = _Posteriors(settings, trained, data, validation, outliers, seed, place.device)
+        return Outcome([*posteriors.given(), *posteriors.of_sizes(), *posteriors.fitted()])
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        """Methods beside the plain network; ``n`` of the batch noise by itself."""
+        settings, training = self.settings, self.settings.training
+        size = "all other" if settings.num_train is None else f"{settings.num_train:,}"
+        text = (
+            "Take a trained network with batch normalization as it is: which posterior over its "
+            "normalization statistics improves its predictions, and what does that cost?\n\n"
+            f"Data `{settings.data}`, {size} training images, network `{settings.network}` trained for "
+            f"{training.epochs} epochs with batch size {training.batch_size} (AdamW from {training.lr} "
+            f"annealed to 0) and frozen. {settings.num_validation:,} validation images choose n of the "
+            "fixed law, the batch size of Monte-Carlo batch normalization, and the temperature. "
+            f"Posteriors are fitted to the training images in {settings.posterior_epochs} epochs, prior "
+            f"`BatchNoise({settings.prior:g})`; *noise only* holds shift and scale at 0 and 1 on "
+            f"average. {settings.num_samples} draws per prediction. Out-of-distribution images: "
+            f"`{settings.outliers}`."
+        )
+        by_method = [row for row in results.rows if not row.condition]
+        by_size = [row for row in results.rows if row.condition]
+        plain = [row for row in by_method if row.method == _PLAIN]
+        tables = [
+            Table(
+                "Posteriors of one trained network",
+                by_method,
+                (*columns("accuracy", "nll", "ece", "auroc", "fpr95"), *_TIMES, _CHOSEN),
+                baseline=_PLAIN,
+            ),
+            Table(
+                "Batch noise of size n",
+                by_size,
+                columns("accuracy", "nll", "ece", "auroc", "fpr95"),
+                by=("method", "n"),
+                within=("n",),
+            ),
+        ]
+        plot = Plot(
+            "size",
+            "Test NLL and ECE of noise by its batch size n; lines are means over seeds, dashed: the "
+            "network without noise.",
+            partial(_draw_sizes, by_size, plain),
+            (9.0, 4.0),
+        )
+        return [Section("Results", text, tables, [plot] if by_size else [])]
+
+
+@dataclass(frozen=True)
+class _Posteriors:
+    """The posteriors of one trained network, judged on its test images."""
+
+    settings: PretrainedSettings
+    trained: Trained
+    data: ImageData
+    validation: Split
+    outliers: Tensor
+    seed: int
+    device: str
+
+    def row(self, method: str, guide: guides.Guide, seconds: float, n: int | None = None) -> Row:
+        """Judge a posterior that took so many seconds after training."""
+        values, _ = judge(
+            self.trained.model,
+            guide,
+            self.data.test,
+            self.settings.num_samples,
+            seed=self.seed,
+            outliers=self.outliers,
+        )
+        del values["predict_ms"]
+        return Row(method, self.seed, {**values, **self.times(seconds)}, _condition(n))
+
+    def times(self, seconds: float) -> dict[str, float]:
+        """Seconds, and their share of the training."""
+        return {"seconds": seconds, "share": seconds / self.trained.seconds}
+
+    def given(self) -> Iterator[Row]:
+        """The plain network, stochastic BN, and a temperature as the cheap rival."""
+        model = self.trained.model
+        yield self.row(_PLAIN, self.trained.guide, 0.0)
+        with stopwatch() as spent:
+            bank = self.trained.bank(self.settings.bank_rows)
+            guide = guides.StochasticBatchNorm(model, bank)
+        yield self.row("stochastic BN", guide, spent())
+        with stopwatch() as spent:
+            validation = predict(model, self.trained.guide, self.validation.x, 1)
+            temperature = fit_temperature(validation, self.validation.y)
+        inside, outside = (
+            temperature.apply(predict(model, self.trained.guide, x, 1))
+            for x in (self.data.test.x, self.outliers)
+        )
+        values = metrics(inside, self.data.test.y, outside)
+        values |= {**self.times(spent()), "chosen": temperature.value}
+        yield Row("temperature", self.seed, values)
+
+    def of_sizes(self) -> Iterator[Row]:
+        """Batch noise of every size, and of the size with the best validation NLL."""
+        model, settings = self.trained.model, self.settings
+
+        def rows_of_bank(n: int) -> guides.Guide:
+            torch.manual_seed(self.seed)
+            bank = collect_bank(model, self.data.train.x, settings.bank_rows, n)
+            return guides.BatchNoise(model, bank)
+
+        makers: dict[str, Callable[[int], guides.Guide]] = {
+            "fixed law": lambda n: guides.FixedNoise(model, n),
+            "MCBN": rows_of_bank,
+        }
+        for method, make in makers.items():
+            found: dict[int, tuple[float, Row]] = {}
+            with stopwatch() as spent:
+                made = {n: make(n) for n in settings.sizes if n <= len(self.data.train.y)}
+                nll = {n: self._validation_nll(guide) for n, guide in made.items()}
+            for n, guide in made.items():
+                found[n] = nll[n], self.row(method, guide, spent() / len(made), n)
+                yield found[n][1]
+            best = min(found, key=lambda n: found[n][0])
+            chosen = {**found[best][1].values, **self.times(spent()), "chosen": best}
+            yield Row(f"{method}, n chosen", self.seed, chosen)
+
+    def _validation_nll(self, guide: guides.Guide) -> float:
+        torch.manual_seed(self.seed)
+        validation = tuple(self.validation)
+        return predictive_nll(self.trained.model, guide, validation, self.settings.num_samples)
+
+    def fitted(self) -> Iterator[Row]:
+        """Variational posteriors, fitted to the training images with the network frozen."""
+        settings, model = self.settings, self.trained.model
+        for name, make in _FITTED.items():
+            torch.manual_seed(self.seed)
+            guide = make(model)
+            history = fit(
+                model,
+                guide,
+                tuple(self.data.train),
+                epochs=settings.posterior_epochs,
+                batch_size=settings.training.batch_size,
+                lr=settings.posterior_lr,
+                train_network=False,
+                device=self.device,
+                seed=self.seed,
+                progress=False,
+            )
+            row = self.row(name, guide, history.seconds)
+            if isinstance(guide, guides.EffectiveBatchSize):
+                n = float(guide.batch_size.detach().log().mean().exp())
+                row = Row(name, self.seed, {**row.values, "chosen": n})
+            yield row
+
+
+def _condition(n: int | None) -> dict[str, int]:
+    return {} if n is None else {"n": n}
+
+
+def _draw_sizes(rows: Sequence[Row], plain: Sequence[Row], figure: Figure) -> None:
+    for axes, column in zip(figure.subplots(1, 2), columns("nll", "ece"), strict=True):
+        data = frame(rows)
+        for method, group in data.groupby("method", sort=False):
+            by_size = group.groupby("n")[column.name]
+            axes.errorbar(
+                by_size.mean().index,
+                by_size.mean(),
+                by_size.std() if group["seed"].nunique() > 1 else None,
+                marker="o",
+                markerfacecolor="none",
+                capsize=3,
+                label=method,
+            )
+        if plain:
+            level = sum(row.values[column.name] for row in plain) / len(plain)
+            axes.axhline(level, color="0.5", linestyle="--", label=_PLAIN)
+        axes.set_xscale("log", base=2)
+        sizes = sorted({row.condition["n"] for row in rows})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set(xlabel="n", ylabel=f"test {column.heading}")
+    axes.legend(fontsize="small")

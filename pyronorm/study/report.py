@@ -1,0 +1,293 @@
+"""A study's report: one HTML page, Markdown, CSV and plots."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pyronorm.errors import OptionError
+from pyronorm.study.folder import Folder
+from pyronorm.study.study import Plot, Results, Section, Study, file_name
+from pyronorm.study.table import Cell, Column, Table, frame, summarize
+
+__all__ = ["Rendered", "format_table", "write_report"]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A table as text.
+
+    Attributes:
+        title: above the table.
+        headings: of the labels, then of the columns.
+        labels: number of leading columns that are labels.
+        lines: cells of each line, as text.
+        cells: the numbers behind them, without the labels.
+        best: which cells are significantly best.
+        differs: which cells differ significantly from the baseline's.
+        seeds: the largest number of seeds of a cell.
+        columns: the columns that have values.
+        within: labels within whose values lines are compared.
+        baseline: the method that others are compared with.
+    """
+
+    title: str
+    headings: list[str]
+    labels: int
+    lines: list[list[str]]
+    cells: list[list[Cell]]
+    best: list[list[bool]]
+    differs: list[list[bool]]
+    seeds: int
+    columns: list[Column]
+    within: Sequence[str]
+    baseline: str | None
+
+    @property
+    def legend(self) -> str:
+        """What the numbers and marks are, in Markdown."""
+        if self.seeds < 2:
+            return "One seed, so there is no spread, and no difference is marked."
+        fewer = any(0 < cell.seeds < self.seeds for row in self.cells for cell in row)
+        parts = [f"Mean±standard deviation over {'up to ' if fewer else ''}{self.seeds} seeds."]
+        if any(map(any, self.best)):
+            same = _escape(" and ".join(self.within))
+            rivals = f" of the same {same}" if same else ""
+            parts.append(
+                f"**Bold**: better than every other line{rivals} (two-sided t-tests paired "
+                "by seed, 5 %)."
+            )
+        if any(map(any, self.differs)):
+            baseline = _code(str(self.baseline))
+            parts.append(
+                f"\\*: differs from {baseline} (two-sided t-tests paired by seed, "
+                "5 % for the column, Holm)."
+            )
+        if len(parts) == 1:
+            parts.append("No difference is significant (two-sided t-tests paired by seed, 5 %).")
+        return " ".join(parts)
+
+
+def format_table(table: Table) -> Rendered:
+    """Text of a table's cells, with their marks."""
+    columns, cells = summarize(table)
+    labels = len(table.by)
+    none = [False] * labels
+    return Rendered(
+        table.title,
+        [*table.by, *(column.heading for column in columns)],
+        labels,
+        [
+            [
+                *(f"{label:g}" if isinstance(label, float) else str(label) for label in line),
+                *(cell.text(column.digits) for cell, column in zip(row, columns, strict=True)),
+            ]
+            for line, row in cells.items()
+        ],
+        list(cells.values()),
+        [none + [cell.best for cell in row] for row in cells.values()],
+        [none + [cell.differs for cell in row] for row in cells.values()],
+        max((cell.seeds for row in cells.values() for cell in row), default=0),
+        columns,
+        table.within,
+        table.baseline,
+    )
+
+
+def write_report(study: Study, path: Path) -> Path:
+    """Write ``report.html``, ``report.md``, ``table-N.csv``, ``results.csv`` and ``plots/``.
+
+    The HTML page is self-contained: style and plots are in it. It names question, tables with spread
+    and significance, definitions, command and environment, and what failed or is missing.
+
+    Args:
+        study: the study.
+        path: its folder; what is not finished is missing in the report, which says so.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        DataError: if the folder is not that of a study, or a file in it is damaged.
+        OptionError: if two plots have the same name.
+    """
+    folder = Folder(path)
+    record = folder.record
+    results = folder.results(study)
+    for old in [*path.glob("table-*.csv"), *path.glob("plots/*.png"), path / "results.csv"]:
+        old.unlink(missing_ok=True)  # of an earlier report
+    (path / "plots").mkdir(exist_ok=True)
+    sections = study.sections(results) if results.rows else []
+    rendered = [
+        (section, [format_table(table) for table in section.tables]) for section in sections
+    ]
+    tables = [table for _, found in rendered for table in found]
+    for number, table in enumerate(tables, 1):
+        _write_csv(table, path / f"table-{number}.csv")
+    if results.rows:
+        frame(results.rows).to_csv(path / "results.csv", index=False)
+    plots = [plot for section in sections for plot in section.plots]
+    if len({_image(plot) for plot in plots}) < len(plots):
+        raise OptionError(f"report: two plots of {study.name} have the same name.")
+    for plot in plots:
+        _save(plot, path / _image(plot))
+    remarks = _remarks(study, results)
+    facts = _facts(record, results)
+    (path / "report.md").write_text(_markdown(study, rendered, facts, remarks), encoding="utf-8")
+    html = path / "report.html"
+    html.write_text(_html(study, rendered, facts, remarks, path), encoding="utf-8")
+    return html
+
+
+def _remarks(study: Study, results: Results) -> list[str]:
+    """What the reader has to know before believing the tables, in Markdown."""
+    jobs = study.jobs()
+    missing = [job for job in jobs if job not in results.seconds and job not in results.failures]
+    remarks = sorted(results.notes)
+    remarks += [
+        f"{_code(str(job))} failed: {_code(text)}" for job, text in results.failures.items()
+    ]
+    if missing:
+        remarks.append(
+            f"{len(missing)} of {len(jobs)} jobs have not been run yet: "
+            + ", ".join(_code(str(job)) for job in missing[:5])
+            + (", ..." if len(missing) > 5 else "")
+            + "."
+        )
+    if len(results.commits) > 1:
+        remarks.append(
+            f"The jobs ran with different versions of the code: {', '.join(sorted(results.commits))}."
+        )
+    return remarks
+
+
+def _definitions(tables: Sequence[Rendered]) -> dict[str, str]:
+    return {column.heading: column.definition for table in tables for column in table.columns}
+
+
+def _facts(record: dict[str, Any], results: Results) -> dict[str, str]:
+    return {
+        "command": record["command"] or "(run from Python)",
+        "configuration": record["fingerprint"],
+        "settings": json.dumps(record["settings"]),
+        "time of the jobs": f"{sum(results.seconds.values()) / 60:.1f} minutes",
+        **record["environment"],
+    }
+
+
+def _write_csv(table: Rendered, file: Path) -> None:
+    """Labels, and of each column mean and standard deviation with all their digits."""
+    import pandas as pd
+
+    names = [f"{c.name}_{what}" for c in table.columns for what in ("mean", "sd")]
+    lines = [
+        [*line[: table.labels], *(x for cell in cells for x in (cell.mean, cell.sd))]
+        for line, cells in zip(table.lines, table.cells, strict=True)
+    ]
+    pd.DataFrame(lines, columns=[*table.headings[: table.labels], *names]).to_csv(file, index=False)
+
+
+def _image(plot: Plot) -> str:
+    return f"plots/{file_name(plot.name)}.png"
+
+
+def _escape(text: str) -> str:
+    """Text as Markdown that shows it as it is, in a table too."""
+    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Text as code in Markdown: between more backticks than it has in a row."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text[:1] == "`" or text[-1:] == "`" else ""
+    return f"{fence}{space}{text}{space}{fence}" if text else ""
+
+
+def _save(plot: Plot, file: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=plot.size, layout="constrained")
+    FigureCanvasAgg(figure)
+    plot.draw(figure)
+    figure.savefig(file, dpi=150)
+
+
+def _marked(table: Rendered) -> list[list[str]]:
+    """Cells with their marks in Markdown."""
+    return [
+        [
+            ("**" + _escape(text) + "**" if best else _escape(text)) + ("\\*" if differs else "")
+            for text, best, differs in zip(*line, strict=True)
+        ]
+        for line in zip(table.lines, table.best, table.differs, strict=True)
+    ]
+
+
+def _markdown_table(table: Rendered) -> str:
+    rule = ["---"] * table.labels + ["---:"] * (len(table.headings) - table.labels)
+    lines = [[_escape(heading) for heading in table.headings], rule, *_marked(table)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _markdown(
+    study: Study,
+    rendered: Sequence[tuple[Section, Sequence[Rendered]]],
+    facts: dict[str, str],
+    remarks: Sequence[str],
+) -> str:
+    parts = [f"# {_escape(f'{study.title}: {study.name}')}", *(f"> {r}" for r in remarks)]
+    for section, tables in rendered:
+        parts.append(f"## {_escape(section.title)}")
+        if section.text:
+            parts.append(section.text)
+        for table in tables:
+            parts += [f"### {_escape(table.title)}", _markdown_table(table), table.legend]
+        for plot in section.plots:
+            caption = _escape(plot.caption)
+            parts += [f"![{caption}]({_image(plot)})", caption]
+    definitions = _definitions([table for _, tables in rendered for table in tables])
+    if definitions:
+        parts += ["## Definitions"]
+        parts += ["\n".join(f"- **{_escape(n)}**: {_escape(d)}" for n, d in definitions.items())]
+    parts += ["## How it was made"]
+    parts += ["\n".join(f"- {name}: {_code(text)}" for name, text in facts.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(
+    study: Study,
+    rendered: Sequence[tuple[Section, Sequence[Rendered]]],
+    facts: dict[str, str],
+    remarks: Sequence[str],
+    path: Path,
+) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False})  # an error's text may look like a tag
+    template = (files("pyronorm.study") / "report.html.jinja").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters["markdown"] = markdown.render
+    environment.filters["inline"] = markdown.renderInline
+
+    def image(plot: Plot) -> str:
+        data = (path / _image(plot)).read_bytes()
+        return "data:image/png;base64," + base64.b64encode(data).decode()
+
+    return environment.from_string(template).render(
+        study=study,
+        sections=rendered,
+        remarks=remarks,
+        definitions=_definitions([table for _, tables in rendered for table in tables]),
+        facts=facts,
+        image=image,
+        zip=zip,
+    )

@@ -1,0 +1,248 @@
+"""Rows of results become a table: means, spread, and which differences are significant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pyronorm.errors import OptionError
+
+__all__ = ["Better", "Cell", "Column", "Row", "Table", "frame", "summarize"]
+
+LEVEL = 0.05
+
+
+class Better(Enum):
+    """Which values of a column are good."""
+
+    LOWER = -1
+    NEITHER = 0
+    HIGHER = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity in a table.
+
+    Attributes:
+        name: its key in the rows.
+        heading: above the column.
+        digits: decimals shown.
+        better: which values are good.
+        definition: one sentence for the report, with units.
+    """
+
+    name: str
+    heading: str
+    digits: int
+    better: Better
+    definition: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one method reached with one seed, under one condition.
+
+    Attributes:
+        method: the method's name.
+        seed: the seed.
+        values: quantities by name; NaN where one is undefined.
+        condition: what else distinguishes the row, e.g. ``{"batch size": 32}``.
+    """
+
+    method: str
+    seed: int
+    values: Mapping[str, float]
+    condition: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> dict[str, str | int | float]:
+        """Method and condition."""
+        return {"method": self.method, **self.condition}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and columns to show.
+
+    Attributes:
+        title: above the table.
+        rows: a row per seed; rows with the same labels are averaged.
+        columns: what to show of them; a column without any value is left out.
+        by: labels that make a line, in the order of the leading columns.
+        within: labels within whose values lines are compared, e.g. ``("batch size",)``.
+        baseline: method that the others are compared with, where it has one line; None for none.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    columns: Sequence[Column]
+    by: Sequence[str] = ("method",)
+    within: Sequence[str] = ()
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: mean and (unbiased) standard deviation over seeds.
+
+    Attributes:
+        mean: mean over seeds; NaN if there is no value.
+        sd: NaN for a single seed, and where a value is infinite.
+        seeds: number of seeds that have a value.
+        best: better than every other line, each by a paired t-test at 5 %.
+        differs: different from the baseline by a paired t-test, 5 % for the column (Holm).
+    """
+
+    mean: float
+    sd: float
+    seeds: int
+    best: bool = False
+    differs: bool = False
+
+    def text(self, digits: int) -> str:
+        """``mean±sd``, the mean alone for a single seed, ``–`` for nothing."""
+        if not np.isfinite(self.mean):
+            return "–" if np.isnan(self.mean) else f"{self.mean:g}"
+        if np.isnan(self.sd):
+            return f"{self.mean:.{digits}f}"
+        return f"{self.mean:.{digits}f}±{self.sd:.{digits}f}"
+
+
+def frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """All rows as a data frame: labels, seed, values."""
+    return pd.DataFrame([{**row.labels, "seed": row.seed, **row.values} for row in rows])
+
+
+def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list[Cell]]]:
+    r"""Mean, spread and significance over seeds.
+
+    The best line of a column is marked if a two-sided t-test, paired by seed, tells it from *each*
+    other line at 5 %; since all of these have to reject, that needs no correction (an
+    intersection-union test). Differences from the baseline are tested likewise, corrected by Holm for
+    the lines of the column. Seeds that only one of two lines has are left out of their test. With a
+    single seed nothing is marked, nor where a difference is the same for all seeds: there is no spread
+    to test with, and shares of few examples agree so by chance.
+
+    Args:
+        table: what to show.
+
+    Returns:
+        The columns that have values, and for each line, by its labels, their cells.
+
+    Raises:
+        OptionError: if a row has not all the labels that make a line, or ``within`` names others.
+    """
+    _check(table)
+    data = frame(table.rows)
+    columns = [c for c in table.columns if c.name in data and data[c.name].notna().any()]
+    lines = list(dict.fromkeys(tuple(row.labels[by] for by in table.by) for row in table.rows))
+    values = {
+        c.name: {
+            line: group.set_index("seed")[c.name].dropna().groupby("seed").mean()
+            for line, group in _groups(data, table.by)
+        }
+        for c in columns
+    }
+    cells: dict[tuple[object, ...], list[Cell]] = {line: [] for line in lines}
+    for column in columns:
+        series = values[column.name]
+        best, differs = _marks(table, lines, series, column.better)
+        for line in lines:
+            found = series[line]
+            mean, sd = _mean_and_sd(found.to_numpy(dtype=float))
+            cells[line].append(Cell(mean, sd, len(found), line in best, line in differs))
+    return columns, cells
+
+
+def _check(table: Table) -> None:
+    for row in table.rows:
+        missing = [name for name in table.by if name not in row.labels]
+        if missing:
+            raise OptionError(
+                f"table {table.title!r}: a row of {row.method} has the labels "
+                f"{', '.join(row.labels)}, and not {', '.join(missing)}."
+            )
+    unknown = [name for name in table.within if name not in table.by]
+    if unknown:
+        raise OptionError(
+            f"table {table.title!r}: within has {', '.join(unknown)}, lines are made by "
+            f"{', '.join(table.by)}."
+        )
+
+
+def _mean_and_sd(values: NDArray[np.float64]) -> tuple[float, float]:
+    if not len(values):
+        return float("nan"), float("nan")
+    with np.errstate(invalid="ignore"):  # of infinite values
+        return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def _groups(data: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[object, ...], pd.DataFrame]]:
+    grouped = data.groupby(list(by), sort=False, dropna=False)
+    return [(key if isinstance(key, tuple) else (key,), group) for key, group in grouped]
+
+
+def _marks(
+    table: Table,
+    lines: Sequence[tuple[object, ...]],
+    series: Mapping[tuple[object, ...], pd.Series[float]],
+    better: Better,
+) -> tuple[set[tuple[object, ...]], set[tuple[object, ...]]]:
+    """Lines that are best, and lines that differ from the baseline, each within its group."""
+    best: set[tuple[object, ...]] = set()
+    differs: set[tuple[object, ...]] = set()
+    position = [list(table.by).index(name) for name in table.within]
+    groups: dict[tuple[object, ...], list[tuple[object, ...]]] = {}
+    for line in lines:
+        if len(series[line]):
+            groups.setdefault(tuple(line[i] for i in position), []).append(line)
+    for members in groups.values():
+        if better is not Better.NEITHER and len(members) > 1:
+            good = {line: better.value * series[line] for line in members}
+            top = max(members, key=lambda line: _mean_and_sd(good[line].to_numpy(dtype=float))[0])
+            rivals = [line for line in members if line != top]
+            if all(_beats(good[top], good[line]) for line in rivals):
+                best.add(top)
+        if table.baseline is not None and "method" in table.by:
+            method = list(table.by).index("method")
+            base = [line for line in members if line[method] == table.baseline]
+            others = [line for line in members if line[method] != table.baseline]
+            if len(base) == 1 and others:
+                p = np.array([_p_value(series[line], series[base[0]]) for line in others])
+                chosen = zip(others, _holm(p), strict=True)
+                differs.update(line for line, rejected in chosen if rejected)
+    return best, differs
+
+
+def _beats(a: pd.Series[float], b: pd.Series[float]) -> bool:
+    """Whether ``a`` is significantly higher, over the seeds that both have."""
+    return _p_value(a, b) < LEVEL and float((a - b).mean()) > 0
+
+
+def _p_value(a: pd.Series[float], b: pd.Series[float]) -> float:
+    """Two-sided t-test of the differences of common seeds; 1 where there is nothing to test."""
+    from scipy.stats import ttest_1samp
+
+    a, b = a.align(b, join="inner")
+    if len(a) < 2 or not np.isfinite([a, b]).all():
+        return 1.0
+    difference = (a - b).to_numpy(dtype=float)
+    # No spread but that of rounding.
+    if np.ptp(difference) <= 1e-12 * max(1.0, float(np.abs(difference).max())):
+        return 1.0
+    return float(ttest_1samp(difference, 0.0).pvalue)
+
+
+def _holm(p: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Rejections at LEVEL for the whole of the tests (Holm 1979)."""
+    order = np.argsort(p)
+    passed = p[order] <= LEVEL / (len(p) - np.arange(len(p)))
+    rejected = np.zeros(len(p), dtype=bool)
+    rejected[order[: int(np.argmin(passed)) if not passed.all() else len(p)]] = True
+    return rejected

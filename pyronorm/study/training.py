@@ -1,0 +1,216 @@
+"""How studies train networks, make posteriors of them, and judge those."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from pyronorm import datasets, guides, likelihoods
+from pyronorm.diagnostics import classification_metrics, out_of_distribution
+from pyronorm.infer import Chains, Prediction, collect_bank, draw_latents, fit, predict
+from pyronorm.latents import LatentNetwork
+from pyronorm.layers import Analytic, Normalizer, Weight, convert, data_dependent_start
+from pyronorm.model import NormalizationModel
+from pyronorm.priors import BatchNoise
+from pyronorm.study.methods import Method
+from pyronorm.study.settings import Training
+
+__all__ = ["Trained", "center", "fit_model", "judge", "metrics", "stopwatch", "train"]
+
+_START = 512  # images that set the scale of weight normalization
+
+
+@dataclass(eq=False)
+class Trained:
+    """A trained network with its guide; its statistics bank is collected when first asked for."""
+
+    model: NormalizationModel
+    guide: guides.Guide
+    seconds: float
+    images: Tensor
+    batch_size: int
+    seed: int
+    _bank: dict[int, tuple[guides.StatisticsBank, float]] = field(default_factory=dict)
+
+    def bank(self, rows: int) -> guides.StatisticsBank:
+        """Statistics of training batches of the size it was trained with."""
+        if rows not in self._bank:
+            torch.manual_seed(self.seed)
+            start = time.perf_counter()
+            bank = collect_bank(self.model, self.images, rows, self.batch_size)
+            self._bank[rows] = bank, time.perf_counter() - start
+        return self._bank[rows][0]
+
+    def posterior(self, method: Method, rows: int) -> tuple[guides.Guide, float]:
+        """What a method predicts with, and the seconds it took to get there."""
+        if method.from_bank is None:
+            return self.guide, self.seconds
+        bank = self.bank(rows)
+        start = time.perf_counter()
+        guide = method.from_bank(self.model, bank)
+        return guide, self.seconds + self._bank[rows][1] + time.perf_counter() - start
+
+
+@contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Time what is in the block; afterwards the function gives its seconds."""
+    start = time.perf_counter()
+    end: list[float] = []
+    yield lambda: (end[0] if end else time.perf_counter()) - start
+    end.append(time.perf_counter())
+
+
+def train(
+    network: nn.Module,
+    normalizer: Normalizer | None,
+    make_guide: Callable[[NormalizationModel, float], guides.Guide],
+    data: datasets.ImageData,
+    training: Training,
+    *,
+    noise: float,
+    seed: int,
+    device: str = "auto",
+) -> Trained:
+    """Convert a network and train it with a guide.
+
+    Args:
+        network: the original network; it is not changed.
+        normalizer: as in :func:`pyronorm.convert`; Analytic gets the moments of the training data,
+            Weight a data-dependent start.
+        make_guide: makes the guide from the model and ``noise``.
+        data: the data.
+        training: epochs, batches, optimizer.
+        noise: ``n`` of the prior, and of the guide where it has one.
+        seed: seeds draws and the order of batches.
+        device: as in :func:`pyronorm.fit`.
+    """
+    x = data.train.x
+    if isinstance(normalizer, Analytic):
+        normalizer = Analytic.from_data(x)
+    converted = convert(network, normalizer, example_input=x[:2])
+    if isinstance(normalizer, Weight):
+        data_dependent_start(converted, x[:_START])
+    return fit_model(
+        LatentNetwork.of(converted),
+        make_guide,
+        data,
+        training,
+        noise=noise,
+        seed=seed,
+        device=device,
+    )
+
+
+def fit_model(
+    network: LatentNetwork,
+    make_guide: Callable[[NormalizationModel, float], guides.Guide],
+    data: datasets.ImageData,
+    training: Training,
+    *,
+    noise: float,
+    seed: int,
+    device: str = "auto",
+) -> Trained:
+    """Train a network that is converted already, or a plain one, with a guide; see :func:`train`."""
+    x, y = data.train
+    model = NormalizationModel(
+        network, likelihoods.Categorical(), num_data=len(y), prior=BatchNoise(noise)
+    )
+    guide = make_guide(model, noise)
+
+    def optimizer(groups: list[dict[str, object]]) -> Optimizer:
+        for group in groups:
+            group["weight_decay"] = training.weight_decay if group["name"] == "network" else 0.0
+        return AdamW(groups, lr=training.lr)
+
+    def schedule(optimizer: Optimizer) -> CosineAnnealingLR:
+        return CosineAnnealingLR(optimizer, training.epochs)
+
+    history = fit(
+        model,
+        guide,
+        (x, y),
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        optimizer=optimizer,
+        scheduler=schedule,
+        device=device,
+        precision=training.precision,
+        augment=datasets.PadCropFlip() if training.augment else None,
+        seed=seed,
+        progress=False,
+    )
+    return Trained(model, guide, history.seconds, x, training.batch_size, seed)
+
+
+def center(model: NormalizationModel, guide: guides.Guide, num_samples: int = 256) -> Chains:
+    """The mean shift and the geometric mean scale of draws, as a posterior of one draw."""
+    draws = draw_latents(model, guide, num_samples)
+    shift, scale = draws.shift.mean(0), draws.scale.log().mean(0).exp()
+    return Chains(shift[None, None], scale[None, None], torch.zeros(1, 1, dtype=torch.bool))
+
+
+def metrics(
+    prediction: Prediction, y: Tensor, outside: Prediction | None = None
+) -> dict[str, float]:
+    """Metrics of a prediction for classes, and of telling it from one for outliers by entropy."""
+    values = classification_metrics(prediction.mean, y.to(prediction.mean.device))
+    if outside is not None:
+        values |= out_of_distribution(prediction.entropy, outside.entropy)
+    return values
+
+
+def judge(
+    model: NormalizationModel,
+    guide: guides.Guide,
+    test: datasets.Split,
+    num_samples: int,
+    *,
+    seed: int,
+    outliers: Tensor | None = None,
+    repeats: int = 1,
+) -> tuple[dict[str, float], Prediction]:
+    """Metrics of the predictive distribution on test data, and what averaging did to them.
+
+    Args:
+        model: the trained model.
+        guide: the posterior.
+        test: test images and classes.
+        num_samples: draws; a point needs one.
+        seed: seeds the draws.
+        outliers: images to tell from the test images by the entropy of the prediction.
+        repeats: predictions timed, of which the fastest counts.
+
+    Returns:
+        :func:`pyronorm.diagnostics.classification_metrics`, ``nll_center`` where there are draws to
+        average, ``auroc`` and ``fpr95`` with outliers, ``predict_ms`` per draw; and the
+        prediction, without samples.
+    """
+    device = model.latent_network.like.device
+    x, y = test.x.to(device), test.y.to(device)
+    draws = 1 if isinstance(guide, guides.Point) else num_samples
+    elapsed = []
+    for _ in range(repeats):
+        torch.manual_seed(seed)
+        start = time.perf_counter()
+        prediction = predict(model, guide, x, draws, keep_samples=False)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # predict returns while the last batch is under way
+        elapsed.append(time.perf_counter() - start)
+    outside = None
+    if outliers is not None:
+        torch.manual_seed(seed)
+        outside = predict(model, guide, outliers.to(device), draws, keep_samples=False)
+    values = metrics(prediction, y, outside)
+    if draws > 1:
+        middle = predict(model, center(model, guide), x, 1, keep_samples=False)
+        values["nll_center"] = classification_metrics(middle.mean, y)["nll"]
+    values["predict_ms"] = 1e3 * min(elapsed) / draws
+    return values, prediction

@@ -1,0 +1,292 @@
+"""Uncertainty on MNIST: posteriors, ensembles and dropout, with letters as outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyronorm import guides, plots
+from pyronorm.baselines import predict_dropout
+from pyronorm.datasets import ImageData
+from pyronorm.diagnostics import selective_risk
+from pyronorm.infer import Prediction, predict, predict_ensemble
+from pyronorm.latents import LatentNetwork
+from pyronorm.layers import convert
+from pyronorm.study.architectures import check_network, make_network
+from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
+from pyronorm.study.columns import columns
+from pyronorm.study.images import load_images
+from pyronorm.study.methods import METHODS, choose_methods
+from pyronorm.study.settings import Training
+from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
+from pyronorm.study.table import Better, Column, Row, Table
+from pyronorm.study.training import Trained, fit_model, metrics, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["UncertaintyMNIST", "UncertaintyMNISTSettings"]
+
+_Predictor = Callable[[Tensor], Prediction]
+_Posterior = tuple[str, _Predictor, float]  # name, what predicts, seconds of training
+
+_BATCH, _DROPOUT, _BOTH = "batch", "dropout", "batch, dropout"
+_BASELINE = "batch/point"
+_ERROR = Column("error", "error, %", 2, Better.LOWER, "Share of test images misclassified.")
+_SHOWN = (_BASELINE, "batch/stochastic", "ensemble", "dropout/mc", "weight/mean-field")
+
+
+@dataclass(frozen=True)
+class UncertaintyMNISTSettings:
+    """Methods on one data set, with another for outliers.
+
+    Attributes:
+        data: name of the data set.
+        outliers: name of the data set whose test images are to be told from those of ``data``.
+        network: name of the network; it must take ``norm`` and ``dropout``.
+        methods: names of explicit methods, see :func:`pyronorm.study.choose_methods`; batch
+            normalization, ensembles and dropout are there anyway.
+        seeds: one run per method and seed.
+        num_train: training images; None for all.
+        num_test: test images, of both sets; None for all.
+        training: how networks are trained.
+        members: networks in an ensemble.
+        dropout: rate of dropout.
+        noise: ``n`` of the prior and of fixed noise; None for the batch size.
+        bank_rows: training batches in a statistics bank.
+        num_samples: draws per prediction; in an ensemble they are shared out to the members.
+    """
+
+    data: str = "mnist"
+    outliers: str = "notmnist"
+    network: str = "lenet-5"
+    methods: tuple[str, ...] = (
+        "weight/point",
+        "weight/fixed",
+        "weight/mean-field",
+        "weight/low-rank",
+    )
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_train: int | None = None
+    num_test: int | None = None
+    training: Training = field(default_factory=lambda: Training(60, 64, 1e-3))
+    members: int = 5
+    dropout: float = 0.5
+    noise: float | None = None
+    bank_rows: int = 128
+    num_samples: int = 50
+
+    def __post_init__(self) -> None:
+        check_data(self.data)
+        check_outliers(self.outliers)
+        check_network(self.network)
+        choose_methods(self.methods)
+        check_seeds(self.seeds)
+        check_least("members", self.members, 2)
+        check_least("bank_rows", self.bank_rows, 11)
+        check_least("num_samples", self.num_samples, self.members)
+
+
+@dataclass(frozen=True)
+class UncertaintyMNIST(Study):
+    """The stochastic batch normalization paper's table, with explicit posteriors beside it.
+
+    A job trains the ensemble, whose first member is also judged alone; others train dropout with and
+    without batch normalization; one per explicit method.
+    """
+
+    title: ClassVar[str] = "Uncertainty and outliers"
+
+    name: str
+    settings: UncertaintyMNISTSettings
+
+    def jobs(self) -> Sequence[Job]:
+        """One per training of a kind and seed."""
+        names = [_BATCH, _DROPOUT, _BOTH, *(m.name for m in choose_methods(self.settings.methods))]
+        return [Job(name, seed) for seed in self.settings.seeds for name in names]
+
+    def run(self, job: Job, place: Place) -> Outcome:
+        """Train what the job's name says."""
+        settings, seed = self.settings, job.seed
+        data = load_images(settings.data, seed, place, settings.num_train, settings.num_test)
+        outliers = load_images(settings.outliers, seed, place, None, settings.num_test).test.x
+        jobs = {_BATCH: self._batch, _DROPOUT: self._dropout, _BOTH: self._both}
+        method = jobs.get(job.name, partial(self._explicit, job.name))
+        rows = []
+        arrays: dict[str, Any] = {"y": data.test.y.numpy()}
+        for name, make, seconds in method(data, seed, place):
+            torch.manual_seed(seed)
+            inside, outside = make(data.test.x), make(outliers)
+            values = metrics(inside, data.test.y, outside)
+            values["error"] = 100 * (1 - values["accuracy"])
+            rows.append(Row(name, seed, {**values, "train_seconds": seconds}))
+            if seed == settings.seeds[0] and name in _SHOWN:
+                arrays[f"{name} mean"] = inside.mean.cpu().numpy()
+                arrays[f"{name} inside"] = inside.entropy.cpu().numpy()
+                arrays[f"{name} outside"] = outside.entropy.cpu().numpy()
+        return Outcome(rows, arrays, note=data.note)
+
+    def _batch(self, data: ImageData, seed: int, place: Place) -> Iterator[_Posterior]:
+        """Batch normalization alone, and in an ensemble."""
+        settings = self.settings
+        members = [
+            self._train(_BASELINE, data, seed, place, member) for member in range(settings.members)
+        ]
+        first, *_ = members
+        draws = settings.num_samples
+        for name in (_BASELINE, "batch/mcbn", "batch/stochastic"):
+            guide, seconds = first.posterior(METHODS[name], settings.bank_rows)
+            yield name, partial(_predict, first, guide, draws), seconds
+        for name, key in (("ensemble", _BASELINE), ("ensemble, stochastic", "batch/stochastic")):
+            posteriors = [m.posterior(METHODS[key], settings.bank_rows) for m in members]
+            pairs = [(m.model, guide) for m, (guide, _) in zip(members, posteriors, strict=True)]
+            each = 1 if key == _BASELINE else draws // settings.members
+            total = sum(seconds for _, seconds in posteriors)
+            yield name, partial(_predict_ensemble, pairs, each), total
+
+    def _dropout(self, data: ImageData, seed: int, place: Place) -> Iterator[_Posterior]:
+        """Dropout without normalization."""
+        settings = self.settings
+        torch.manual_seed(seed)
+        network = make_network(settings.network, data, norm=None, dropout=settings.dropout)
+        trained = self._fit(LatentNetwork(network, plain=True), data, seed, place)
+        yield "dropout/point", partial(_predict, trained, trained.guide, 1), trained.seconds
+        yield (
+            "dropout/mc",
+            partial(_predict_dropout, trained, None, settings.num_samples),
+            (trained.seconds),
+        )
+
+    def _both(self, data: ImageData, seed: int, place: Place) -> Iterator[_Posterior]:
+        """Batch normalization and dropout."""
+        settings = self.settings
+        torch.manual_seed(seed)
+        network = make_network(settings.network, data, dropout=settings.dropout)
+        trained = self._fit(LatentNetwork.of(convert(network)), data, seed, place)
+        draws = settings.num_samples
+        yield "batch, dropout/point", partial(_predict, trained, trained.guide, 1), trained.seconds
+        yield "batch, dropout/mc", partial(_predict_dropout, trained, None, draws), trained.seconds
+        guide = guides.StochasticBatchNorm(trained.model, trained.bank(settings.bank_rows))
+        name = "batch, dropout/mc, stochastic"
+        yield name, partial(_predict_dropout, trained, guide, draws), trained.seconds
+
+    def _explicit(
+        self, name: str, data: ImageData, seed: int, place: Place
+    ) -> Iterator[_Posterior]:
+        """A normalizer with a guide."""
+        trained = self._train(name, data, seed, place)
+        predictor = partial(_predict, trained, trained.guide, self.settings.num_samples)
+        yield name, predictor, trained.seconds
+
+    def _train(
+        self, method: str, data: ImageData, seed: int, place: Place, member: int = 0
+    ) -> Trained:
+        settings = self.settings
+        chosen = METHODS[method]
+        seed = seed + 10_000 * member
+        torch.manual_seed(seed)
+        return train(
+            make_network(settings.network, data),
+            chosen.normalizer,
+            chosen.guide,
+            data,
+            settings.training,
+            noise=settings.training.batch_size if settings.noise is None else settings.noise,
+            seed=seed,
+            device=place.device,
+        )
+
+    def _fit(self, network: LatentNetwork, data: ImageData, seed: int, place: Place) -> Trained:
+        return fit_model(
+            network,
+            METHODS[_BASELINE].guide,
+            data,
+            self.settings.training,
+            noise=self.settings.training.batch_size,
+            seed=seed,
+            device=place.device,
+        )
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        """One table; rejection and outliers of some methods."""
+        settings, training = self.settings, self.settings.training
+        size = "all" if settings.num_train is None else f"{settings.num_train:,}"
+        text = (
+            "How well do predictions know when they are wrong, and when an image is of another kind?"
+            f"\n\nData `{settings.data}`, {size} training images, network `{settings.network}`, "
+            f"{training.epochs} epochs with batch size {training.batch_size}, AdamW from {training.lr} "
+            f"annealed to 0. Ensembles have {settings.members} networks; dropout has rate "
+            f"{settings.dropout}. {settings.num_samples} draws per prediction, shared out to the "
+            f"members of an ensemble. Outliers: `{settings.outliers}`, by the entropy of the prediction."
+        )
+        table = Table(
+            f"{settings.data} against {settings.outliers}",
+            results.rows,
+            (_ERROR, *columns("nll", "ece", "brier", "auroc", "fpr95", "train_seconds")),
+            baseline=_BASELINE,
+        )
+        shown = {
+            name: arrays
+            for arrays in results.arrays.values()
+            for name in _SHOWN
+            if f"{name} mean" in arrays
+        }
+        figures = [
+            Plot(
+                "rejection",
+                "Error of the test images that are kept when the least confident are rejected, first "
+                "seed; AURC is the area below.",
+                partial(_draw_rejection, shown),
+            ),
+            Plot(
+                "outliers",
+                f"Entropy of predictions for {settings.data} and {settings.outliers}, first seed.",
+                partial(_draw_outliers, shown, (settings.data, settings.outliers)),
+                (9.0, 2.2 * max(1, len(shown))),
+            ),
+        ]
+        return [Section("Results", text, [table], figures if shown else [])]
+
+
+def _predict(trained: Trained, guide: guides.Guide, draws: int, x: Tensor) -> Prediction:
+    draws = 1 if isinstance(guide, guides.Point) else draws
+    return predict(trained.model, guide, x, draws, keep_samples=False)
+
+
+def _predict_ensemble(pairs: Any, draws: int, x: Tensor) -> Prediction:
+    return predict_ensemble(pairs, x, draws, keep_samples=False)
+
+
+def _predict_dropout(
+    trained: Trained, guide: guides.Guide | None, draws: int, x: Tensor
+) -> Prediction:
+    return predict_dropout(trained.model, x, draws, guide=guide, keep_samples=False)
+
+
+def _draw_rejection(shown: Mapping[str, Mapping[str, Any]], figure: Figure) -> None:
+    curves = {}
+    for name, arrays in shown.items():
+        p, y = torch.from_numpy(arrays[f"{name} mean"]), torch.from_numpy(arrays["y"])
+        confidence, classes = p.max(-1)
+        curves[name] = selective_risk(-confidence, (classes != y).float())
+    plots.plot_rejection(curves, ax=figure.subplots())
+
+
+def _draw_outliers(
+    shown: Mapping[str, Mapping[str, Any]], labels: tuple[str, str], figure: Figure
+) -> None:
+    for axes, (name, arrays) in zip(
+        figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0], shown.items(), strict=True
+    ):
+        inside, outside = (
+            torch.from_numpy(arrays[f"{name} {part}"]) for part in ("inside", "outside")
+        )
+        plots.plot_outliers(dict(zip(labels, (inside, outside), strict=True)), "", ax=axes)
+        axes.set_title(name, fontsize="medium")
+        axes.set_ylabel("share")
+    axes.set_xlabel("entropy (nats)")

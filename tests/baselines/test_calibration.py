@@ -1,0 +1,131 @@
+"""Temperature and noise precision: closed forms, stationarity, recovery."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyronorm.baselines import (
+    NoisePrecision,
+    Temperature,
+    fit_noise_precision,
+    fit_temperature,
+)
+from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.infer import Prediction
+from pyronorm.likelihoods import Categorical, Normal
+
+
+def prediction(likelihood, output: Tensor) -> Prediction:
+    summary = likelihood.summarize(output)
+    return Prediction(**vars(summary), samples=likelihood.expected(output, 1))
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return 4 * torch.randn(1, 3000, 5)
+
+
+def draw_classes(logits: Tensor, temperature: float) -> Tensor:
+    return torch.distributions.Categorical(logits=logits / temperature).sample()
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_one_draw_is_recovered_and_optimal(logits: Tensor, temperature: float) -> None:
+    y = draw_classes(logits[0], temperature)
+    found = fit_temperature(prediction(Categorical(), logits), y).value
+    # The standard error of log T is below 3 % here.
+    assert found == pytest.approx(temperature, rel=0.15)
+    inverse = torch.tensor(1 / found, dtype=torch.float64, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(logits[0].double() * inverse, y)
+    (slope,) = torch.autograd.grad(loss, inverse)
+    assert abs(float(slope)) < 1e-4
+
+
+def test_applied_to_one_draw_it_divides_the_logits(logits: Tensor) -> None:
+    scaled = Temperature(2.5).apply(prediction(Categorical(), logits))
+    torch.testing.assert_close(scaled.mean, (logits[0] / 2.5).softmax(-1), rtol=1e-4, atol=1e-6)
+    assert float(scaled.mutual_information.max()) < 1e-5
+
+
+def test_several_draws_with_positions() -> None:
+    logits = 3 * torch.randn(4, 6, 3, 2)  # draw, example, class, position
+    before = prediction(Categorical(), logits)
+    after = Temperature(0.5).apply(before)
+    expected = prediction(Categorical(), logits / 0.5)
+    for name in ("mean", "variance", "entropy", "mutual_information", "samples"):
+        torch.testing.assert_close(
+            getattr(after, name), getattr(expected, name), rtol=1e-3, atol=1e-5
+        )
+    y = draw_classes(logits[0].movedim(1, -1), 1.0)
+    found = fit_temperature(before, y).value
+
+    def nll(temperature: float) -> float:
+        mean = Temperature(temperature).apply(before).mean.double()
+        return -float(mean.gather(-1, y[..., None]).log().mean())
+
+    assert nll(found) < min(nll(0.98 * found), nll(1.02 * found))
+
+
+def test_certain_probabilities_stay_finite() -> None:
+    scaled = Temperature(1.5).apply(prediction(Categorical(), torch.tensor([[[0.0, 400.0]]])))
+    assert bool(scaled.mean.isfinite().all())
+    torch.testing.assert_close(scaled.mean.sum(), torch.tensor(1.0))
+
+
+def test_all_right_determines_no_temperature(logits: Tensor) -> None:
+    found = prediction(Categorical(), logits)
+    with pytest.raises(DataError, match="fit_temperature: the optimum is not between"):
+        fit_temperature(found, logits[0].argmax(-1))
+
+
+def test_temperature_refuses(logits: Tensor) -> None:
+    found = prediction(Categorical(), logits)
+    y = torch.zeros(3000, dtype=torch.long)
+    with pytest.raises(ShapeError, match=r"need y of shape \(3000,\), got \(2999,\)"):
+        fit_temperature(found, y[1:])
+    with pytest.raises(DataError, match="classes from 0 to 4"):
+        fit_temperature(found, y + 5)
+    without = Prediction(found.mean, found.variance, found.entropy, found.entropy, None)
+    for use in (Temperature(2.0).apply, lambda p: fit_temperature(p, y)):
+        with pytest.raises(OptionError, match="keep_samples=True"):
+            use(without)
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(OptionError, match="positive and finite"):
+            Temperature(bad)
+        with pytest.raises(OptionError, match="positive and finite"):
+            NoisePrecision(bad)
+
+
+def test_noise_of_one_draw_is_the_mean_squared_error() -> None:
+    f, y = torch.randn(1, 30, 2), torch.randn(30, 2)
+    found = fit_noise_precision(prediction(Normal(), f), y)
+    mse = float((y - f[0]).double().square().mean())
+    assert found.value == pytest.approx(1 / mse, rel=1e-5)
+    assert found.std == pytest.approx(mse**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("out", [(), (2,)])
+def test_noise_of_several_draws_is_optimal(out: tuple[int, ...]) -> None:
+    center = torch.randn(40, *out)
+    f, y = center + 0.5 * torch.randn(5, 40, *out), center + 0.3 * torch.randn(40, *out)
+    found = fit_noise_precision(prediction(Normal(), f), y)
+    std = torch.tensor(found.std, dtype=torch.float64, requires_grad=True)
+    density = torch.distributions.Normal(f.double(), std).log_prob(y.double())
+    mixture = density.reshape(5, 40, -1).sum(2).logsumexp(0).mean()
+    (slope,) = torch.autograd.grad(mixture, std)
+    assert abs(float(slope)) < 1e-4
+    torch.testing.assert_close(
+        found.apply(prediction(Normal(2.0), f)).variance, f.var(0, correction=0) + found.std**2
+    )
+
+
+def test_noise_refuses() -> None:
+    found = prediction(Normal(), torch.zeros(2, 5, 1))
+    with pytest.raises(ShapeError, match=r"one shape, got \(5, 1\) and \(5,\)"):
+        fit_noise_precision(found, torch.zeros(5))
+    with pytest.raises(DataError, match=r"mean squared error is 0\.0"):
+        fit_noise_precision(found, torch.zeros(5, 1))
+    with pytest.raises(DataError, match="mean squared error is nan"):
+        fit_noise_precision(found, torch.full((5, 1), torch.nan))

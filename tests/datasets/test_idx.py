@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from pyronorm.datasets import read_idx
+from pyronorm.errors import DataError
+from tests.datasets.builders import idx, write
+
+VALUES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 10
+
+
+@pytest.mark.parametrize("name", ["images-idx3-ubyte", "images-idx3-ubyte.gz"])
+def test_reads_values_and_shape(tmp_path, name):
+    md5 = write(tmp_path / name, idx(VALUES))
+    for checksum in (None, md5):
+        found = read_idx(tmp_path / name, checksum)
+        assert found.dtype == torch.uint8
+        assert np.array_equal(found.numpy(), VALUES)
+
+
+def test_the_layout_of_the_format(tmp_path):
+    """Bytes by hand: magic 0x00000801, length 5 big-endian, five labels."""
+    (tmp_path / "labels").write_bytes(bytes.fromhex("00000801 00000005 07 02 01 00 ff"))
+    assert read_idx(tmp_path / "labels").tolist() == [7, 2, 1, 0, 255]
+
+
+def test_the_result_can_be_written_to(tmp_path):
+    write(tmp_path / "f", idx(VALUES))
+    found = read_idx(tmp_path / "f")
+    found[0, 0, 0] = 9
+    assert found[0, 0, 0] == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x00\x00", "truncated: 2 bytes"),
+        (b"\x89PNG\r\n\x1a\n", "wrong magic number 89504e47"),
+        (struct.pack(">HBB", 0, 0x07, 1) + bytes(4), "wrong magic number 00000701"),
+        (struct.pack(">HBBI", 1, 8, 1, 4) + bytes(4), "wrong magic number 00010801"),
+        (struct.pack(">HBBI", 0, 0x0D, 1, 1) + bytes(4), "unsigned bytes, found float"),
+        (struct.pack(">HBB", 0, 8, 0), "truncated: the header announces 0 axes"),
+        (struct.pack(">HBBI", 0, 8, 3, 2), "truncated: the header announces 3 axes"),
+        (idx(VALUES)[:-1], "truncated: the header says 2×3×4 = 24 values, the file holds 23"),
+        (idx(VALUES) + b"\0\0", "bytes after the end: .* 24 values, the file holds 26"),
+    ],
+)
+@pytest.mark.parametrize("name", ["bad", "bad.gz"])
+def test_a_damaged_file_is_named_with_what_was_expected(tmp_path, name, content, message):
+    write(tmp_path / name, content)
+    with pytest.raises(DataError, match=message) as error:
+        read_idx(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_a_damaged_gzip_file(tmp_path):
+    write(tmp_path / "f.gz", idx(VALUES))
+    whole = (tmp_path / "f.gz").read_bytes()
+    for damaged in (whole[:-9], whole[:-8] + bytes(8), whole[:12] + b"\xff\xff" + whole[14:]):
+        (tmp_path / "f.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"f\.gz: damaged gzip file"):
+            read_idx(tmp_path / "f.gz")
+
+
+def test_a_wrong_checksum(tmp_path):
+    found = write(tmp_path / "f", idx(VALUES))
+    with pytest.raises(DataError, match=f"expected MD5 {'0' * 32}, found {found}"):
+        read_idx(tmp_path / "f", "0" * 32)

@@ -1,0 +1,348 @@
+"""Jobs run, fail, die and are gone on with; what a whole run that was killed leaves behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyro
+import pytest
+import torch
+
+from pyronorm.errors import OptionError
+from pyronorm.study import Folder, Job, Place, Results, Study, run_study, runner, write_report
+from tests.study.fakes import fake, runs
+
+STUDY = fake(seeds=(4, 0))
+
+
+def values_of(results: Results, without: str = "threads") -> list[tuple[str, int, dict]]:
+    return [
+        (row.method, row.seed, {k: v for k, v in row.values.items() if k != without})
+        for row in results.rows
+    ]
+
+
+def run(study: Study, path: Path, root: Path | None = None, **options) -> Results:
+    return run_study(study, path, place=Place(root), progress=False, **options)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "data"
+    made.mkdir()
+    return made
+
+
+# results
+
+
+def test_results_of_all_jobs(tmp_path: Path) -> None:
+    results = run(STUDY, tmp_path / "s", command="pyronorm study fake")
+    assert [(row.method, row.seed) for row in results.rows] == [
+        ("a/x", 4),
+        ("b/y", 4),
+        ("a/x", 0),
+        ("b/y", 0),
+    ]
+    assert list(results.seconds) == STUDY.jobs()
+    assert all(0 < seconds < 30 for seconds in results.seconds.values())
+    assert results.failures == {}
+    assert {tuple(arrays) for arrays in results.arrays.values()} == {("draws/1",)}
+    assert Folder(tmp_path / "s").record["command"] == "pyronorm study fake"
+
+
+def test_the_seed_of_a_job_decides_everything(tmp_path: Path) -> None:
+    first = run(STUDY, tmp_path / "first")
+    random.seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    torch.manual_seed(99)
+    other = fake(seeds=(0, 4), methods=("b/y", "a/x", "c/z"))
+    second = run(other, tmp_path / "second")
+    found = {row[:2]: row[2] for row in values_of(second)}
+    for method, seed, values in values_of(first):
+        assert found[method, seed] == values
+    by_seed = {seed: values for _, seed, values in values_of(first)}
+    assert all(by_seed[0][name] != by_seed[4][name] for name in ("torch", "numpy", "python"))
+    for job in STUDY.jobs():
+        a, b = first.arrays[job]["draws/1"], second.arrays[job]["draws/1"]
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_caller_draws_on_as_if_nothing_had_been(tmp_path: Path, unchecked: None) -> None:
+    # Unchecked, for the suite's type checks draw from Python's generator.
+    study = fake(trouble=(("b/y", 0, "error"),))
+
+    def draw() -> list[float]:
+        return [float(torch.rand(())), float(np.random.rand()), random.random()]  # noqa: NPY002
+
+    pyro.set_rng_seed(5)
+    expected = [draw() for _ in range(2)]
+    pyro.set_rng_seed(5)
+    kept = pyro.param("fake", torch.zeros(3))
+    assert draw() == expected[0]
+    run(study, tmp_path / "s")
+    assert draw() == expected[1]
+    assert list(pyro.get_param_store().keys()) == ["fake"]
+    assert pyro.param("fake") is kept
+
+
+def test_a_progress_bar_with_brackets_in_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = fake(methods=("a[/x]", "b[red]"), trouble=(("a[/x]", 0, "error"),))
+    results = run_study(study, tmp_path / "s")
+    assert len(results.rows) == 3
+    out = capsys.readouterr().out
+    assert "4/4" in out
+    assert "done" in out
+
+
+# going on
+
+
+def test_finished_jobs_are_not_repeated(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "s"
+    first = run(fake(seeds=(0,)), path, root)
+    files = {f: f.stat().st_mtime_ns for f in (path / "jobs").iterdir()}
+    second = run(fake(seeds=(0, 1)), path, root)
+    assert runs(root) == {f"{m}-seed{s}": 1 for m in ("a-x", "b-y") for s in (0, 1)}
+    assert {f: f.stat().st_mtime_ns for f in files} == files
+    assert values_of(second)[:2] == values_of(first)
+
+
+def test_force_repeats_everything(tmp_path: Path, root: Path) -> None:
+    run(STUDY, tmp_path / "s", root)
+    run(STUDY, tmp_path / "s", root, force=True)
+    assert set(runs(root).values()) == {2}
+
+
+def test_another_configuration_is_refused_before_anything_runs(tmp_path: Path, root: Path) -> None:
+    run(fake(seeds=(0,)), tmp_path / "s", root)
+    with pytest.raises(OptionError, match=r"factor is 1\.0 there, 3\.0 here"):
+        run(fake(seeds=(0, 1), factor=3.0), tmp_path / "s", root)
+    assert set(runs(root)) == {"a-x-seed0", "b-y-seed0"}
+
+
+@pytest.mark.parametrize("processes", [0, -1])
+def test_no_processes(tmp_path: Path, processes: int) -> None:
+    with pytest.raises(OptionError, match=f"at least 1, got {processes}"):
+        run(STUDY, tmp_path / "s", processes=processes)
+    assert not (tmp_path / "s").exists()
+
+
+def test_no_jobs(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="fake has no jobs"):
+        run(fake(methods=()), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("methods", [("a/x", "a-x"), ("a", "a"), ("α", "β")])
+def test_jobs_whose_files_would_be_the_same(tmp_path: Path, methods: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError, match=f"{methods[0]}, seed 0; {methods[1]}, seed 0"):
+        run(fake(methods=methods), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+# failures
+
+
+def test_a_failing_job_is_noted_and_the_others_go_on(tmp_path: Path, root: Path) -> None:
+    study = fake(trouble=(("a/x", 0, "error"), ("b/y", 1, "silent"), ("a/x", 1, "surrogate")))
+    results = run(study, tmp_path / "s", root)
+    assert [(row.method, row.seed) for row in results.rows] == [("b/y", 0)]
+    failures = {str(job): text for job, text in results.failures.items()}
+    assert failures.keys() == {"a/x, seed 0", "b/y, seed 1", "a/x, seed 1"}
+    assert failures["a/x, seed 0"] == "ValueError: out of luck"
+    assert failures["b/y, seed 1"].startswith("KeyError:")
+    assert failures["a/x, seed 1"].startswith("OSError: no file caf")
+    note = (tmp_path / "s" / "jobs" / "a-x-seed0.error.txt").read_text(encoding="utf-8")
+    assert "Traceback" in note
+    assert "and a second line" in note
+
+
+def test_failed_jobs_are_tried_again(tmp_path: Path, root: Path) -> None:
+    study = fake(trouble=(("a/x", 1, "error"),))
+    assert len(run(study, tmp_path / "s", root).failures) == 1
+    assert len(run(study, tmp_path / "s", root).failures) == 1
+    (root / "healed").touch()
+    results = run(study, tmp_path / "s", root)
+    assert results.failures == {}
+    expected = {"a-x-seed0": 1, "b-y-seed0": 1, "a-x-seed1": 3, "b-y-seed1": 1}
+    assert runs(root) == expected
+    assert values_of(results) == values_of(run(fake(), tmp_path / "untroubled"))
+
+
+def test_results_that_cannot_be_kept_are_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    results = run(fake(seeds=(0,)), tmp_path / "s")
+    assert set(results.failures.values()) == {"OSError: no space left on device"}
+
+
+def test_an_interruption_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = fake()
+    ran = type(study).run
+
+    def interrupted(self: Study, job: Job, place: Place) -> object:
+        if job == study.jobs()[2]:
+            raise KeyboardInterrupt
+        return ran(study, job, place)
+
+    monkeypatch.setattr(type(study), "run", interrupted)
+    pyro.param("mine", torch.zeros(1))
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path / "s")
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+    results = Folder(tmp_path / "s").results(study)
+    assert len(results.rows) == 2
+    assert results.failures == {}
+
+
+# processes
+
+
+@pytest.fixture(scope="module")
+def in_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, Results]:
+    """Three jobs in two processes at once, of which two fail, each in another way."""
+    path = tmp_path_factory.mktemp("processes")
+    study = fake(
+        methods=("a", "b", "c"),
+        seeds=(2,),
+        trouble=(("a", 2, "kill"), ("c", 2, "quiet")),
+    )
+    return study, path, run(study, path, path, processes=2)
+
+
+def test_processes_give_the_same_results_as_one(
+    in_processes: tuple[Study, Path, Results], tmp_path: Path
+) -> None:
+    _, _, results = in_processes
+    alone = run(fake(methods=("b",), seeds=(2,)), tmp_path / "s")
+    assert values_of(results) == values_of(alone) != []
+    for job in alone.arrays:
+        np.testing.assert_array_equal(results.arrays[job]["draws/1"], alone.arrays[job]["draws/1"])
+
+
+def test_each_job_has_a_process_with_its_share_of_the_cores(
+    in_processes: tuple[Study, Path, Results],
+) -> None:
+    _, path, results = in_processes
+    assert set(runs(path).values()) == {1}
+    processes = {f.read_text() for f in path.glob("*.runs")}
+    assert len(processes) == 3
+    assert f"{os.getpid()}\n" not in processes
+    share = max(1, (os.cpu_count() or 1) // 2)
+    assert {row.values["threads"] for row in results.rows} == {float(share)}
+
+
+def test_a_process_that_dies_has_failed(in_processes: tuple[Study, Path, Results]) -> None:
+    study, _, results = in_processes
+    failures = {job.name: text for job, text in results.failures.items()}
+    assert failures == {
+        "a": f"the process ended with status {-signal.SIGKILL}",
+        "c": "the process ended with status 0",
+    }
+    assert len(results.rows) == len(study.jobs()) - 2
+
+
+def test_gpus_have_the_names_the_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert runner._gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-3f")
+    assert runner._gpus() == ["5", "GPU-3f"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert runner._gpus() == []
+
+
+# killed
+
+
+def start(path: Path, root: Path, processes: int, seconds: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.study.fakes", str(path), str(root)]
+    return subprocess.Popen([*command, str(processes), str(seconds)], start_new_session=True)
+
+
+def wait_for(condition, what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+def alive(process: int) -> bool:
+    try:
+        # A process that ended and that nobody waited for is still listed, as Z.
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def finished(path: Path) -> set[str]:
+    return {f.stem for f in (path / "jobs").glob("*.json")}
+
+
+def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "s"
+    study = fake(seeds=(0, 1, 2), seconds=0.2)
+    process = start(path, root, 1, 0.2)
+    try:
+        # In the middle of the third job.
+        wait_for(lambda: len(finished(path)) >= 2 and len(runs(root)) >= 3, "two finished jobs")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = finished(path)
+    begun = runs(root)
+    assert 2 <= len(done) < 6
+    kept = {f: f.stat().st_mtime_ns for f in (path / "jobs").glob("*.json")}
+
+    partial = write_report(study, path).read_text(encoding="utf-8")
+    assert f"{6 - len(done)} of 6 jobs have not been run yet" in partial
+
+    (root / "unhurried").touch()
+    results = run(study, path, root)
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+    again = runs(root)
+    assert all(again[job] == begun[job] for job in done)
+    assert all(
+        again[job.key] == begun.get(job.key, 0) + 1 for job in study.jobs() if job.key not in done
+    )
+
+    whole = run(study, tmp_path / "whole", root)
+    assert values_of(results) == values_of(whole)
+    write_report(study, path)
+    write_report(study, tmp_path / "whole")
+    for name in ("table-1.csv", "results.csv"):
+        mine, theirs = (pd.read_csv(p / name) for p in (path, tmp_path / "whole"))
+        pd.testing.assert_frame_equal(
+            mine.drop(columns="threads", errors="ignore"),
+            theirs.drop(columns="threads", errors="ignore"),
+        )
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_processes_end_with_the_run_that_started_them(tmp_path: Path, root: Path) -> None:
+    process = start(tmp_path / "s", root, 2, 30.0)
+    try:
+        wait_for(lambda: len(runs(root)) == 2, "two jobs at work")
+        workers = [int(f.read_text()) for f in root.glob("*.runs")]
+        assert all(map(alive, workers))
+        process.kill()
+        process.wait()
+        wait_for(lambda: not any(map(alive, workers)), "the workers' end")
+    finally:
+        process.kill()
+    assert finished(tmp_path / "s") == set()
