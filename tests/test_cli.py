@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from pyronorm import cli, study
-from pyronorm.study import METHODS, Result, Run, Settings, choose_methods, format_rows
+from pyronorm.study import (
+    METHODS,
+    STUDIES,
+    Comparison,
+    Entry,
+    Folder,
+    Job,
+    Outcome,
+    Place,
+    Row,
+    Settings,
+    Training,
+    catalog,
+    choose_methods,
+    format_table,
+    restore_study,
+)
+from tests.study.fakes import Fake, FakeSettings, fake, runs
 
-NUMBERS = {"accuracy": 0.9, "nll": 0.3, "ece": 0.05, "brier": 0.1}
+NUMBERS = {"accuracy": 0.9, "ece": 0.05, "brier": 0.1, "nll_center": 0.31}
 
 
 @dataclass
@@ -53,35 +69,59 @@ def run(
 
 
 @dataclass
-class Comparison:
-    """Stands in for the comparison, and notes what it was asked for."""
+class Jobs:
+    """Stands in for the jobs of comparisons, and notes what they were asked for."""
 
     nll: float = 0.3
     spread: float = 0.1
     seconds: float = 2.0
-    methods: tuple[str, ...] | None = None
     settings: Settings | None = None
+    places: set[Place] = field(default_factory=set)
+    error: Exception | None = None
 
-    def __call__(self, methods, settings, report) -> Result:
-        self.methods, self.settings = tuple(m.name for m in methods), settings
-        runs = []
-        for seed in settings.seeds:
-            for method in methods:
-                report(f"{method.name}, seed {seed}")
-                nll = self.nll + self.spread * seed
-                seconds = self.seconds * (1 + seed) if method.name != "batch/point" else 1.0
-                runs.append(
-                    Run(method.name, seed, {**NUMBERS, "nll": nll}, seconds, 0.001 * seconds)
-                )
-        p, y = torch.rand(30, 3).softmax(-1), torch.arange(30) % 3
-        return Result(settings, tuple(methods), tuple(runs), {m.name: (p, y) for m in methods}, {})
+    def __call__(self, comparison: Comparison, job: Job, place: Place) -> Outcome:
+        self.settings = comparison.settings
+        self.places.add(place)
+        if self.error is not None:
+            raise self.error
+        rows = [
+            Row(
+                method.name,
+                job.seed,
+                {
+                    **NUMBERS,
+                    "nll": self.nll + self.spread * job.seed + len(method.name) / 100,
+                    "train_seconds": self.seconds * (1 + job.seed * len(method.name)),
+                    "predict_ms": self.seconds,
+                },
+            )
+            for method in comparison.methods
+            if method.training == job.name
+        ]
+        return Outcome(rows, {"y": np.arange(3)})
 
 
 @pytest.fixture
-def comparison(monkeypatch: pytest.MonkeyPatch) -> Comparison:
-    stand_in = Comparison()
-    monkeypatch.setattr(study, "compare", stand_in)
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    stand_in = Jobs()
+    monkeypatch.setattr(Comparison, "run", lambda self, job, place: stand_in(self, job, place))
     return stand_in
+
+
+@pytest.fixture
+def with_fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries: Mapping[str, Entry] = {
+        **STUDIES,
+        "fake": Entry(Fake, FakeSettings(seeds=(0,)), FakeSettings(size=9), "nothing [much]"),
+        "broken": Entry(
+            Fake,
+            FakeSettings(trouble=(("a/x", 1, "library"),)),
+            FakeSettings(trouble=tuple((m, s, "error") for m in ("a/x", "b/y") for s in (0, 1))),
+            "goes wrong",
+        ),
+    }
+    monkeypatch.setattr(catalog, "STUDIES", entries)
+    monkeypatch.setattr(study, "STUDIES", entries)
 
 
 def one_line(text: str) -> str:
@@ -95,68 +135,67 @@ def table_lines(out: str, methods: list[str]) -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in lines if cells and cells[0] in methods}
 
 
-# a real comparison
+def expected_lines(folder: Path) -> dict[str, list[str]]:
+    """The same of the results in the folder."""
+    made = restore_study(Folder(folder).record)
+    table = format_table(made.sections(Folder(folder).results(made))[0].tables[0])
+    return {
+        line[0]: [text + "*" * mark for text, mark in zip(line[1:], marks[1:], strict=True)]
+        for line, marks in zip(table.lines, table.differs, strict=True)
+    }
+
+
+# compare
 
 
 def test_a_comparison(run: Run80, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "run"
     ended = run(
         *("compare", "--seeds", 2, "--epochs", 1, "--methods", "weight/fixed,batch/point"),
-        *("--batch-size", 90, "--num-samples", 5, "--device", "cpu", "--output", output),
+        *("--batch-size", 180, "--num-samples", 5, "--device", "cpu", "--output", output),
     )
     assert ended.status == 0
     assert ended.err == ""
-    record = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    settings = record["settings"]
-    assert settings["seeds"] == [0, 1]
-    assert settings["data"] == "digits"
-    assert settings["epochs"] == 1
-    assert settings["batch_size"] == 90
-    assert settings["num_samples"] == 5
-    assert settings["device"] == "cpu"
-    names = ["weight/fixed", "batch/point"]
-    assert [(r["method"], r["seed"]) for r in record["runs"]] == [
-        (name, seed) for seed in (0, 1) for name in names
-    ]
+    record = Folder(output).record
+    assert record["study"] == "digits"
+    assert record["settings"]["seeds"] == [0, 1]
+    assert record["settings"]["training"]["epochs"] == 1
+    assert record["settings"]["training"]["batch_size"] == 180
+    assert record["settings"]["num_samples"] == 5
     assert record["command"].startswith("pyronorm compare --seeds 2 --epochs 1 --methods")
-    summary = pd.read_csv(output / "table.csv", index_col="method")
-    headings, rows = format_rows(summary)
-    assert table_lines(ended.out, names) == {row[0]: row[1:] for row in rows}
-    assert " ".join(headings) in one_line(ended.out)
+    names = ["weight/fixed", "batch/point"]
+    lines = expected_lines(output)
+    assert list(lines) == names
+    assert table_lines(ended.out, names) == lines
     assert "digits, 1 epochs, 2 seeds, mean±sd" in ended.out
-    assert str(output) in ended.out.replace("\n", "")
     assert "4/4" in ended.out
+    assert f"Report: {output}/report.html" in ended.out.replace("\n", "")
     files = {p.name for p in output.rglob("*") if p.is_file()}
-    assert {"report.md", "weight-fixed.nc", "batch-point.nc", "nll.png"} <= files
+    assert {"report.html", "report.md", "table-1.csv", "results.csv", "nll.png"} <= files
+    assert sum(name.endswith(".nc") for name in files) == 2
 
 
-# options
-
-
-def test_defaults(run: Run80, comparison: Comparison, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_defaults(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     assert run("compare").status == 0
-    assert comparison.methods == tuple(method.name for method in choose_methods())
-    assert comparison.settings == Settings()
-    assert (tmp_path / "results" / "compare" / "results.json").is_file()
+    assert jobs.settings == Settings()
+    assert jobs.places == {Place()}
+    assert (tmp_path / "results" / "compare" / "report.html").is_file()
 
 
-def test_options_reach_the_comparison(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
+def test_options_reach_the_comparison(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     ended = run(
-        *("compare", "--data", "digits", "--seeds", 4, "--epochs", 7, "--batch-size", 33),
+        *("compare", "--seeds", 4, "--epochs", 7, "--batch-size", 33),
         *("--num-samples", 9, "--device", "mps", "--output", tmp_path / "x"),
-        *("--methods", "group,batch/mcbn"),
+        *("--methods", "group, batch/mcbn"),
     )
     assert ended.status == 0
-    assert comparison.methods == ("group/point", "group/fixed", "group/mean-field", "batch/mcbn")
-    assert comparison.settings == Settings(
-        seeds=(0, 1, 2, 3), epochs=7, batch_size=33, num_samples=9, device="mps"
+    assert jobs.settings == Settings(
+        methods=("group", "batch/mcbn"),
+        seeds=(0, 1, 2, 3),
+        training=Training(epochs=7, batch_size=33),
+        num_samples=9,
     )
-
-
-def test_methods_is_a_list_with_commas(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
-    run("compare", "--methods", "weight", "--output", tmp_path / "x")
-    assert comparison.methods == tuple(name for name in METHODS if name.startswith("weight/"))
+    assert jobs.places == {Place(device="mps")}
 
 
 @pytest.mark.parametrize(
@@ -164,52 +203,190 @@ def test_methods_is_a_list_with_commas(run: Run80, comparison: Comparison, tmp_p
     [("--seeds", 0, 1), ("--epochs", 0, 1), ("--batch-size", 1, 2), ("--num-samples", 0, 1)],
 )
 def test_numbers_out_of_range(
-    run: Run80, comparison: Comparison, tmp_path: Path, option: str, value: int, smallest: int
+    run: Run80, jobs: Jobs, tmp_path: Path, option: str, value: int, smallest: int
 ) -> None:
     ended = run("compare", option, value, "--output", tmp_path / "x")
     assert ended.status == 2
     assert option in ended.err
     assert str(smallest) in ended.err
-    assert comparison.settings is None
+    assert jobs.settings is None
 
 
-def test_help_lists_the_options() -> None:
-    shown = CliRunner().invoke(cli.app, ["compare", "--help"], env={"COLUMNS": "120"})
+# help
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("compare", "seeds methods epochs batch-size num-samples device output force"),
+        ("study", "quick seeds methods data-root jobs device output force"),
+        ("report", ""),
+    ],
+)
+def test_help_lists_the_options(command: str, options: str) -> None:
+    shown = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "120"})
     assert shown.exit_code == 0
-    for option in ("data", "seeds", "methods", "epochs", "batch-size", "num-samples", "device"):
-        assert f"--{option}" in shown.output
-    for option in ("--output", "--force"):
-        assert option in shown.output
+    assert all(f"--{option}" in shown.output for option in options.split())
 
 
 def test_without_a_command_there_is_help(run: Run80) -> None:
     ended = run()
-    assert "compare" in ended.out + ended.err
-    assert "Usage" in ended.out + ended.err
+    text = ended.out + ended.err
+    assert "Usage" in text
+    assert all(command in text for command in ("compare", "study", "report"))
 
 
 # the table
 
 
 @pytest.mark.parametrize("nll", [0.3, 12.3456])
-def test_no_cell_is_cut_at_80_columns(
-    run: Run80, comparison: Comparison, tmp_path: Path, nll: float
-) -> None:
-    comparison.nll = nll
+def test_no_cell_is_cut_at_80_columns(run: Run80, jobs: Jobs, tmp_path: Path, nll: float) -> None:
+    jobs.nll = nll
     ended = run("compare", "--methods", "all", "--output", tmp_path / "x")
-    _, rows = format_rows(pd.read_csv(tmp_path / "x" / "table.csv", index_col="method"))
-    assert len(rows) == len(METHODS)
-    assert table_lines(ended.out, list(METHODS)) == {row[0]: row[1:] for row in rows}
+    lines = expected_lines(tmp_path / "x")
+    assert list(lines) == list(METHODS)
+    assert table_lines(ended.out, list(METHODS)) == lines
     assert "…" not in ended.out
 
 
-def test_no_cell_is_cut_whatever_the_numbers(
-    run: Run80, comparison: Comparison, tmp_path: Path
-) -> None:
-    comparison.nll, comparison.spread, comparison.seconds = 12.3, 10.2, 1000.0
+def test_no_cell_is_cut_whatever_the_numbers(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
+    jobs.nll, jobs.spread, jobs.seconds = 12.3, 10.2, 1000.0
     ended = run("compare", "--methods", "all", "--output", tmp_path / "x")
-    _, rows = format_rows(pd.read_csv(tmp_path / "x" / "table.csv", index_col="method"))
-    assert table_lines(ended.out, list(METHODS)) == {row[0]: row[1:] for row in rows}
+    assert table_lines(ended.out, list(METHODS)) == expected_lines(tmp_path / "x")
+
+
+def test_one_seed_has_no_spread(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
+    ended = run("compare", "--seeds", 1, "--output", tmp_path / "x")
+    assert "digits, 15 epochs, 1 seed" in ended.out
+    assert "±" not in ended.out
+
+
+# study
+
+
+def test_the_list_of_studies(run: Run80, with_fake: None) -> None:
+    ended = run("study")
+    assert ended.status == 0
+    text = one_line(ended.out)
+    for name, entry in catalog.STUDIES.items():
+        assert name in text
+        assert entry.description.split()[0] in text
+    assert all(len(line) <= 80 for line in ended.out.splitlines())
+    assert not list(Path().iterdir())
+
+
+def test_a_study(run: Run80, with_fake: None, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    ended = run("study", "fake", "--quick", "--data-root", tmp_path / "data")
+    assert (ended.status, ended.err) == (0, "")
+    folder = tmp_path / "results" / f"fake-{fake().fingerprint()}"
+    assert list((tmp_path / "results").iterdir()) == [folder]
+    assert Folder(folder).record["settings"]["seeds"] == [0]
+    assert table_lines(ended.out, ["a/x", "b/y"]) == expected_lines(folder)
+    assert (folder / "report.html").is_file()
+    assert runs(tmp_path / "data") == {"a-x-seed0": 1, "b-y-seed0": 1}
+    # more seeds go on in the same folder
+    ended = run("study", "fake", "--quick", "--seeds", 2, "--data-root", tmp_path / "data")
+    assert ended.status == 0
+    assert set(runs(tmp_path / "data").values()) == {1}
+    assert len(runs(tmp_path / "data")) == 4
+    assert "4/4" in ended.out
+
+
+def test_sizes_have_folders_of_their_own(run: Run80, with_fake: None, tmp_path: Path) -> None:
+    assert run("study", "fake").status == run("study", "fake", "--quick").status == 0
+    names = {f"fake-{s.fingerprint()}" for s in (fake(size=9), fake())}
+    assert {p.name for p in (tmp_path / "results").iterdir()} == names
+
+
+def test_methods_of_a_study(run: Run80, with_fake: None, tmp_path: Path) -> None:
+    assert run("study", "fake", "--methods", "c, d/e", "--output", tmp_path / "x").status == 0
+    assert Folder(tmp_path / "x").record["settings"]["methods"] == ["c", "d/e"]
+
+
+def test_jobs_at_once(
+    run: Run80, with_fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def run_study(*args: object, **options: object) -> object:
+        seen.update(options)
+        return original(*args, **{**options, "processes": 1})
+
+    original = study.run_study
+    monkeypatch.setattr(study, "run_study", run_study)
+    root = tmp_path / "d"
+    root.mkdir()
+    ended = run("study", "fake", "--jobs", 3, "--device", "cpu", "--data-root", root)
+    assert ended.status == 0
+    assert seen["processes"] == 3
+    assert seen["place"] == Place(root, "cpu")
+    assert run("study", "fake", "--jobs", 0).status == 2
+
+
+def test_a_failed_job_ends_with_status_1_and_a_report(
+    run: Run80, with_fake: None, tmp_path: Path
+) -> None:
+    ended = run("study", "broken", "--quick", "--output", tmp_path / "x")
+    assert ended.status == 1
+    message = one_line(ended.err)
+    assert (
+        "a/x, seed 1 failed: DataError: <script>alert('|')</script> `code` *star* [x](y)" in message
+    )
+    assert "Traceback" not in ended.err
+    assert table_lines(ended.out, ["a/x", "b/y"]) == expected_lines(tmp_path / "x")
+    assert "failed" in (tmp_path / "x" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["broken", "digits"])
+def test_all_jobs_failed(
+    run: Run80, with_fake: None, jobs: Jobs, tmp_path: Path, name: str
+) -> None:
+    jobs.error = ValueError("no [luck]")
+    ended = run("study", name, "--output", tmp_path / "x")
+    assert ended.status == 1
+    assert ended.err.count(" failed: ValueError: ") == len(
+        restore_study(Folder(tmp_path / "x").record).jobs()
+    )
+    assert "Traceback" not in ended.err
+    assert (tmp_path / "x" / "report.html").is_file()
+
+
+# report
+
+
+def test_a_report_of_what_there_is(run: Run80, with_fake: None, tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    run("study", "fake", "--output", folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    for name in ("report.html", "report.md", "table-1.csv", "results.csv"):
+        (folder / name).unlink()
+    ended = run("report", folder)
+    assert (ended.status, ended.err) == (0, "")
+    assert f"Report: {folder}/report.html" in ended.out.replace("\n", "")
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    (folder / "jobs" / "b-y-seed1.json").unlink()
+    assert run("report", folder).status == 0
+    assert "1 of 4 jobs have not been run yet" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_report_of_no_study(run: Run80, tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        ended = run("report", folder)
+        assert (ended.status, ended.out) == (2, "")
+        assert "has no study.json" in one_line(ended.err)
+        assert "Traceback" not in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", ["study.json", "jobs/a-x-seed0.json", "jobs/a-x-seed0.npz"])
+def test_a_report_of_damaged_files(run: Run80, with_fake: None, tmp_path: Path, file: str) -> None:
+    run("study", "fake", "--quick", "--output", tmp_path / "x")
+    (tmp_path / "x" / file).write_text("{")
+    ended = run("report", tmp_path / "x")
+    assert ended.status == 2
+    assert file in ended.err.replace("\n", "")
+    assert "Traceback" not in ended.err
 
 
 # errors
@@ -233,21 +410,26 @@ def test_a_typo_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_an_unknown_method(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
-    ended = run("compare", "--methods", "batch/point,wieght/fixed", "--output", tmp_path / "x")
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("compare --methods batch/point,wieght/fixed", "Did you mean 'weight/fixed'?"),
+        ("compare --methods ,", "no methods"),
+        ("compare --methods [bold]", "no method '[bold]'"),
+        ("compare --methods [/x]", "no method '[/x]'"),
+        ("study digit", "no study 'digit'. Did you mean 'digits'?"),
+        ("study digits --methods nothing", "no method 'nothing'"),
+    ],
+)
+def test_a_mistake_ends_with_its_message(
+    run: Run80, jobs: Jobs, tmp_path: Path, command: str, words: str
+) -> None:
+    ended = run(*command.split(), "--output", tmp_path / "x")
     assert (ended.status, ended.out) == (2, "")
     message = one_line(ended.err)
-    assert "no method 'wieght/fixed'. Did you mean 'weight/fixed'?" in message
-    assert all(name in message for name in METHODS)
-    assert comparison.settings is None
-    assert not (tmp_path / "x").exists()
-
-
-def test_an_unknown_data_set(run: Run80, tmp_path: Path) -> None:
-    ended = run("compare", "--data", "digit", "--output", tmp_path / "x")
-    assert ended.status == 2
-    assert "error: compare: no data set 'digit'; choose from digits, mnist," in one_line(ended.err)
-    assert "Traceback" not in ended.err
+    assert message.startswith("error: ")
+    assert words in message
+    assert jobs.settings is None
     assert not (tmp_path / "x").exists()
 
 
@@ -260,57 +442,60 @@ def test_an_unknown_option(run: Run80) -> None:
 def test_other_errors_keep_their_traceback(
     run: Run80, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(*args: object) -> None:
+    def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(study, "compare", broken)
+    monkeypatch.setattr(study, "run_study", broken)
     with pytest.raises(ZeroDivisionError):
         run("compare", "--output", tmp_path / "x")
 
 
-def test_an_existing_folder_is_refused(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("mine")
-    ended = run("compare", "--output", tmp_path)
+    ended = run("compare", "--output", tmp_path, "--force")
     assert (ended.status, ended.out) == (2, "")
-    message = one_line(ended.err)
-    assert "exists" in message
-    assert "--output" in message
-    assert "--force" in message
-    assert tmp_path.name in ended.err.replace("\n", "")
-    assert comparison.settings is None
+    assert "has files and no study.json" in one_line(ended.err)
+    assert "--output" in one_line(ended.err)
+    assert jobs.settings is None
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("results.json", "mine")]
 
 
-def test_force_overwrites(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
+def test_another_configuration_needs_force(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     output = tmp_path / "x"
     assert run("compare", "--methods", "batch/point", "--output", output).status == 0
-    again = ("compare", "--methods", "group/fixed", "--seeds", 2, "--output", output)
-    assert run(*again).status == 2
+    again = ("compare", "--methods", "group/fixed", "--epochs", 2, "--output", output)
+    ended = run(*again)
+    assert ended.status == 2
+    message = one_line(ended.err)
+    assert "training.epochs is 15 there, 2 here" in message
+    assert "--force" in message
     assert run(*again, "--force").status == 0
-    record = json.loads((output / "results.json").read_text())
-    assert [r["method"] for r in record["runs"]] == ["group/fixed"] * 2
-    assert record["command"].endswith("--force")
-    assert list(pd.read_csv(output / "table.csv")["method"]) == ["group/fixed"]
+    assert list(expected_lines(output)) == ["group/fixed"]
+    assert Folder(output).record["command"].endswith("--force")
     assert "batch/point |" not in (output / "report.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["[bold]", "[/x]"])
-def test_brackets_in_an_error(run: Run80, name: str) -> None:
-    ended = run("compare", "--methods", name)
-    assert ended.status == 2
-    assert f"no method {name!r}" in one_line(ended.err)
+def test_the_same_again_runs_nothing(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
+    first = run("compare", "--output", tmp_path / "x")
+    jobs.error = AssertionError("ran again")
+    second = run("compare", "--output", tmp_path / "x")
+    assert second.status == 0
+    names = [method.name for method in choose_methods()]
+    assert table_lines(second.out, names) == table_lines(first.out, names) != {}
 
 
-def test_brackets_in_a_path(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
+def test_brackets_in_a_path(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     ended = run("compare", "--output", tmp_path / "[a]b")
     assert "[a]b" in ended.out.replace("\n", "")
 
 
-def test_an_output_that_is_a_file(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
+def test_an_output_that_is_a_file(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("mine")
-    assert run("compare", "--output", file, "--force").status == 2
-    assert comparison.settings is None
+    ended = run("compare", "--output", file, "--force")
+    assert ended.status == 2
+    assert "is a file" in one_line(ended.err)
+    assert jobs.settings is None
 
 
 def test_an_unknown_device(run: Run80, tmp_path: Path) -> None:
@@ -318,21 +503,15 @@ def test_an_unknown_device(run: Run80, tmp_path: Path) -> None:
         *("compare", "--device", "cdua", "--methods", "batch/point", "--epochs", 1),
         *("--seeds", 1, "--output", tmp_path / "x"),
     )
-    assert ended.status == 2
+    assert ended.status == 1
+    assert "batch/point, seed 0 failed" in one_line(ended.err)
     assert "cdua" in ended.err
 
 
-def test_spaces_after_commas(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
-    run("compare", "--methods", "batch/point, weight/fixed", "--output", tmp_path / "x")
-    assert comparison.methods == ("batch/point", "weight/fixed")
-
-
-def test_the_command_can_be_repeated(run: Run80, comparison: Comparison, tmp_path: Path) -> None:
-    import shlex
-
+def test_the_command_can_be_repeated(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     output = tmp_path / "my results"
     run("compare", "--output", output)
-    command = json.loads((output / "results.json").read_text())["command"]
+    command = Folder(output).record["command"]
     assert shlex.split(command) == ["pyronorm", "compare", "--output", str(output)]
 
 
