@@ -217,7 +217,8 @@ def low_rank_spread(
 
     def spread() -> Tensor:
         std, factor = parameters[0].exp(), parameters[1]
-        return factor @ factor.T + torch.diag(std.square())
+        q: Tensor = factor @ factor.T + torch.diag(std.square())
+        return q
 
     def divergence() -> Tensor:
         optimizer.zero_grad()

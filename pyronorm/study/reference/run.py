@@ -196,10 +196,10 @@ def _train(model: NormalizationModel, guide: nn.Module, train: _Pair, settings: 
 
 def _elbo(guide: nn.Module, particles: int) -> ELBO:
     analytic = isinstance(guide, Guide) and guide.has_analytic_kl
-    kind = TraceMeanField_ELBO if analytic else Trace_ELBO
-    if particles == 1:
-        return kind()
-    return kind(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+    kind: Any = TraceMeanField_ELBO if analytic else Trace_ELBO
+    options = {"vectorize_particles": True, "max_plate_nesting": 1} if particles > 1 else {}
+    elbo: ELBO = kind(num_particles=particles, **options)
+    return elbo
 
 
 @dataclass
@@ -282,6 +282,6 @@ def _mixing(chains: Chains) -> Mixing:
     return Mixing(
         rhat=of(az.rhat),
         ess_bulk=of(az.ess),
-        ess_tail=of(az.ess, method="tail"),
+        ess_tail=of(az.ess, method="tail", prob=(0.05, 0.95)),
         divergences=int(chains.diverging.sum()),
     )
