@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from pyronorm.errors import PyronormError
+from pyronorm.errors import OptionError, PyronormError
 
 if TYPE_CHECKING:
     from pyronorm.study import Place, Rendered, Study
@@ -167,9 +174,67 @@ def _print(table: Rendered, console: Console) -> None:
             for text, top, other in zip(line, best, differs, strict=True)
         ]
         view.add_row(*cells)
+    _show(view, console)
+
+
+def _show(view: Table, console: Console) -> None:
     # A line that the terminal wraps is better than a number that is cut.
     wide = Console(width=10_000)
     Console(width=max(console.width, wide.measure(view).maximum)).print(view)
+
+
+@app.command()
+def reference(
+    prior: Annotated[str, typer.Option(help="Prior: standard or batch-noise.")] = "standard",
+    posteriors: Annotated[
+        str | None, typer.Option(help="Posteriors separated by commas. Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides everything random.", min=0)] = 0,
+    quick: Annotated[bool, typer.Option(help="A rough look in a minute.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(
+        "results/reference"
+    ),
+    force: Annotated[bool, typer.Option(help="Overwrite an existing folder.")] = False,
+) -> None:
+    """Judge every posterior by NUTS, on a network small enough for it."""
+    from pyronorm.study import reference as study
+
+    console = Console()
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"{output} is a file; choose another --output.")
+    if output.exists() and not force:
+        raise OptionError(
+            f"{output} exists; choose another --output, or overwrite it with --force."
+        )
+    chosen = study.choose_posteriors(posteriors)
+    law = study.choose_prior(prior)
+    settings = study.Settings.quick(law, seed) if quick else study.Settings(prior=law, seed=seed)
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(chosen) + 2)
+        started = 0
+
+        def report(job: str) -> None:
+            nonlocal started
+            progress.update(task, description=job, completed=started)
+            started += 1
+
+        result = study.run(settings, chosen, report)
+        progress.update(task, description="done", completed=started)
+    study.write(result, output, command=_command())
+    headings, rows = study.format_rows(study.table(result))
+    view = Table(title=f"digits, {law!r}", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for position, heading in enumerate(headings):
+        view.add_column(heading, justify="left" if position == 0 else "right", no_wrap=True)
+    for row in rows:
+        view.add_row(*row)
+    _show(view, console)
+    console.print(f"Report, ArviZ files and plots: {output}", markup=False)
 
 
 def main() -> None:

@@ -518,3 +518,48 @@ def test_the_command_can_be_repeated(run: Run80, jobs: Jobs, tmp_path: Path) -> 
 def test_chosen_methods_have_unambiguous_names() -> None:
     # What --methods splits at must not occur in a name.
     assert not [m.name for m in choose_methods() if re.search(r"[,\s]", m.name)]
+
+
+# reference
+
+
+def test_reference(run: Run80, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyronorm.priors import BatchNoise
+    from pyronorm.study import reference
+
+    few = {"width": 1, "num_data": 64, "epochs": 1, "chains": 2, "warmup": 8, "draws": 20}
+    fewer = {"steps": 2, "particles": 1, "bank_rows": 21, "num_samples": 25, "directions": 2}
+    tiny = reference.Settings(BatchNoise(64), 5, **few, **fewer)
+    asked = []
+
+    def quick(prior, seed):
+        asked.append((prior, seed))
+        return tiny
+
+    monkeypatch.setattr(reference.Settings, "quick", quick)
+    arguments = (
+        *("reference", "--prior", "batch-noise", "--posteriors", "point,fixed-noise"),
+        *("--seed", 5, "--quick", "--output", tmp_path / "x"),
+    )
+    ended = run(*arguments)
+    assert (ended.status, ended.err) == (0, "")
+    assert asked == [(BatchNoise(64), 5)]
+    summary = pd.read_csv(tmp_path / "x" / "table.csv", index_col="posterior")
+    _, rows = reference.format_rows(summary)
+    assert [row[0] for row in rows] == ["nuts", "nuts-half", "point", "fixed-noise"]
+    shown = table_lines(ended.out, [row[0] for row in rows])
+    assert shown == {row[0]: " ".join(row[1:]).split() for row in rows}
+    record = json.loads((tmp_path / "x" / "results.json").read_text(encoding="utf-8"))
+    assert record["command"].startswith("pyronorm reference --prior batch-noise")
+    assert record["settings"]["seed"] == 5
+    refused = run(*arguments)
+    assert refused.status == 2
+    assert "--force" in one_line(refused.err)
+
+
+def test_reference_refuses_unknown_names(run: Run80, tmp_path: Path) -> None:
+    for option, words in (("--prior", "no prior 'x'"), ("--posteriors", "no posterior 'x'")):
+        ended = run("reference", option, "x", "--output", tmp_path / "x")
+        assert ended.status == 2
+        assert words in one_line(ended.err)
+        assert not (tmp_path / "x").exists()

@@ -1,5 +1,14 @@
 """Judging posteriors: noise, uncertainty, metrics of predictions, export to ArviZ."""
 
+from pyronorm.diagnostics.agreement import (
+    Agreement,
+    compare_draws,
+    correlation,
+    factorized_spread,
+    latent_vectors,
+    low_rank_spread,
+    sliced_wasserstein,
+)
 from pyronorm.diagnostics.arviz_export import channels, to_arviz
 from pyronorm.diagnostics.disturbance import Disturbance, normalization_disturbance
 from pyronorm.diagnostics.estimation_shift import (
@@ -19,6 +28,11 @@ from pyronorm.diagnostics.noise import (
     noise_law_test,
 )
 from pyronorm.diagnostics.restarts import compare_restarts
+from pyronorm.diagnostics.simulation import (
+    Calibration,
+    Uniformity,
+    simulation_based_calibration,
+)
 from pyronorm.diagnostics.uncertainty import (
     RiskCurve,
     adaptive_ece,
@@ -31,7 +45,9 @@ from pyronorm.diagnostics.uncertainty import (
 from pyronorm.diagnostics.variational import ParetoK, importance_summary, pareto_k
 
 __all__ = [
+    "Agreement",
     "BatchSizes",
+    "Calibration",
     "Disturbance",
     "EstimationShift",
     "InputShape",
@@ -41,18 +57,24 @@ __all__ = [
     "ModeGap",
     "ParetoK",
     "RiskCurve",
+    "Uniformity",
     "adaptive_ece",
     "channels",
     "classification_metrics",
     "compare",
+    "compare_draws",
     "compare_restarts",
+    "correlation",
     "crps_normal_mixture",
     "crps_samples",
     "estimation_shift",
     "evaluate",
+    "factorized_spread",
     "importance_summary",
     "input_shape",
+    "latent_vectors",
     "loo",
+    "low_rank_spread",
     "mode_gap",
     "moment_batch_sizes",
     "noise_law_test",
@@ -62,5 +84,7 @@ __all__ = [
     "probabilistic_regression_metrics",
     "regression_metrics",
     "selective_risk",
+    "simulation_based_calibration",
+    "sliced_wasserstein",
     "to_arviz",
 ]

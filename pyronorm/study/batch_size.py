@@ -12,7 +12,7 @@ import torch
 
 from pyronorm import guides
 from pyronorm.datasets import ImageData
-from pyronorm.diagnostics import effective_batch_size, mode_gap, normalization_disturbance
+from pyronorm.diagnostics import mode_gap, moment_batch_sizes, normalization_disturbance
 from pyronorm.layers import Group, GroupWhitening, Normalizer, Weight
 from pyronorm.model import NormalizationModel
 from pyronorm.study.architectures import check_network, make_network
@@ -221,7 +221,7 @@ class BatchSize(Study):
         settings = self.settings
         trained = self._train(None, _point, data, seed, place, n)
         bank = trained.bank(settings.bank_rows)
-        sizes = effective_batch_size(bank, seed=seed)
+        sizes = moment_batch_sizes(bank, seed=seed)
         n_eff = float(sizes.layer_shift.value.log().mean().exp())
         images = data.train.x[: max(settings.disturbance_images, 4 * n)]
         (disturbance,) = normalization_disturbance(

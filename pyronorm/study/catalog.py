@@ -59,6 +59,9 @@ STUDIES: Mapping[str, Entry] = {
             num_train=10_000,
             num_test=2_000,
             training=Training(6, 64, 4e-3),
+            num_samples=16,
+            arviz_samples=20,
+            timed_predictions=1,
         ),
         Settings(
             data="fashion-mnist",
@@ -77,7 +80,11 @@ STUDIES: Mapping[str, Entry] = {
             seeds=(0, 1),
             num_train=3_000,
             num_test=2_000,
-            training=Training(12, 32, 3e-3),
+            training=Training(10, 32, 3e-3),
+            num_samples=16,
+            bank_rows=64,
+            arviz_samples=20,
+            timed_predictions=1,
         ),
         Settings(
             data="cifar10",
@@ -96,6 +103,7 @@ STUDIES: Mapping[str, Entry] = {
             training=Training(8, 32, 4e-3),
             batch_sizes=(2, 4, 8, 32, 128, 512),
             whitening_groups=(4, 8),
+            num_samples=16,
         ),
         BatchSizeSettings(
             data="cifar10",
@@ -113,6 +121,7 @@ STUDIES: Mapping[str, Entry] = {
             training=Training(10, 64, 2e-3),
             members=3,
             dropout=0.2,
+            num_samples=30,
         ),
         UncertaintyMNISTSettings(),
         "the stochastic batch normalization paper: LeNet-5 on MNIST, letters as outliers",

@@ -58,7 +58,7 @@ _ALL = (
         "ms/draw",
         1,
         _NEITHER,
-        "Milliseconds to predict the test data, per draw, best of three; without draws the fixed costs "
+        "Milliseconds to predict the test data, per draw, the fastest of the repeats; without draws the fixed costs "
         "of a prediction stand beside a single one.",
     ),
 )

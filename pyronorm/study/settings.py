@@ -59,6 +59,7 @@ class Settings:
         num_samples: draws of the latents per prediction.
         bank_rows: training batches in the statistics bank.
         arviz_samples: draws in the ArviZ files of the first seed.
+        timed_predictions: how often a prediction is timed; the fastest counts.
     """
 
     data: str = "digits"
@@ -72,6 +73,7 @@ class Settings:
     num_samples: int = 32
     bank_rows: int = 128
     arviz_samples: int = 200
+    timed_predictions: int = 3
 
     def __post_init__(self) -> None:
         check_data(self.data)
@@ -87,6 +89,7 @@ class Settings:
         check_least("num_samples", self.num_samples, 1)
         check_least("bank_rows", self.bank_rows, 11)  # for a Gaussian of rank 10
         check_least("arviz_samples", self.arviz_samples, 1)
+        check_least("timed_predictions", self.timed_predictions, 1)
 
     @property
     def noise_batch_size(self) -> float:

@@ -254,7 +254,7 @@ def test_marks_and_legend(tmp_path: Path) -> None:
     legend = (
         "Mean±standard deviation over 3 seeds. Bold: better than every other line (two-sided t-tests "
         "paired by seed, 5 %). *: differs from base/y (two-sided t-tests paired by seed, 5 % for the "
-            "column, Holm)."
+        "column, Holm)."
     )
     assert re.sub("<[^>]*>", "", re.findall(r'<p class="legend">(.*?)</p>', html)[0]) == legend
     page = rendered_markdown(tmp_path)

@@ -1,4 +1,4 @@
-"""Plots. Each returns the matplotlib axes it drew on."""
+"""Plots of noise, uncertainty and predictions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from pyronorm.diagnostics.noise import moment_batch_sizes, noise_statistics
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import History
+from pyronorm.plots.style import MARKERS as _MARKERS
+from pyronorm.plots.style import axes_or_new as _axes
+from pyronorm.plots.style import color as _color
+from pyronorm.plots.style import layer_ticks as _layer_ticks
+from pyronorm.plots.style import legend_outside as _legend_outside
+from pyronorm.plots.style import two_axes as _two_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -354,46 +360,3 @@ def plot_elbo_trace(histories: Mapping[str, History], *, ax: Axes | None = None)
         ax.plot(epochs[kept], elbo[kept], "o", color=color, markerfacecolor="none")
     ax.set(xlabel="epoch", ylabel="ELBO per example (nats)")
     return _legend_outside(ax)
-
-
-_MARKERS = "osD^v<>Phd"
-
-
-def _color(position: int) -> Any:
-    # Ten strong colours, then the ten pale ones beside them.
-    import matplotlib as mpl
-
-    palette = mpl.color_sequences["tab20"]
-    return palette[(2 * position) % 20 + (position // 10) % 2]
-
-
-def _layer_ticks(ax: Axes, layers: list[str]) -> None:
-    for boundary in range(1, len(layers)):
-        ax.axvline(boundary - 0.5, color="0.9", linewidth=1, zorder=0)
-    upright = len(layers) >= 8 or sum(map(len, layers)) > 60
-    ax.set_xticks(range(len(layers)), layers, rotation=90 if upright else 0)
-    ax.set_xlabel("layer")
-
-
-def _legend_outside(ax: Axes) -> Axes:
-    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
-    return ax
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(7, 4.5), layout="constrained")[1]
-
-
-def _two_axes(axes: Sequence[Axes] | None) -> Sequence[Axes]:
-    if axes is not None:
-        if len(axes) != 2:
-            raise OptionError(f"plots: this one needs two axes, got {len(axes)}.")
-        return axes
-    import matplotlib.pyplot as plt
-
-    left, right = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")[1]
-    return left, right

@@ -1,0 +1,63 @@
+"""What the plots share: colours, markers, axes and legends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyronorm.errors import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["MARKERS", "axes_or_new", "color", "layer_ticks", "legend_outside", "two_axes"]
+
+MARKERS = "osD^v<>Phd"
+
+
+def color(position: int) -> Any:
+    """Ten strong colours, then the ten pale ones beside them."""
+    import matplotlib as mpl
+
+    palette = mpl.color_sequences["tab20"]
+    return palette[(2 * position) % 20 + (position // 10) % 2]
+
+
+def layer_ticks(ax: Axes, layers: list[str]) -> None:
+    """Name the layers along the x axis, and separate them."""
+    for boundary in range(1, len(layers)):
+        ax.axvline(boundary - 0.5, color="0.9", linewidth=1, zorder=0)
+    upright = len(layers) >= 8 or sum(map(len, layers)) > 60
+    ax.set_xticks(range(len(layers)), layers, rotation=90 if upright else 0)
+    ax.set_xlabel("layer")
+
+
+def legend_outside(ax: Axes) -> Axes:
+    """Put the legend to the right of the axes."""
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    return ax
+
+
+def axes_or_new(ax: Axes | None) -> Axes:
+    """The axes given, or those of a new figure."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(7, 4.5), layout="constrained")[1]
+
+
+def two_axes(axes: Sequence[Axes] | None) -> Sequence[Axes]:
+    """The two axes given, or those of a new figure.
+
+    Raises:
+        OptionError: if there are not two.
+    """
+    if axes is not None:
+        if len(axes) != 2:
+            raise OptionError(f"plots: this one needs two axes, got {len(axes)}.")
+        return axes
+    import matplotlib.pyplot as plt
+
+    left, right = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")[1]
+    return left, right

@@ -1,0 +1,140 @@
+"""The posteriors that are judged: explicit and implicit ones, and two of Pyro's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal
+from torch import nn
+
+from pyronorm import guides
+from pyronorm.errors import OptionError
+from pyronorm.guides import StatisticsBank
+from pyronorm.latents import Per
+from pyronorm.model import NormalizationModel, init_to_neutral
+
+__all__ = ["POSTERIORS", "Candidate", "choose_posteriors"]
+
+_Make = Callable[[NormalizationModel, StatisticsBank], nn.Module]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A posterior to be judged.
+
+    Attributes:
+        name: its name in tables.
+        make: makes it from the model and a statistics bank of the network.
+        trained: whether it is trained by variational inference; else it is as it is made.
+        description: one line for the report.
+    """
+
+    name: str
+    make: _Make
+    trained: bool
+    description: str
+
+
+def _rank(model: NormalizationModel, rank: int) -> int:
+    """No more than there are latents."""
+    return min(rank, 2 * model.space.num_channels)
+
+
+def _low_rank(rank: int, neutral: bool = False) -> _Make:
+    return lambda m, _: guides.LowRank(m, _rank(m, rank), neutral=neutral)
+
+
+def _size(per: Per) -> _Make:
+    return lambda m, b: guides.EffectiveBatchSize(m, b.batch_size, per)
+
+
+_ROWS: tuple[tuple[str, bool, str, _Make], ...] = (
+    ("mean-field", True, "independent latents", lambda m, _: guides.MeanField(m)),
+    (
+        "mean-field-neutral",
+        True,
+        "independent latents, locations held at neutral",
+        lambda m, _: guides.MeanField(m, neutral=True),
+    ),
+    ("paired", True, "shift and log scale of a channel correlated", lambda m, _: guides.Paired(m)),
+    (
+        "paired-neutral",
+        True,
+        "the same, locations held at neutral",
+        lambda m, _: guides.Paired(m, neutral=True),
+    ),
+    ("low-rank-5", True, "joint Gaussian, rank 5 and a diagonal", _low_rank(5)),
+    ("low-rank-20", True, "joint Gaussian, rank 20 and a diagonal", _low_rank(20)),
+    ("flow", True, "inverse autoregressive flow, two layers", lambda m, _: guides.Flow(m)),
+    (
+        "auto-low-rank",
+        True,
+        "Pyro's AutoLowRankMultivariateNormal, rank 20",
+        lambda m, _: AutoLowRankMultivariateNormal(
+            m, init_loc_fn=init_to_neutral, init_scale=0.1, rank=_rank(m, 20)
+        ),
+    ),
+    (
+        "auto-full",
+        True,
+        "Pyro's AutoMultivariateNormal: a Gaussian with full covariance",
+        lambda m, _: AutoMultivariateNormal(m, init_loc_fn=init_to_neutral, init_scale=0.1),
+    ),
+    ("batch-size-network", True, "batch-noise law, one n learned", _size(Per.NETWORK)),
+    ("batch-size-layer", True, "batch-noise law, n learned per layer", _size(Per.LAYER)),
+    ("batch-size-channel", True, "batch-noise law, n learned per channel", _size(Per.CHANNEL)),
+    (
+        "fixed-noise",
+        False,
+        "batch-noise law, n = batch size",
+        lambda m, b: guides.FixedNoise(m, b.batch_size),
+    ),
+    (
+        "population",
+        False,
+        "what finite data leave open about the population statistics",
+        lambda m, b: guides.PopulationStatistics.from_bank(m, b, m.num_data),
+    ),
+    ("mcbn", False, "Monte-Carlo batch normalization: rows of a bank", guides.BatchNoise),
+    ("stochastic-bn", False, "stochastic batch normalization: moments", guides.StochasticBatchNorm),
+    ("bank-paired", False, "Gaussian of the bank, channel by channel", guides.Paired.from_bank),
+    (
+        "bank-low-rank",
+        False,
+        "joint Gaussian of the bank, rank 20",
+        lambda m, b: guides.LowRank.from_bank(m, b, _rank(m, 20)),
+    ),
+    ("point", False, "no noise: the network as trained", lambda m, _: guides.Point(m)),
+)
+
+POSTERIORS: Mapping[str, Candidate] = {
+    name: Candidate(name, make, trained, text) for name, trained, text, make in _ROWS
+}
+"""The posteriors that ``pyronorm reference`` knows, by name."""
+
+
+def choose_posteriors(names: str | Iterable[str] | None = None) -> list[Candidate]:
+    """Look posteriors up by name.
+
+    Args:
+        names: names of :data:`POSTERIORS`; a list, or a string with commas. None for all.
+
+    Raises:
+        OptionError: for an unknown name; the message lists the choices.
+    """
+    if names is None:
+        return list(POSTERIORS.values())
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    chosen = {}
+    for name in names:
+        if name not in POSTERIORS:
+            near = difflib.get_close_matches(name, POSTERIORS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionError(f"no posterior {name!r}.{hint} Choose from {', '.join(POSTERIORS)}.")
+        chosen[name] = POSTERIORS[name]
+    if not chosen:
+        raise OptionError("reference: needs at least one posterior.")
+    return list(chosen.values())

@@ -1,0 +1,287 @@
+"""Sample the truth, then judge every posterior by it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LinearLR
+
+from pyronorm import datasets
+from pyronorm.diagnostics import (
+    classification_metrics,
+    compare_draws,
+    correlation,
+    factorized_spread,
+    latent_vectors,
+    low_rank_spread,
+    pareto_k,
+    to_arviz,
+)
+from pyronorm.guides import Guide, Point
+from pyronorm.infer import (
+    Chains,
+    Draws,
+    collect_bank,
+    fit,
+    predict,
+    predictive_nll,
+    run_nuts,
+)
+from pyronorm.layers import convert
+from pyronorm.likelihoods import Categorical
+from pyronorm.model import NormalizationModel
+from pyronorm.study.reference.posteriors import Candidate, choose_posteriors
+from pyronorm.study.reference.result import Mixing, Result, Row
+from pyronorm.study.reference.settings import Settings
+
+__all__ = ["run"]
+
+_Pair = tuple[Tensor, Tensor]
+
+
+def run(
+    settings: Settings | None = None,
+    candidates: Sequence[Candidate] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Result:
+    """Train a digits network, sample the posterior of its latents, and judge others by it.
+
+    The network is a perceptron with two hidden layers, ``Linear, BatchNorm1d, ReLU`` each, trained as
+    ordinary batch normalization and frozen then, normalizing with population statistics. NUTS samples
+    the posterior of its latents given all training data. Guides are trained for the same posterior;
+    implicit posteriors come from a statistics bank of the training. All of it runs in one thread.
+
+    Args:
+        settings: the problem; None for the defaults.
+        candidates: from :func:`choose_posteriors`; None for all.
+        report: called with the name of each job when it begins.
+
+    Returns:
+        A row per posterior, with the two halves of the chains and all of them on top.
+    """
+    with _one_thread():
+        return _run(
+            Settings() if settings is None else settings,
+            choose_posteriors() if candidates is None else candidates,
+            report,
+        )
+
+
+def _run(
+    settings: Settings, candidates: Sequence[Candidate], report: Callable[[str], None] | None
+) -> Result:
+    say = report if report is not None else lambda job: None
+    say("network")
+    model, train, test = _problem(settings)
+    torch.manual_seed(settings.seed)
+    bank = collect_bank(model, train[0], settings.bank_rows, settings.batch_size)
+    point = predict(model, Point(model), test[0], 1)
+    say("nuts")
+    with _clock() as clock:
+        chains = run_nuts(
+            model,
+            train,
+            settings.draws,
+            settings.warmup,
+            settings.chains,
+            jit=True,
+            seed=settings.seed,
+            progress=False,
+        )
+    judge = _Judge(model, train, test, latent_vectors(chains.draws()), settings)
+    half = settings.chains // 2
+    first, second = (
+        Chains(chains.shift[part], chains.scale[part], chains.diverging[part])
+        for part in (slice(half), slice(half, None))
+    )
+    rows = [
+        judge("nuts", chains, clock, None),
+        judge("nuts-half", first, _Clock(), latent_vectors(second.draws())),
+    ]
+    for candidate in candidates:
+        say(candidate.name)
+        torch.manual_seed(settings.seed)
+        with _clock() as clock:
+            posterior = candidate.make(model, bank)
+            if candidate.trained:
+                _train(model, posterior, train, settings)
+        rows.append(judge(candidate.name, posterior, clock, None))
+    covariance = torch.cov(judge.truth.T)
+    spread = covariance.diagonal().sqrt()
+    return Result(
+        settings=settings,
+        candidates=tuple(candidates),
+        layers={x.name: x.num_channels for x in model.space.layers},
+        network=classification_metrics(point.mean, test[1]),
+        mixing=_mixing(chains),
+        correlation=correlation(judge.truth),
+        gaussian_limits={
+            "mean-field": factorized_spread(covariance) / spread,
+            "paired": factorized_spread(covariance, 2) / spread,
+            **{
+                f"low-rank-{rank}": low_rank_spread(covariance, min(rank, len(spread))) / spread
+                for rank in (5, 20)
+            },
+        },
+        rows=tuple(rows),
+        idatas=judge.idatas,
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For operations as small as these, threads wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _problem(settings: Settings) -> tuple[NormalizationModel, _Pair, _Pair]:
+    data = datasets.load("digits", settings.seed)
+    keep = slice(settings.num_data)
+    train = data.train.x[keep].flatten(1), data.train.y[keep]
+    test = data.test.x.flatten(1), data.test.y
+    torch.manual_seed(settings.seed)
+    width = settings.width
+    network = nn.Sequential(
+        *(nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU()),
+        *(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()),
+        nn.Linear(width, 10),
+    )
+    model = NormalizationModel(convert(network), Categorical(), len(train[1]), settings.prior)
+    fit(
+        model,
+        Point(model),
+        train,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        device="cpu",
+        seed=settings.seed,
+        progress=False,
+    )
+    return model, train, test
+
+
+def _train(model: NormalizationModel, guide: nn.Module, train: _Pair, settings: Settings) -> None:
+    """Every step sees all the data, so that only the draws are random."""
+    fit(
+        model,
+        guide,
+        train,
+        epochs=settings.steps,
+        batch_size=len(train[1]),
+        optimizer=lambda groups: Adam(groups, lr=settings.guide_lr),
+        scheduler=lambda optimizer: LinearLR(optimizer, 1.0, 0.01, settings.steps),
+        elbo=_elbo(guide, settings.particles),
+        train_network=False,
+        device="cpu",
+        seed=settings.seed,
+        progress=False,
+    )
+
+
+def _elbo(guide: nn.Module, particles: int) -> ELBO:
+    analytic = isinstance(guide, Guide) and guide.has_analytic_kl
+    kind: Any = TraceMeanField_ELBO if analytic else Trace_ELBO
+    options = {"vectorize_particles": True, "max_plate_nesting": 1} if particles > 1 else {}
+    elbo: ELBO = kind(num_particles=particles, **options)
+    return elbo
+
+
+@dataclass
+class _Clock:
+    """Seconds on the wall, and of all processor cores together."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
+@contextmanager
+def _clock() -> Iterator[_Clock]:
+    clock = _Clock()
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield clock
+    clock.wall, clock.cpu = time.perf_counter() - wall, time.process_time() - cpu
+
+
+@dataclass
+class _Judge:
+    """Compares posteriors with the truth."""
+
+    model: NormalizationModel
+    train: _Pair
+    test: _Pair
+    truth: Tensor
+    settings: Settings
+    idatas: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, name: str, posterior: Any, clock: _Clock, truth: Tensor | None) -> Row:
+        """Judge a posterior, by other draws than all of NUTS if ``truth`` is given."""
+        settings = self.settings
+        number = settings.num_samples
+        if isinstance(posterior, Chains):
+            number = min(number, posterior.diverging.numel())
+        idata = to_arviz(
+            self.model, posterior, self.train, number, include_inputs=False, seed=settings.seed
+        )
+        # The draws that the diagnostics see are those that moments and intervals are taken of.
+        shift, scale = (
+            torch.from_numpy(idata["posterior"][site].values.copy()).flatten(0, 1)
+            for site in ("shift", "scale")
+        )
+        draws = latent_vectors(Draws(shift, scale))
+        agreement = compare_draws(
+            draws,
+            self.truth if truth is None else truth,
+            settings.level,
+            settings.directions,
+            settings.seed,
+        )
+        torch.manual_seed(settings.seed)
+        nll = predictive_nll(self.model, posterior, self.test, number)
+        if name != "nuts-half":
+            del idata["posterior_predictive"]  # simulated training data: large, and of little use
+            self.idatas[name] = idata
+        k, elbo, error = _by_density(idata)
+        return Row(name, agreement, draws, nll, k, elbo, error, clock.wall, clock.cpu)
+
+
+def _by_density(idata: Any) -> tuple[float, float, float]:
+    """Pareto k, the ELBO and its standard error; NaN without a density."""
+    stats = idata["sample_stats"]
+    if "log_q" not in stats:
+        return math.nan, math.nan, math.nan
+    ratios = (stats["lp"].values - stats["log_q"].values).astype(np.float64).ravel()
+    error = float(ratios.std(ddof=1) / math.sqrt(len(ratios)))
+    return pareto_k(idata).k, float(ratios.mean()), error
+
+
+def _mixing(chains: Chains) -> Mixing:
+    import arviz as az
+
+    vectors = torch.cat([chains.shift, chains.scale.log()], -1).double().numpy()
+
+    def of(measure: Any, **options: Any) -> Tensor:
+        values = [float(measure(vectors[..., i], **options)) for i in range(vectors.shape[-1])]
+        return torch.tensor(values, dtype=torch.float64)
+
+    return Mixing(
+        rhat=of(az.rhat),
+        ess_bulk=of(az.ess),
+        ess_tail=of(az.ess, method="tail", prob=(0.05, 0.95)),
+        divergences=int(chains.diverging.sum()),
+    )
