@@ -144,10 +144,10 @@ def runs(folder: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    """Run a study in a process that can be killed: folder, data root, processes, seconds."""
-    folder, root, processes, seconds = sys.argv[1:]
+    """Run a study in a process that can be killed."""
+    folder, root, processes, seconds, seeds = sys.argv[1:]
     run_study(
-        fake(seeds=(0, 1, 2), seconds=float(seconds)),
+        fake(seeds=tuple(range(int(seeds))), seconds=float(seconds)),
         Path(folder),
         place=Place(Path(root)),
         processes=int(processes),

@@ -270,9 +270,11 @@ def test_gpus_have_the_names_the_process_sees(monkeypatch: pytest.MonkeyPatch) -
 # killed
 
 
-def start(path: Path, root: Path, processes: int, seconds: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.study.fakes", str(path), str(root)]
-    return subprocess.Popen([*command, str(processes), str(seconds)], start_new_session=True)
+def start(path: Path, root: Path, *numbers: float) -> subprocess.Popen[bytes]:
+    """With so many processes, seconds per job, and seeds."""
+    arguments = map(str, (path, root, *numbers))
+    command = [sys.executable, "-m", "tests.study.fakes", *arguments]
+    return subprocess.Popen(command, start_new_session=True)
 
 
 def wait_for(condition, what: str) -> None:
@@ -297,7 +299,7 @@ def finished(path: Path) -> set[str]:
 def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path, root: Path) -> None:
     path = tmp_path / "s"
     study = fake(seeds=(0, 1, 2), seconds=0.2)
-    process = start(path, root, 1, 0.2)
+    process = start(path, root, 1, 0.2, 3)
     try:
         # In the middle of the third job.
         wait_for(lambda: len(finished(path)) >= 2 and len(runs(root)) >= 3, "two finished jobs")
@@ -335,7 +337,7 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path, root: Path) -> No
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_processes_end_with_the_run_that_started_them(tmp_path: Path, root: Path) -> None:
-    process = start(tmp_path / "s", root, 2, 30.0)
+    process = start(tmp_path / "s", root, 2, 30.0, 1)
     try:
         wait_for(lambda: len(runs(root)) == 2, "two jobs at work")
         workers = [int(f.read_text()) for f in root.glob("*.runs")]
