@@ -58,8 +58,8 @@ _ALL = (
         "ms/draw",
         1,
         _NEITHER,
-        "Milliseconds to predict the test data, per draw, the fastest of the repeats; without draws the fixed costs "
-        "of a prediction stand beside a single one.",
+        "Milliseconds to predict the test data, per draw, the fastest of the repeats; without draws the "
+        "fixed costs of a prediction stand beside a single one.",
     ),
 )
 
