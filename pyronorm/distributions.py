@@ -143,7 +143,7 @@ class _Improper(TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         raise OptionError(
             f"{type(self).__name__} is improper: it cannot be sampled. For an autoguide pass "
-            "init_loc_fn=pyronorm.init_to_neutral, for NUTS init_strategy=pyronorm.init_to_neutral; "
+            "init_loc_fn=pyronorm.init_to_neutral, for NUTS take pyronorm.run_nuts; "
             "for draws from a prior choose a proper one (Standard, BatchNoise)."
         )
 

@@ -62,7 +62,8 @@ def init_to_neutral(site: dict[str, object]) -> Tensor:
     ``shift = 0`` and ``scale = 1``: the network as it is. Hyperparameters of a prior start at their
     mean, other sites at the zero of their unconstrained space. Use it as
     ``AutoNormal(model, init_loc_fn=pn.init_to_neutral)`` or
-    ``NUTS(model, init_strategy=pn.init_to_neutral)``; improper priors need it.
+    ``NUTS(model, init_strategy=pn.init_to_neutral)``. Autoguides need it for
+    improper priors, where Pyro's NUTS does not start at all: take :func:`pyronorm.run_nuts`.
 
     Args:
         site: a Pyro sample site.

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from pyro.infer import MCMC, NUTS
+from pyro.infer.autoguide.initialization import InitMessenger
 from torch import nn
 
 from pyronorm.errors import OptionError
@@ -91,9 +92,12 @@ def run_nuts(
                 max_tree_depth=max_tree_depth,
                 jit_compile=jit,
                 ignore_jit_warnings=jit,
+                max_plate_nesting=1,  # said, since Pyro finds it out by a draw from the prior
             )
             mcmc = MCMC(kernel, num_samples, warmup, disable_progbar=not progress)
-            mcmc.run(x, y)
+            # Pyro looks at the sites first; from an improper prior it cannot draw for that.
+            with InitMessenger(init_to_neutral):
+                mcmc.run(x, y)
             chains.append(Chains.of(mcmc, model.space))
     return Chains.join(chains)
 

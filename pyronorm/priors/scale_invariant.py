@@ -19,8 +19,8 @@ class ScaleInvariant(IndependentPrior):
     r"""Flat shift, log-uniform scale: :math:`p(\text{shift}, \text{scale}) \propto 1/\text{scale}`.
 
     The reference prior of a location-scale family. It is improper: it has no draws, so no prior
-    group in ArviZ, and autoguides and NUTS need :func:`pyronorm.init_to_neutral` to start. The KL
-    divergence is minus the entropy of the guide, up to a constant, so every guide with free widths
+    group in ArviZ; autoguides need :func:`pyronorm.init_to_neutral` to start, and NUTS is
+    :func:`pyronorm.run_nuts` (Pyro's own draws from the prior first). The KL divergence is minus the entropy of the guide, up to a constant, so every guide with free widths
     is drawn towards wide posteriors where the data do not object.
     """
 

@@ -11,7 +11,7 @@ from pyro.infer import MCMC, NUTS
 import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.infer import Chains, run_nuts
-from pyronorm.priors import Standard
+from pyronorm.priors import ScaleInvariant, Standard
 from tests.guides.cases import make_model
 from tests.guides.conjugate import Conjugate
 
@@ -62,6 +62,17 @@ def test_shapes_and_seeds():
     assert not torch.equal(a.shift[0], a.shift[1])
     b = run_nuts(model, data, num_chains=1, seed=2, **options)
     assert torch.equal(b.shift[0], a.shift[1])  # chain k has seed + k
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_an_improper_prior(jit: bool):
+    """The start is neutral, so nothing has to be drawn from the prior."""
+    model, data = model_and_data()
+    model.prior = ScaleInvariant()
+    chains = run_nuts(model, data, 6, 4, 1, max_tree_depth=2, seed=1, jit=jit, progress=False)
+    assert chains.shift.isfinite().all()
+    assert (chains.scale > 0).all()
+    assert len(torch.unique(chains.shift[0], dim=0)) > 1  # it moves
 
 
 def test_the_network_is_frozen_meanwhile_and_as_before_afterwards():
