@@ -20,8 +20,9 @@ class ScaleInvariant(IndependentPrior):
 
     The reference prior of a location-scale family. It is improper: it has no draws, so no prior
     group in ArviZ; autoguides need :func:`pyronorm.init_to_neutral` to start, and NUTS is
-    :func:`pyronorm.run_nuts` (Pyro's own draws from the prior first). The KL divergence is minus the entropy of the guide, up to a constant, so every guide with free widths
-    is drawn towards wide posteriors where the data do not object.
+    :func:`pyronorm.run_nuts` (Pyro's own draws from the prior first). The KL divergence is minus the
+    entropy of the guide, up to a constant, so every guide with free widths is drawn towards wide
+    posteriors where the data do not object.
     """
 
     is_proper: ClassVar[bool] = False
