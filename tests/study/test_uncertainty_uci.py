@@ -86,6 +86,7 @@ def test_a_job_judges_its_methods(kind, tmp_path, monkeypatch):
         assert all(np.isfinite(value) for value in row.values.values())
         assert 0 < row.values["rmse"] < 20  # in units of the target, whose deviation is about 5
         assert 0 <= row.values["coverage"] <= 1
+        assert row.values.get("chosen") != 100  # a batch of more than half of the data
         if row.method == "jackknife":
             assert set(row.values) == {"rmse", "coverage", "width"}
         elif row.method in ("BN", "dropout off", "plain", "weight, no noise"):
@@ -102,13 +103,16 @@ def test_a_job_repeats_itself(tmp_path, monkeypatch):
     assert first[0].values == second[0].values
 
 
+def split_of(place, **changes):
+    data = UCI["yacht"].read(place.data_root).split(0)
+    data, validation = data.split_off(9)
+    return UciNetworks(replace(SETTINGS, **changes), data, validation, 0, "cpu")
+
+
 def test_batches_above_half_of_the_data_are_left_out(tmp_path, monkeypatch):
-    place = write_uci(tmp_path, monkeypatch)
-    settings = replace(SETTINGS, batch_sizes=(100,))
-    study = UncertaintyUci("uncertainty-uci", settings)
-    rows = study.run(Job("yacht batch", 3), place).rows
-    # 57 rows: 14 to test, 13 of 43 for validation, half of 30
-    assert {row.values["chosen"] for row in rows} == {15.0}
+    place = write_uci(tmp_path, monkeypatch)  # 57 rows: 6 to test, 9 for validation
+    assert split_of(place, batch_sizes=(4, 21, 22))._sizes() == [4, 21]
+    assert split_of(place, batch_sizes=(22, 30))._sizes() == [21]
 
 
 def test_large_networks_have_no_jackknife(tmp_path, monkeypatch):
@@ -121,9 +125,8 @@ def test_large_networks_have_no_jackknife(tmp_path, monkeypatch):
 
 def test_the_best_on_validation_data_is_chosen(tmp_path, monkeypatch):
     place = write_uci(tmp_path, monkeypatch)
-    data = UCI["yacht"].read(place.data_root).split(0)
-    data, validation = data.split_off(9)
-    networks = UciNetworks(SETTINGS, data, validation, 0, "cpu")
+    networks = split_of(place)
+    data, validation = networks.data, networks.validation
 
     def shifted(shift):
         # draws that are right on average for a shift of 0
@@ -148,7 +151,7 @@ def test_sections_compare_with_the_constant_variance():
         for seed, values in zip((3, 5), scores, strict=True)
         for row in (
             rows_of("BN", seed, **{**values, "pll_percent": 0.0, "crps_percent": 0.0}),
-            rows_of("MCBN", seed, **values),
+            rows_of("MCBN", seed, chosen=32.0, **values),
             rows_of("jackknife", seed),
         )
     ]
@@ -160,11 +163,11 @@ def test_sections_compare_with_the_constant_variance():
     zero, mcbn = cells.values()
     assert [cell.mean for cell in zero] == [0.0, 0.0, 0.0]
     assert [cell.mean for cell in mcbn][:2] == [5.5, 11.0]
-    published = summarize(worth.tables[1])[1]
-    assert [cell.mean for cell in published["yacht", "MCBN, published"]] == [45.58, -56.39]
+    assert "yacht: 45.58 and -56.39; -41.54 and 21.42" in worth.text
     assert list(summarize(predictions.tables[0])[1]) == [("yacht", "BN"), ("yacht", "MCBN")]
     assert len(summarize(intervals.tables[0])[1]) == 3
-    figure = plt.figure()
+    assert list(summarize(predictions.tables[1])[1]) == [("yacht", "MCBN")]
+    figure = plt.figure(layout="constrained")
     worth.plots[0].draw(figure)
     left, right = figure.axes
     assert [text.get_text() for text in left.get_yticklabels()] == ["yacht"]
@@ -174,9 +177,12 @@ def test_sections_compare_with_the_constant_variance():
 
 def test_sections_of_no_results():
     study = UncertaintyUci("uncertainty-uci", SETTINGS)
-    sections = study.sections(Results([], {}, {}, {}, {}, frozenset()))
+    nothing = Results([], {}, {}, {}, {}, frozenset())
+    sections = study.sections(nothing)
     assert "4 steps" in sections[0].text
     assert not sections[0].plots
+    full = make_study("uncertainty-uci").sections(nothing)[0]
+    assert all(f"- {table}: " in full.text for table in UCI)
 
 
 @pytest.mark.slow
