@@ -18,10 +18,11 @@ from pyronorm.baselines import fit_jackknife, predict_dropout
 from pyronorm.datasets import TableSplit, TabularData
 from pyronorm.datasets.uci import UCI
 from pyronorm.errors import OptionError
-from pyronorm.infer import collect_bank, draw_latents, fit
+from pyronorm.infer import collect_bank, draw_latents, estimate_population_statistics, fit
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.latents import LatentNetwork
 from pyronorm.layers import Normalizer, Weight, convert, data_dependent_start
+from pyronorm.layers.freshness import batch_layers
 from pyronorm.likelihoods import Normal
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import BatchNoise
@@ -247,7 +248,8 @@ class UciNetworks:
         settings = self.settings
         x, y = self.data.train
         size = settings.batch_size if batch_size is None else batch_size
-        epochs = max(1, round(settings.steps / math.ceil(len(y) / size)))
+        batches = _FullBatches(x, y[:, None], min(size, len(y)), self.seed)
+        epochs = max(1, round(settings.steps / len(batches)))
         likelihood = Normal(0.5, learned=True)
         model = NormalizationModel(network, likelihood, len(y), BatchNoise(settings.prior))
         guide = make_guide(model)
@@ -260,15 +262,16 @@ class UciNetworks:
         fit(
             model,
             guide,
-            (x, y[:, None]),
+            batches,
             epochs=epochs,
-            batch_size=size,
             optimizer=optimizer,
             scheduler=lambda optimizer: CosineAnnealingLR(optimizer, epochs),
             device=self.device,
             seed=self.seed,
             progress=False,
         )
+        if batch_layers(model.latent_network):
+            estimate_population_statistics(model, x)  # of all rows
         return model, guide
 
     def _draws(self, model: NormalizationModel, guide: guides.Guide) -> _Sampler:
@@ -315,6 +318,25 @@ class UciNetworks:
         )
         extra = {} if chosen is None else {"chosen": float(chosen)}
         return Row(method, self.seed, {**values, **extra}, {DATA: self.data.name})
+
+
+class _FullBatches:
+    """Shuffled batches of one size; what is left over of a pass is left out, as in the paper.
+
+    A rest of a few rows would have statistics with far more noise than the others.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, size: int, seed: int) -> None:
+        self.x, self.y, self.size = x, y, size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.y) // self.size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.y), generator=self.generator)
+        for rows in order[: len(self) * self.size].view(-1, self.size):
+            yield self.x[rows], self.y[rows]
 
 
 KINDS: Mapping[str, Callable[[UciNetworks], Iterator[Row]]] = {

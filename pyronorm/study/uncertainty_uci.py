@@ -66,6 +66,7 @@ _RAW = (
         "variance, in units of the target.",
     ),
 )
+_CHOOSING = ("MCBN", "MC dropout", "weight, fixed noise", "weight, learned n")
 _CHOSEN = Column(
     "chosen",
     "n or rate",
@@ -144,7 +145,7 @@ class UncertaintyUci(Study):
             )
             for row in drawn
         }
-        chosen = [row for row in rows if "chosen" in row.values]
+        chosen = [row for row in drawn if row.method in _CHOOSING and "chosen" in row.values]
         return [
             Section(
                 "Worth of the uncertainty",

@@ -8,6 +8,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from pyronorm.datasets.files import PublishedFile
 from pyronorm.datasets.uci import UCI
@@ -24,7 +25,12 @@ from pyronorm.study import (
     summarize,
     write_report,
 )
-from pyronorm.study.uci_networks import KINDS, UciNetworks, UncertaintyUciSettings
+from pyronorm.study.uci_networks import (
+    KINDS,
+    UciNetworks,
+    UncertaintyUciSettings,
+    _FullBatches,
+)
 from pyronorm.study.uncertainty_uci import UncertaintyUci
 
 SETTINGS = UncertaintyUciSettings(
@@ -113,6 +119,19 @@ def test_batches_above_half_of_the_data_are_left_out(tmp_path, monkeypatch):
     place = write_uci(tmp_path, monkeypatch)  # 57 rows: 6 to test, 9 for validation
     assert split_of(place, batch_sizes=(4, 21, 22))._sizes() == [4, 21]
     assert split_of(place, batch_sizes=(22, 30))._sizes() == [21]
+
+
+def test_batches_are_full_and_of_different_rows():
+    x, y = torch.arange(22.0).view(11, 2), torch.arange(11.0)[:, None]
+    batches = _FullBatches(x, y, 4, seed=1)
+    passes = [list(batches) for _ in range(2)]
+    for batch in passes:
+        assert len(batch) == len(batches) == 2
+        rows = torch.cat([y for _, y in batch]).flatten().long()
+        assert len(rows.unique()) == len(rows) == 8
+        assert torch.equal(torch.cat([x for x, _ in batch]), x[rows])
+    assert not torch.equal(passes[0][0][1], passes[1][0][1])
+    assert torch.equal(next(iter(_FullBatches(x, y, 4, seed=1)))[1], passes[0][0][1])
 
 
 def test_large_networks_have_no_jackknife(tmp_path, monkeypatch):
