@@ -12,6 +12,7 @@ from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
 from pyronorm.study.table import Better, Cell, Column, Row, Table, frame, summarize
 from pyronorm.study.training import Trained, center, judge, train
+from pyronorm.study.uncertainty_uci import UncertaintyUci
 
 __all__ = [
     "COLUMNS",
@@ -39,6 +40,7 @@ __all__ = [
     "Table",
     "Trained",
     "Training",
+    "UncertaintyUci",
     "center",
     "choose_methods",
     "columns",

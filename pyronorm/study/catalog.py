@@ -13,7 +13,9 @@ from pyronorm.study.comparison import Comparison
 from pyronorm.study.pretrained import Pretrained, PretrainedSettings
 from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Study
+from pyronorm.study.uci_networks import UncertaintyUciSettings
 from pyronorm.study.uncertainty_mnist import UncertaintyMNIST, UncertaintyMNISTSettings
+from pyronorm.study.uncertainty_uci import UncertaintyUci
 
 __all__ = ["STUDIES", "Entry", "make_study", "restore_study"]
 
@@ -140,6 +142,20 @@ STUDIES: Mapping[str, Entry] = {
         ),
         PretrainedSettings(network="all-cnn-small"),
         "what a posterior adds to a network that is trained already",
+    ),
+    "uncertainty-uci": Entry(
+        UncertaintyUci,
+        UncertaintyUciSettings(
+            tables=("bostonHousing", "concrete", "wine-quality-red", "yacht"),
+            seeds=(0, 1, 2, 3, 4),
+            steps=500,
+            lr=1e-2,
+            batch_sizes=(32, 96),  # the smallest table trains on 197 rows
+            dropouts=(0.05,),
+            num_samples=100,
+        ),
+        UncertaintyUciSettings(),
+        "the MCBN paper's regressions: worth of the uncertainty, intervals (UCI tables)",
     ),
 }
 """Studies that ``pyronorm study`` knows, by name."""
