@@ -278,7 +278,7 @@ def start(path: Path, root: Path, *numbers: float) -> subprocess.Popen[bytes]:
 
 
 def wait_for(condition, what: str) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.01)

@@ -93,6 +93,7 @@ CHANGED: dict[str, Any] = {
     "num_samples": 7,
     "bank_rows": 50,
     "arviz_samples": 3,
+    "timed_predictions": 2,
     "training.epochs": 2,
     "training.batch_size": 32,
     "training.lr": 0.5,
