@@ -131,13 +131,13 @@ STUDIES: Mapping[str, Entry] = {
     "pretrained": Entry(
         Pretrained,
         PretrainedSettings(
-            network="all-cnn-small",
-            seeds=(0, 1),
+            network="lenet-5",
             num_train=5_000,
             num_validation=1_000,
             num_test=2_000,
-            training=Training(12, 64, 4e-3),
+            training=Training(30, 64, 2e-3),
             posterior_epochs=5,
+            sizes=(8, 32, 128, 512, 2048),
             num_samples=16,
         ),
         PretrainedSettings(network="all-cnn-small"),

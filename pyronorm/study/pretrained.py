@@ -99,9 +99,9 @@ class PretrainedSettings:
     num_test: int | None = None
     training: Training = field(default_factory=lambda: Training(30, 128))
     posterior_epochs: int = 10
-    posterior_lr: float = 1e-2
+    posterior_lr: float = 3e-3
     prior: float = 32.0
-    sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
     bank_rows: int = 64
     num_samples: int = 32
 
