@@ -17,6 +17,7 @@ from pyronorm.likelihoods import Categorical, Likelihood, Normal
 __all__ = ["NoisePrecision", "Temperature", "fit_noise_precision", "fit_temperature"]
 
 _HOTTEST = 100.0
+_REMEDY = "All of them may be predicted right. Take more held-out data, or set it yourself."
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def fit_temperature(prediction: Prediction, y: Int[Tensor, "*batch"]) -> Tempera
         scaled = (log / temperature).log_softmax(-1).gather(-1, index)
         return -float(scaled.logsumexp(0).mean())
 
-    return Temperature(minimize_positive(nll, 1 / _HOTTEST, _HOTTEST, "fit_temperature"))
+    return Temperature(minimize_positive(nll, 1 / _HOTTEST, _HOTTEST, "fit_temperature", _REMEDY))
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def fit_noise_precision(prediction: Prediction, y: Float[Tensor, "*batch"]) -> N
 
     # Draws that are nearer weigh more, so the noise is at most that of all draws alike.
     most = math.sqrt(mean)
-    std = minimize_positive(nll, 1e-4 * most, 2 * most, "fit_noise_precision")
+    std = minimize_positive(nll, 1e-4 * most, 2 * most, "fit_noise_precision", _REMEDY)
     return NoisePrecision(1 / (std * std))
 
 

@@ -153,7 +153,9 @@ def fit_laplace(
             log_det = float((eigenvalues + delta).log().sum())
             return (delta * norm - mean.numel() * math.log(delta) + log_det) / 2 - log_p
 
-        prior_precision = minimize_positive(loss, 1e-4, 1e6, "fit_laplace, prior_precision")
+        prior_precision = minimize_positive(
+            loss, 1e-4, 1e6, "fit_laplace, prior_precision", "Set prior_precision yourself."
+        )
     root = vectors * (eigenvalues + prior_precision).rsqrt()
     return LastLayerLaplace(model, name, mean, root, prior_precision)
 

@@ -15,7 +15,7 @@ _POINTS = 41
 
 
 def minimize_positive(
-    function: Callable[[float], float], low: float, high: float, where: str
+    function: Callable[[float], float], low: float, high: float, where: str, remedy: str
 ) -> float:
     """Where a function is least between two positive numbers.
 
@@ -27,6 +27,7 @@ def minimize_positive(
         low: smallest argument, positive.
         high: largest argument.
         where: what is searched for, for the message.
+        remedy: what to do if there is no minimum, for the message.
 
     Raises:
         DataError: if the minimum lies at an end, so that there is none inside.
@@ -38,7 +39,7 @@ def minimize_positive(
     if best in (0, _POINTS - 1):
         raise DataError(
             f"{where}: the optimum is not between {low:g} and {high:g}: these data do not determine "
-            "it (all of them predicted right, or noise). Take more held-out data, or set it yourself."
+            f"it. {remedy}"
         )
     found = minimize_scalar(
         lambda t: function(math.exp(t)),

@@ -181,7 +181,7 @@ def factorized_spread(
         raise OptionError(f"factorized_spread: {size} latents have no blocks of {block}.")
     precision = covariance.double().inverse()
     # Latents of one block are size / block apart.
-    member = torch.arange(size) % (size // block)
+    member = torch.arange(size, device=covariance.device) % (size // block)
     inside = member[:, None] == member
     spread: Tensor = torch.where(inside, precision, 0.0).inverse().diagonal().sqrt()
     return spread

@@ -135,12 +135,12 @@ def compare(idatas: Mapping[str, Any], method: str = "stacking") -> Any:
     run: Any = az.compare
     if len(idatas) < 2:
         raise OptionError(f"compare: needs at least two posteriors, got {len(idatas)}.")
+    found = {name: loo(idata) for name, idata in idatas.items()}
     names = list(idatas)
     data = [np.asarray(idatas[name]["observed_data"]["y"].values) for name in names]
     for name, y in zip(names, data, strict=True):
         if not np.array_equal(y, data[0]):
             raise OptionError(f"compare: the data y of {name!r} are not those of {names[0]!r}.")
-    found = {name: loo(idata) for name, idata in idatas.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = run({name: x.arviz for name, x in found.items()}, method=method)

@@ -171,16 +171,19 @@ def simulation_based_calibration(
         )
     space = model.space
     ranks: dict[str, list[Tensor]] = {"shift": [], "scale": []}
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+    with torch.random.fork_rng():
         for simulation in range(num_simulations):
             if report is not None:
                 report(simulation)
+            # fit may seed the generators itself; neither data nor draws may depend on that.
+            before, after = torch.randint(2**62, (2,), generator=seeds).tolist()
+            torch.manual_seed(before)
             with torch.no_grad():
                 truth = draw_prior(model, 1)
                 y = _simulate(model, truth, x)
             posterior = fit(x, y)
+            torch.manual_seed(after)
             draws = (
                 posterior
                 if isinstance(posterior, Draws)

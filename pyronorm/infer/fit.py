@@ -23,6 +23,7 @@ from pyronorm.infer.elbo import KLWeight, default_elbo
 from pyronorm.infer.history import Epoch, History
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.predict import predictive_nll
+from pyronorm.latents import LatentNetwork
 from pyronorm.layers.freshness import batch_layers, invalidate_statistics
 from pyronorm.model import NormalizationModel
 
@@ -182,6 +183,46 @@ def fit(
     return history
 
 
+class _Objective(nn.Module):
+    """The negative ELBO, with mixed precision in the network alone.
+
+    Densities of the latents need all their digits: a Gaussian of low rank, for one, a Cholesky
+    decomposition, which half precision does not have on a GPU.
+    """
+
+    def __init__(self, elbo: ELBOModule, network: LatentNetwork) -> None:
+        super().__init__()
+        self.elbo = elbo
+        self._network = (network,)  # it is a part of the ELBO already
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        device = x.device.type
+        loss: Tensor
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+            loss = self.elbo(x, y)
+        else:
+            mixed = torch.autocast(device, torch.get_autocast_dtype(device))
+            with _called_under(mixed, self._network[0]), torch.autocast(device, enabled=False):
+                loss = self.elbo(x, y)
+        return loss
+
+
+@contextmanager
+def _called_under(mixed: torch.autocast, network: LatentNetwork) -> Iterator[None]:
+    """For the time of the block, calls of the network run under mixed precision."""
+    plain = network.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Tensor:
+        with mixed:
+            return plain(*args, **kwargs)
+
+    network.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del network.forward
+
+
 class _Step:
     """One optimizer step on a batch."""
 
@@ -201,7 +242,8 @@ class _Step:
         self.kl_weight = kl_weight
         self.clip = gradient_clip_norm
         self.augment = augment
-        self.module, self.optimizer = fabric.setup(ELBOModule(model, guide, elbo), optimizer)
+        objective = _Objective(ELBOModule(model, guide, elbo), model.latent_network)
+        self.module, self.optimizer = fabric.setup(objective, optimizer)
         self.weight = 1.0
 
     def __call__(self, x: Tensor, y: Tensor, epochs_done: float) -> float:

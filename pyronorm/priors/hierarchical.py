@@ -102,7 +102,8 @@ class HierarchicalBatchNoise(Prior):
         step = (log_df[1] - log_df[0]).log()
         log_df = log_df + math.log(self.batch_size - 1)
         df = log_df.exp()
-        prior = Gamma(self.concentration, self._rate, validate_args=False).log_prob(df) + log_df
+        shape, rate = log_df.new_tensor(self.concentration), log_df.new_tensor(self._rate)
+        prior = Gamma(shape, rate, validate_args=False).log_prob(df) + log_df
         # Terms of the log likelihood, each channel's and each with its sum over channels.
         half = df / 2
         log_n = torch.log1p(df)

@@ -81,8 +81,9 @@ _CONSTRAINTS = Column(
     "constraint ratio",
     4,
     Better.NEITHER,
-    "Constraints that normalization puts on an example (a mean and a variance per group) over its "
-    "values, in the layer where this is largest.",
+    "Constraints that normalization puts on an example over its values, in the layer where this is "
+    "largest: g means and g variances with g groups, and with whitening the g(g-1)/2 covariances "
+    "between groups too.",
 )
 
 
@@ -174,7 +175,12 @@ class BatchSize(Study):
             row = self._judged(
                 _GROUP if group else _WHITENING, trained, trained.guide, data, job.seed
             )
-            values = {**row.values, "constraints": self._constraints(trained, data, groups)}
+            values = {
+                **row.values,
+                "constraints": self._constraints(
+                    trained, data, 2 * groups if group else groups * (groups + 3) // 2
+                ),
+            }
             rows = [Row(row.method, job.seed, values, {_GROUPS: groups})]
         return Outcome(rows, note=data.note)
 
@@ -242,10 +248,10 @@ class BatchSize(Study):
         noisy = self._train(Weight(), guides.FixedNoise, data, seed, place, noise=n_eff)
         yield self._judged(_NOISE, noisy, noisy.guide, data, seed, n)
 
-    def _constraints(self, trained: Trained, data: ImageData, groups: int) -> float:
+    def _constraints(self, trained: Trained, data: ImageData, number: int) -> float:
         network = trained.model.latent_network
         (found,) = normalization_disturbance(network, data.train.x[:2], [2], num_draws=2)
-        return max(2 * groups / values for values in found.dims.values())
+        return max(number / values for values in found.dims.values())
 
     def sections(self, results: Results) -> Sequence[Section]:
         """By batch size, and by number of groups."""

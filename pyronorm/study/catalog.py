@@ -37,11 +37,12 @@ class Entry:
     description: str
 
 
-_PAPER = tuple(
-    f"{normalizer}/{posterior}"
+_POSTERIORS = ("point", "fixed", "mean-field", "low-rank")
+_WEIGHT, _ANALYTIC, _GROUP = (
+    tuple(f"{normalizer}/{posterior}" for posterior in _POSTERIORS)
     for normalizer in ("weight", "analytic", "group")
-    for posterior in ("point", "fixed", "mean-field", "low-rank")
 )
+_PAPER = (*_WEIGHT, *_ANALYTIC, *_GROUP)
 _BATCH = ("batch/point", "batch/mcbn", "batch/stochastic")
 
 STUDIES: Mapping[str, Entry] = {
@@ -55,13 +56,12 @@ STUDIES: Mapping[str, Entry] = {
         Comparison,
         Settings(
             data="fashion-mnist",
-            network="all-cnn-small",
-            methods=(*_BATCH, "weight/point", "weight/fixed", "weight/mean-field"),
-            seeds=(0, 1),
-            num_train=10_000,
-            num_test=2_000,
-            training=Training(6, 64, 4e-3),
-            num_samples=16,
+            network="lenet-5",
+            methods=(*_BATCH, *_WEIGHT, *_ANALYTIC),
+            num_train=5_000,
+            num_test=5_000,
+            training=Training(30, 32, 2e-3),
+            bank_rows=64,
             arviz_samples=20,
             timed_predictions=1,
         ),
@@ -71,7 +71,7 @@ STUDIES: Mapping[str, Entry] = {
             methods=("batch", *_PAPER),
             training=Training(30, 128, 4e-3),
         ),
-        "normalizers and posteriors on Fashion-MNIST, a small All-CNN",
+        "normalizers and posteriors on Fashion-MNIST",
     ),
     "stochastic-normalization": Entry(
         Comparison,
@@ -195,7 +195,10 @@ def restore_study(record: Mapping[str, Any]) -> Study:
     """
     name = str(record.get("study"))
     if name not in STUDIES:
-        raise OptionError(f"no study {name!r}; there are {', '.join(STUDIES)}.")
+        raise OptionError(
+            f"no study {name!r}; there are {', '.join(STUDIES)}. For one of your own call "
+            "pyronorm.study.write_report(study, folder)."
+        )
     entry = STUDIES[name]
     other = f"the settings of {name} in study.json are not those of this version"
     try:

@@ -172,7 +172,8 @@ class Folder:
         """
         rows: list[Row] = []
         arrays, arviz, seconds, failures = {}, {}, {}, {}
-        commits, notes = set(), set()
+        environments: dict[Job, dict[str, str]] = {}
+        notes: dict[Job, str] = {}
         for job in study.jobs():
             file = self._jobs / f"{job.key}.json"
             if not file.is_file():
@@ -188,9 +189,9 @@ class Folder:
                     for r in record["rows"]
                 ]
                 seconds[job] = float(record["seconds"])
-                commits.add(record["environment"].get("commit", "unknown"))
+                environments[job] = dict(record["environment"])
                 if record["note"]:
-                    notes.add(record["note"])
+                    notes[job] = record["note"]
                 arviz[job] = {name: self._arviz(job, name) for name in record["arviz"]}
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise DataError(f"{file} is damaged ({error!r}): {again}.") from None
@@ -204,7 +205,7 @@ class Folder:
                         f"{npz} is damaged ({error}): remove it with {file.name}, and run the study "
                         f"again: it then runs {job} anew."
                     ) from None
-        return Results(rows, arrays, arviz, seconds, failures, frozenset(commits), frozenset(notes))
+        return Results(rows, arrays, arviz, seconds, failures, environments, notes)
 
     def _error(self, job: Job) -> Path:
         return self._jobs / f"{job.key}.error.txt"

@@ -9,7 +9,7 @@ from pyronorm import datasets
 from pyronorm.datasets import ImageData
 from pyronorm.study.study import Place
 
-__all__ = ["load_images"]
+__all__ = ["joint_note", "load_images"]
 
 
 def load_images(
@@ -37,3 +37,8 @@ def load_images(
 @lru_cache(maxsize=2)  # reading takes seconds, and jobs of a study read the same files
 def _load(name: str, seed: int, data_root: Path | None, allow_incomplete: bool) -> ImageData:
     return datasets.load(name, seed, data_root, allow_incomplete=allow_incomplete)
+
+
+def joint_note(*data: ImageData) -> str:
+    """What has to be said of several data sets, each thing once."""
+    return " ".join(dict.fromkeys(part.note for part in data if part.note))

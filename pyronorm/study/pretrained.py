@@ -18,7 +18,7 @@ from pyronorm.model import NormalizationModel
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
 from pyronorm.study.columns import columns
-from pyronorm.study.images import load_images
+from pyronorm.study.images import joint_note, load_images
 from pyronorm.study.settings import Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
 from pyronorm.study.table import Better, Column, Row, Table, frame
@@ -140,7 +140,8 @@ class Pretrained(Study):
         data = load_images(settings.data, seed, place)
         data, validation = data.split_off(settings.num_validation, seed)
         data = data.subset(settings.num_train, settings.num_test, seed)
-        outliers = load_images(settings.outliers, seed, place, None, settings.num_test).test.x
+        strange = load_images(settings.outliers, seed, place, None, settings.num_test)
+        outliers = strange.test.x
         torch.manual_seed(seed)
         trained = train(
             make_network(settings.network, data),
@@ -153,7 +154,10 @@ class Pretrained(Study):
             device=place.device,
         )
         posteriors = _Posteriors(settings, trained, data, validation, outliers, seed, place.device)
-        return Outcome([*posteriors.given(), *posteriors.of_sizes(), *posteriors.fitted()])
+        return Outcome(
+            [*posteriors.given(), *posteriors.of_sizes(), *posteriors.fitted()],
+            note=joint_note(data, strange),
+        )
 
     def sections(self, results: Results) -> Sequence[Section]:
         """Methods beside the plain network; ``n`` of the batch noise by itself."""

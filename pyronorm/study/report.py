@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +15,7 @@ from typing import Any
 from pyronorm.errors import OptionError
 from pyronorm.study.folder import Folder
 from pyronorm.study.study import Plot, Results, Section, Study, file_name
-from pyronorm.study.table import Cell, Column, Table, frame, summarize
+from pyronorm.study.table import Better, Cell, Column, Table, frame, summarize
 
 __all__ = ["Rendered", "format_table", "write_report"]
 
@@ -35,6 +36,8 @@ class Rendered:
         columns: the columns that have values.
         within: labels within whose values lines are compared.
         baseline: the method that others are compared with.
+        tested: whether any lines were compared.
+        resampled: whether the tests are those for random splits of one data set.
     """
 
     title: str
@@ -48,6 +51,8 @@ class Rendered:
     columns: list[Column]
     within: Sequence[str]
     baseline: str | None
+    tested: bool
+    resampled: bool
 
     @property
     def legend(self) -> str:
@@ -69,8 +74,10 @@ class Rendered:
                 f"\\*: differs from {baseline} (two-sided t-tests paired by seed, "
                 "5 % for the column, Holm)."
             )
-        if len(parts) == 1:
+        if len(parts) == 1 and self.tested:
             parts.append("No difference is significant (two-sided t-tests paired by seed, 5 %).")
+        if len(parts) > 1 and self.resampled:
+            parts.append("The tests allow for the examples that random splits share.")
         return " ".join(parts)
 
 
@@ -97,6 +104,9 @@ def format_table(table: Table) -> Rendered:
         columns,
         table.within,
         table.baseline,
+        len(cells) > 1
+        and (table.baseline is not None or any(c.better is not Better.NEITHER for c in columns)),
+        table.resampled > 0,
     )
 
 
@@ -149,7 +159,11 @@ def _remarks(study: Study, results: Results) -> list[str]:
     """What the reader has to know before believing the tables, in Markdown."""
     jobs = study.jobs()
     missing = [job for job in jobs if job not in results.seconds and job not in results.failures]
-    remarks = sorted(results.notes)
+    done = len(results.seconds)
+    remarks = [
+        note if number == done else f"{note} ({number} of {done} jobs)"
+        for note, number in Counter(results.notes.values()).items()
+    ]
     remarks += [
         f"{_code(str(job))} failed: {_code(text)}" for job, text in results.failures.items()
     ]
@@ -160,10 +174,11 @@ def _remarks(study: Study, results: Results) -> list[str]:
             + (", ..." if len(missing) > 5 else "")
             + "."
         )
-    if len(results.commits) > 1:
-        remarks.append(
-            f"The jobs ran with different versions of the code: {', '.join(sorted(results.commits))}."
-        )
+    for name in dict.fromkeys(key for there in results.environments.values() for key in there):
+        values = {there.get(name, "none") for there in results.environments.values()}
+        if len(values) > 1:
+            what = "versions of the code" if name == "commit" else f"environments, {name}"
+            remarks.append(f"The jobs ran with different {what}: {', '.join(sorted(values))}.")
     return remarks
 
 

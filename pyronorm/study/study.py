@@ -90,8 +90,8 @@ class Results:
         arviz: files with ArviZ data, by job and name.
         seconds: how long each finished job took.
         failures: what each job that failed ended with, in one line.
-        commits: the versions of the code that the jobs ran with.
-        notes: what the jobs want said beside the figures.
+        environments: versions, machine and commit that each finished job ran with.
+        notes: what a job wants said beside the figures, where it does.
     """
 
     rows: Sequence[Row]
@@ -99,8 +99,8 @@ class Results:
     arviz: Mapping[Job, Mapping[str, Path]]
     seconds: Mapping[Job, float]
     failures: Mapping[Job, str]
-    commits: frozenset[str]
-    notes: frozenset[str] = frozenset()
+    environments: Mapping[Job, Mapping[str, str]] = field(default_factory=dict)
+    notes: Mapping[Job, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -72,11 +73,14 @@ class Table:
 
     Attributes:
         title: above the table.
-        rows: a row per seed; rows with the same labels are averaged.
+        rows: all different in method, condition or seed; those that differ in labels that make no
+            line are averaged.
         columns: what to show of them; a column without any value is left out.
         by: labels that make a line, in the order of the leading columns.
         within: labels within whose values lines are compared, e.g. ``("batch size",)``.
         baseline: method that the others are compared with, where it has one line; None for none.
+        resampled: where seeds are random splits of one data set, the number of test examples over that
+            of training examples; 0 where they are not.
     """
 
     title: str
@@ -85,6 +89,7 @@ class Table:
     by: Sequence[str] = ("method",)
     within: Sequence[str] = ()
     baseline: str | None = None
+    resampled: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,11 @@ def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list
     single seed nothing is marked, nor where a difference is the same for all seeds: there is no spread
     to test with, and shares of few examples agree so by chance.
 
+    Random splits of one data set share examples, so differences vary less between them than between
+    data sets: the variance :math:`s^2/J` of a mean over ``J`` splits becomes
+    :math:`s^2 (1/J + n_{\text{test}}/n_{\text{train}})` (Nadeau & Bengio, "Inference for the
+    Generalization Error", 2003) where the table says so by ``resampled``.
+
     Args:
         table: what to show.
 
@@ -136,7 +146,8 @@ def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list
         The columns that have values, and for each line, by its labels, their cells.
 
     Raises:
-        OptionError: if a row has not all the labels that make a line, or ``within`` names others.
+        OptionError: if a row has not all the labels that make a line, two rows have the same labels
+            and seed, or ``within`` names others.
     """
     _check(table)
     data = frame(table.rows)
@@ -168,6 +179,15 @@ def _check(table: Table) -> None:
                 f"table {table.title!r}: a row of {row.method} has the labels "
                 f"{', '.join(row.labels)}, and not {', '.join(missing)}."
             )
+    seen: set[tuple[object, ...]] = set()
+    for row in table.rows:
+        key = (row.seed, *row.labels.items())
+        if key in seen:
+            raise OptionError(
+                f"table {table.title!r}: two rows have the labels {row.labels} and seed {row.seed}; "
+                "each needs a condition or a method of its own."
+            )
+        seen.add(key)
     unknown = [name for name in table.within if name not in table.by]
     if unknown:
         raise OptionError(
@@ -207,26 +227,29 @@ def _marks(
             good = {line: better.value * series[line] for line in members}
             top = max(members, key=lambda line: _mean_and_sd(good[line].to_numpy(dtype=float))[0])
             rivals = [line for line in members if line != top]
-            if all(_beats(good[top], good[line]) for line in rivals):
+            if all(_beats(good[top], good[line], table.resampled) for line in rivals):
                 best.add(top)
         if table.baseline is not None and "method" in table.by:
             method = list(table.by).index("method")
             base = [line for line in members if line[method] == table.baseline]
             others = [line for line in members if line[method] != table.baseline]
             if len(base) == 1 and others:
-                p = np.array([_p_value(series[line], series[base[0]]) for line in others])
+                p = np.array(
+                    [_p_value(series[line], series[base[0]], table.resampled) for line in others]
+                )
                 chosen = zip(others, _holm(p), strict=True)
                 differs.update(line for line, rejected in chosen if rejected)
     return best, differs
 
 
-def _beats(a: pd.Series[float], b: pd.Series[float]) -> bool:
+def _beats(a: pd.Series[float], b: pd.Series[float], resampled: float) -> bool:
     """Whether ``a`` is significantly higher, over the seeds that both have."""
-    return _p_value(a, b) < LEVEL and float((a - b).mean()) > 0
+    return _p_value(a, b, resampled) < LEVEL and float((a - b).mean()) > 0
 
 
-def _p_value(a: pd.Series[float], b: pd.Series[float]) -> float:
+def _p_value(a: pd.Series[float], b: pd.Series[float], resampled: float) -> float:
     """Two-sided t-test of the differences of common seeds; 1 where there is nothing to test."""
+    from scipy.stats import t as student
     from scipy.stats import ttest_1samp
 
     a, b = a.align(b, join="inner")
@@ -236,7 +259,11 @@ def _p_value(a: pd.Series[float], b: pd.Series[float]) -> float:
     # No spread but that of rounding.
     if np.ptp(difference) <= 1e-12 * max(1.0, float(np.abs(difference).max())):
         return 1.0
-    return float(ttest_1samp(difference, 0.0).pvalue)
+    if not resampled:
+        return float(ttest_1samp(difference, 0.0).pvalue)
+    splits = len(difference)
+    scale = difference.std(ddof=1) * math.sqrt(1 / splits + resampled)
+    return float(2 * student.sf(abs(difference.mean()) / scale, splits - 1))
 
 
 def _holm(p: NDArray[np.float64]) -> NDArray[np.bool_]:

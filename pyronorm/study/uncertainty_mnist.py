@@ -14,13 +14,14 @@ from pyronorm import guides, plots
 from pyronorm.baselines import predict_dropout
 from pyronorm.datasets import ImageData
 from pyronorm.diagnostics import selective_risk
+from pyronorm.errors import OptionError
 from pyronorm.infer import Prediction, predict, predict_ensemble
 from pyronorm.latents import LatentNetwork
 from pyronorm.layers import convert
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
 from pyronorm.study.columns import columns
-from pyronorm.study.images import load_images
+from pyronorm.study.images import joint_note, load_images
 from pyronorm.study.methods import METHODS, choose_methods
 from pyronorm.study.settings import Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
@@ -85,7 +86,12 @@ class UncertaintyMNISTSettings:
         check_data(self.data)
         check_outliers(self.outliers)
         check_network(self.network)
-        choose_methods(self.methods)
+        for method in choose_methods(self.methods):
+            if method.normalizer is None:
+                raise OptionError(
+                    f"study: {method.name} is judged with the ensemble anyway; methods are for "
+                    "normalizers without batch statistics."
+                )
         check_seeds(self.seeds)
         check_least("members", self.members, 2)
         check_least("bank_rows", self.bank_rows, 11)
@@ -114,7 +120,8 @@ class UncertaintyMNIST(Study):
         """Train what the job's name says."""
         settings, seed = self.settings, job.seed
         data = load_images(settings.data, seed, place, settings.num_train, settings.num_test)
-        outliers = load_images(settings.outliers, seed, place, None, settings.num_test).test.x
+        strange = load_images(settings.outliers, seed, place, None, settings.num_test)
+        outliers = strange.test.x
         jobs = {_BATCH: self._batch, _DROPOUT: self._dropout, _BOTH: self._both}
         method = jobs.get(job.name, partial(self._explicit, job.name))
         rows = []
@@ -129,7 +136,7 @@ class UncertaintyMNIST(Study):
                 arrays[f"{name} mean"] = inside.mean.cpu().numpy()
                 arrays[f"{name} inside"] = inside.entropy.cpu().numpy()
                 arrays[f"{name} outside"] = outside.entropy.cpu().numpy()
-        return Outcome(rows, arrays, note=data.note)
+        return Outcome(rows, arrays, note=joint_note(data, strange))
 
     def _batch(self, data: ImageData, seed: int, place: Place) -> Iterator[_Posterior]:
         """Batch normalization alone, and in an ensemble."""
@@ -232,9 +239,9 @@ class UncertaintyMNIST(Study):
         )
         shown = {
             name: arrays
-            for arrays in results.arrays.values()
+            for job, arrays in results.arrays.items()
             for name in _SHOWN
-            if f"{name} mean" in arrays
+            if job.seed == settings.seeds[0] and f"{name} mean" in arrays
         }
         figures = [
             Plot(

@@ -145,6 +145,8 @@ class UncertaintyUci(Study):
             )
             for row in drawn
         }
+        settings = self.settings
+        ratio = settings.test_share / ((1 - settings.test_share) * (1 - settings.validation_share))
         chosen = [row for row in drawn if row.method in _CHOOSING and "chosen" in row.values]
         return [
             Section(
@@ -159,6 +161,7 @@ class UncertaintyUci(Study):
                         ),
                         _PERCENT,
                         _CONSTANT,
+                        ratio,
                     ),
                 ],
                 [
@@ -179,7 +182,7 @@ class UncertaintyUci(Study):
                 "The scores themselves. *BN*, *plain*, *dropout off* and *weight, no noise* predict "
                 "with one network and a constant variance.",
                 [
-                    _table("Scores", scored, _RAW, BASELINE),
+                    _table("Scores", scored, _RAW, BASELINE, ratio),
                     _table("Chosen on validation data, or learned", chosen, [_CHOSEN]),
                 ],
             ),
@@ -188,7 +191,8 @@ class UncertaintyUci(Study):
                 "Central 90 % intervals of the normal distribution with the predictive mean and "
                 "variance; for the *jackknife* those of the jackknife+ with linearized leave-one-out "
                 f"predictions (Alaa & van der Schaar, 2020; damping {self.settings.damping:g}) of the "
-                "same network as *plain*, without any use of validation data.",
+                "same network as *plain*, without any use of validation data. The damping is put in "
+                "afterwards, and is not the penalty of the training: another one covers otherwise.",
                 [_table("90 % intervals", rows, _INTERVALS)],
             ),
         ]
@@ -213,14 +217,15 @@ class UncertaintyUci(Study):
             "the noise learned along with the network, one validation part instead of 5 folds and no "
             "second training with it, one network per split instead of 5, no dropout of inputs, "
             f"{settings.num_samples} draws instead of 500.\n\n"
-            f"Options are chosen by validation RMSE, as in the paper: the batch size of *BN* and *MCBN* "
-            f"{_among(settings.batch_sizes)}, the rate of *MC dropout* {_among(settings.dropouts)}, and "
-            "n of *weight, fixed noise* like the batch size. *MCBN*, *stochastic BN* and *BN, fixed "
-            "law* (independent noise of the batch-norm law with n the batch size) are posteriors of the "
-            "network *BN*. The *weight* rows have weight normalization, batch size "
-            f"{settings.batch_size} and explicit noise, learned against the prior "
+            f"Options are chosen by validation RMSE, as in the paper: the batch size for *MCBN* "
+            f"{_among(settings.batch_sizes)}, the rate for *MC dropout* {_among(settings.dropouts)}; "
+            "other posteriors of these networks inherit the choice. So is n of *weight, fixed noise*, "
+            "among the batch sizes. *MCBN*, *stochastic BN* and *BN, fixed law* (independent noise of "
+            "the batch-norm law with n the batch size) are posteriors of the network *BN*. The *weight* "
+            f"rows have weight normalization, batch size {settings.batch_size} and explicit noise, "
+            "learned against the prior "
             f"`BatchNoise({settings.prior:g})`. *constant variance* is 0 by definition; differences "
-            "from it are tested. The splits share examples, so these tests find a little too much.\n\n"
+            "from it are tested, with allowance for the examples that splits share.\n\n"
             "Published, PLL % and CRPS % of MCBN; of MC dropout (the paper as submitted in 2017):\n\n"
             + "\n".join(
                 f"- {table}: {mcbn[0]:g} and {mcbn[1]:g}; {dropout[0]:g} and {dropout[1]:g}"
@@ -237,9 +242,13 @@ def _among(values: Sequence[float]) -> str:
 
 
 def _table(
-    title: str, rows: Sequence[Row], shown: Sequence[Column], baseline: str | None = None
+    title: str,
+    rows: Sequence[Row],
+    shown: Sequence[Column],
+    baseline: str | None = None,
+    resampled: float = 0.0,
 ) -> Table:
-    return Table(title, rows, shown, (DATA, "method"), (DATA,), baseline)
+    return Table(title, rows, shown, (DATA, "method"), (DATA,), baseline, resampled)
 
 
 def _draw_percent(rows: Sequence[Row], figure: Figure) -> None:

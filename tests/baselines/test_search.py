@@ -10,7 +10,7 @@ from pyronorm.errors import DataError
 
 @pytest.mark.parametrize("where", [0.013, 0.5, 3.0, 80.0])
 def test_minimum(where: float) -> None:
-    found = minimize_positive(lambda t: math.log(t / where) ** 2, 0.01, 100, "here")
+    found = minimize_positive(lambda t: math.log(t / where) ** 2, 0.01, 100, "here", "Do that.")
     assert found == pytest.approx(where, rel=1e-5)
 
 
@@ -19,10 +19,12 @@ def test_the_lower_one_of_two() -> None:
         u = math.log(t)
         return (u - 2) ** 2 * (u + 2) ** 2 + 0.1 * u
 
-    assert minimize_positive(two, 0.01, 100, "here") == pytest.approx(math.exp(-2), rel=0.01)
+    assert minimize_positive(two, 0.01, 100, "here", "Do that.") == pytest.approx(
+        math.exp(-2), rel=0.01
+    )
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_no_minimum_inside(sign: int) -> None:
     with pytest.raises(DataError, match=r"here: the optimum is not between 0\.01 and 100"):
-        minimize_positive(lambda t: sign * t, 0.01, 100, "here")
+        minimize_positive(lambda t: sign * t, 0.01, 100, "here", "Do that.")

@@ -260,3 +260,21 @@ def test_refusals(unchecked):
     stale.latent_network.network[0].weight.data.add_(1.0)
     with pytest.raises(StatisticsError):
         run(model=stale, x=torch.randn(3, 5))
+
+
+def test_a_fit_that_seeds_the_generators_does_no_harm():
+    case = problem()
+    data = []
+
+    def fit(x, y):
+        torch.manual_seed(0)  # as pn.fit(seed=0) does
+        data.append(y.clone())
+        return Exact(x, y).draws(9)
+
+    state = torch.get_rng_state()
+    found = simulation_based_calibration(
+        case.model, case.x, fit, num_simulations=6, num_draws=9, seed=5
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len({tuple(y.flatten().tolist()) for y in data}) == 6
+    assert len(torch.unique(found.shift)) > 1

@@ -348,3 +348,29 @@ def test_augment_has_to_give_finite_inputs():
     model = make()
     with pytest.raises(DataError, match="not finite"):
         quiet(model, Point(model), [data()], epochs=1, augment=lambda x: x / 0)
+
+
+def test_mixed_precision_is_in_the_network_alone() -> None:
+    """Log densities of the latents keep their digits, and a GPU has no Cholesky in bfloat16."""
+    model = make()
+    seen: dict[str, set[bool]] = {"guide": set(), "prior": set(), "network": set()}
+
+    class WatchedGuide(LowRank):
+        def sample_sites(self):
+            seen["guide"].add(torch.is_autocast_enabled("cpu"))
+            return super().sample_sites()
+
+    class WatchedPrior(priors.Standard):
+        def distributions(self, num_channels, like):
+            seen["prior"].add(torch.is_autocast_enabled("cpu"))
+            return super().distributions(num_channels, like)
+
+    model.prior = WatchedPrior(0.3, 0.3)
+    model.latent_network.network.register_forward_hook(
+        lambda *_: seen["network"].add(torch.is_autocast_enabled("cpu"))
+    )
+    guide = WatchedGuide(model, rank=2)
+    quiet(model, guide, data(), epochs=1, precision="bf16-mixed", device="cpu")
+    assert seen["guide"] == seen["prior"] == {False}
+    assert True in seen["network"]
+    assert "forward" not in vars(model.latent_network)

@@ -73,7 +73,7 @@ def test_sections_draw(rows: list[Row], tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
     study = BatchSize("batch-size", SETTINGS)
-    sections = study.sections(Results(rows, {}, {}, {}, {}, frozenset()))
+    sections = study.sections(Results(rows, {}, {}, {}, {}))
     assert [len(section.tables) for section in sections] == [3, 1]
     for section in sections:
         for plot in section.plots:

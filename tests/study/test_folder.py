@@ -338,7 +338,9 @@ def test_rows_come_back_in_the_order_of_the_jobs(folder: Folder) -> None:
     assert list(results.rows) == [row for job in JOBS for row in rows[job]]
     assert results.seconds == {job: 1.5 + job.seed for job in JOBS}
     assert results.failures == {}
-    assert results.commits == {folder.record["environment"]["commit"]}
+    assert set(map(str, results.environments)) == set(map(str, results.seconds))
+    for there in results.environments.values():
+        assert there["commit"] == folder.record["environment"]["commit"]
 
 
 def test_jobs_of_other_seeds_are_left_out(folder: Folder) -> None:

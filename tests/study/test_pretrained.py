@@ -85,7 +85,7 @@ def test_fitting_takes_time_and_is_said(rows: list[Row]) -> None:
 
 def test_sections(rows: list[Row], tmp_path: Path) -> None:
     study = Pretrained("pretrained", SETTINGS)
-    results = Results(rows, {}, {}, {}, {}, frozenset())
+    results = Results(rows, {}, {}, {}, {})
     (section,) = study.sections(results)
     first, second = section.tables
     assert isinstance(first, Table)

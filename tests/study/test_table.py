@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import ttest_rel
 
 from pyronorm.errors import OptionError
@@ -105,6 +106,28 @@ def test_rows_with_the_same_labels_and_seed_are_averaged() -> None:
     (_, cells) = summarize(Table("t", rows, [NLL]))
     (a,) = cells["a",]
     assert (a.mean, a.sd, a.seeds) == (4.5, pytest.approx(statistics.stdev([2, 7])), 2)
+
+
+def test_two_rows_of_one_kind_are_refused() -> None:
+    rows = [Row("a", 0, {"nll": 1.0}, {"n": 3}), Row("a", 0, {"nll": 2.0}, {"n": 3})]
+    with pytest.raises(OptionError, match=r"'t': two rows have the labels .*'n': 3.* and seed 0"):
+        summarize(Table("t", rows, [NLL]))
+
+
+def test_random_splits_of_one_data_set() -> None:
+    """The corrected resampled t-test, by hand."""
+    difference = np.array([0.5, 0.8, 1.1, 0.7])
+    rows = [Row("a", s, {"nll": 1.0}) for s in range(4)]
+    rows += [Row("b", s, {"nll": 1.0 + d}) for s, d in enumerate(difference)]
+    spread = difference.std(ddof=1)
+    for ratio in (0.25, 0.5, 1.0, 2.0, 4.0):
+        t = difference.mean() / (spread * (1 / 4 + ratio) ** 0.5)
+        expected = 2 * stats.t.sf(t, 3) < 0.05
+        _, cells = summarize(Table("t", rows, [NLL], resampled=ratio, baseline="b"))
+        (cell,) = cells["a",]
+        assert (cell.best, cell.differs) == (expected, expected)
+    assert not expected  # it makes a difference
+    assert summarize(Table("t", rows, [NLL]))[1]["a",][0].best
 
 
 def test_frame_has_labels_seed_and_values() -> None:

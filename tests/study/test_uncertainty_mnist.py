@@ -51,7 +51,7 @@ def found() -> Results:
         images._load.cache_clear()
     rows = [row for outcome in outcomes.values() for row in outcome.rows]
     arrays = {job: outcome.arrays for job, outcome in outcomes.items()}
-    return Results(rows, arrays, {}, dict.fromkeys(outcomes, 1.0), {}, frozenset())
+    return Results(rows, arrays, {}, dict.fromkeys(outcomes, 1.0), {})
 
 
 def of(found: Results, method: str) -> Row:
@@ -97,7 +97,14 @@ def test_figures(found: Results) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"members": 1}, {"num_samples": 2}, {"outliers": "nothing"}], ids=str
+    "options",
+    [
+        {"members": 1},
+        {"num_samples": 2},
+        {"outliers": "nothing"},
+        {"methods": ("batch/mcbn",)},  # it would stand beside the ensemble's own
+    ],
+    ids=str,
 )
 def test_settings_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):

@@ -175,7 +175,7 @@ def test_sections_compare_with_the_constant_variance():
         )
     ]
     study = UncertaintyUci("uncertainty-uci", SETTINGS)
-    results = Results(rows, {}, {}, {}, {}, frozenset())
+    results = Results(rows, {}, {}, {}, {})
     worth, predictions, intervals = study.sections(results)
     cells = summarize(worth.tables[0])[1]
     assert list(cells) == [("yacht", "constant variance"), ("yacht", "MCBN")]
@@ -196,7 +196,7 @@ def test_sections_compare_with_the_constant_variance():
 
 def test_sections_of_no_results():
     study = UncertaintyUci("uncertainty-uci", SETTINGS)
-    nothing = Results([], {}, {}, {}, {}, frozenset())
+    nothing = Results([], {}, {}, {}, {})
     sections = study.sections(nothing)
     assert "4 steps" in sections[0].text
     assert not sections[0].plots
