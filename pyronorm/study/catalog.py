@@ -58,6 +58,7 @@ STUDIES: Mapping[str, Entry] = {
             data="fashion-mnist",
             network="lenet-5",
             methods=(*_BATCH, *_WEIGHT, *_ANALYTIC),
+            seeds=(0, 1),
             num_train=5_000,
             num_test=5_000,
             training=Training(30, 32, 2e-3),
@@ -132,6 +133,7 @@ STUDIES: Mapping[str, Entry] = {
         Pretrained,
         PretrainedSettings(
             network="lenet-5",
+            seeds=(0, 1),
             num_train=5_000,
             num_validation=1_000,
             num_test=2_000,
