@@ -169,7 +169,7 @@ ERRORS = {
     "improper prior, NUTS from a draw": (
         lambda m: run_nuts(improper(m)),
         OptionError,
-        "init_strategy",
+        "pyronorm.run_nuts",
     ),
     "several draws, autoguide": (
         lambda m: train_svi(several(m), AutoNormal(m), Trace_ELBO()),

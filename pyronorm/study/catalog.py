@@ -133,7 +133,6 @@ STUDIES: Mapping[str, Entry] = {
         Pretrained,
         PretrainedSettings(
             network="lenet-5",
-            seeds=(0, 1),
             num_train=5_000,
             num_validation=1_000,
             num_test=2_000,
