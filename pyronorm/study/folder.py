@@ -220,6 +220,7 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
+        "torch": torch.__version__,  # with its build
         "machine": platform.machine(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
