@@ -48,7 +48,7 @@ class Settings:
 
     Attributes:
         data: name of the data set.
-        network: name of the network, one of :data:`pyronorm.study.NETWORKS`.
+        network: name of the network, one of ``pyronorm.study.NETWORKS``.
         methods: names of the rows, see :func:`pyronorm.study.choose_methods`.
         seeds: one run of every method per seed; a seed decides split, initial weights, batches and
             draws.
