@@ -46,7 +46,7 @@ def fitted(width: int, x: torch.Tensor, y: torch.Tensor, **options) -> Callable[
     parameters = [*model.parameters(), *guide.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
     fabric = Fabric(accelerator="cpu", devices=1)
-    step = _Step(model, guide, TraceMeanField_ELBO(), optimizer, fabric, 1.0, None)
+    step = _Step(model, guide, TraceMeanField_ELBO(), optimizer, fabric, 1.0, None, None)
     return lambda: step(x, y, 1.0)
 
 
