@@ -76,7 +76,10 @@ class InverseChi(TorchDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw reparameterized samples: pathwise gradients reach ``scale`` and ``df``."""
-        chi2 = Chi2(self.df, validate_args=False).rsample(torch.Size(sample_shape))
+        shape = torch.Size(sample_shape) + self.df.shape
+        # Chi2 would copy its rate from the host, which waits for the device.
+        chi2 = 2 * torch._standard_gamma((self.df / 2).expand(shape))
+        chi2 = chi2.clamp(min=torch.finfo(chi2.dtype).tiny)
         return self.scale * torch.rsqrt(chi2)
 
     def log_prob(self, value: Tensor) -> Tensor:

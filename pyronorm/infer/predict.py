@@ -111,7 +111,8 @@ def evaluate_draws(
     empty = True
     for position, batch in enumerate(as_batches(data, batch_size)):
         x, y = split(batch)
-        x, y = network.prepare(x), None if y is None else y.to(x.device)
+        x = network.prepare(x)
+        y = None if y is None else y.to(x.device)
         if x.is_floating_point() and not bool(x.isfinite().all()):
             raise DataError(f"data: batch {position} has inputs that are not finite.")
         empty = False

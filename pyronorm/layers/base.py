@@ -289,7 +289,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         bias: like ``weight``.
     """
     zeros, ones = torch.zeros_like(weight), torch.ones_like(weight)
-    return F.batch_norm(x, zeros, ones, weight, bias, False, 0.0, 0.0)
+    # torch 2.11 refuses eps = 0; 1 + 1e-38 is 1
+    return F.batch_norm(x, zeros, ones, weight, bias, False, 0.0, 1e-38)
 
 
 def affine_each(x: Tensor, weight: Tensor, bias: Tensor, *, channel_last: bool = False) -> Tensor:
@@ -327,6 +328,13 @@ def float32_affine(
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """Switch autocast off on the device of ``x``, where it is on: for statistics."""
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    return torch.autocast(device, enabled=False) if under_autocast(device) else nullcontext()
+
+
+# Looked up once: torch.compile of torch 2.11 cannot trace is_autocast_available.
+_AUTOCAST = {d: torch.amp.is_autocast_available(d) for d in ("cpu", "cuda", "xpu", "mps")}
+
+
+def under_autocast(device: str) -> bool:
+    """Whether autocast is on for a type of device."""
+    return _AUTOCAST.get(device, False) and torch.is_autocast_enabled(device)

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.layers.base import LatentNorm, Normalizer, affine_each, float32_affine
+from pyronorm.layers.base import (
+    LatentNorm,
+    Normalizer,
+    affine_each,
+    float32_affine,
+    under_autocast,
+)
 
 __all__ = ["Group", "Instance", "Layer"]
 
@@ -20,7 +26,7 @@ def _match(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     device = x.device.type
     if parameter is None:
         return None
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if under_autocast(device):
         return parameter
     return parameter.to(x.dtype)
 

@@ -66,7 +66,11 @@ class Propagation:
         dtype = torch.promote_types(like.dtype, torch.float32)
         like = like.new_empty(0, dtype=dtype)
         channels = self.source.shape[1]
-        mean, std = (like.new_tensor(x).expand(channels) for x in (self.input_mean, self.input_std))
+        # Filled on the device: new_tensor would copy from the host, which waits for the device.
+        mean, std = (
+            torch.stack([like.new_full((), value) for value in x]).expand(channels)
+            for x in (self.input_mean, self.input_std)
+        )
         known = {self.source: (mean, std.square())}
         yield self.source, known[self.source]
         for step in steps:

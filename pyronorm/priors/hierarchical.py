@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -82,7 +83,7 @@ class HierarchicalBatchNoise(Prior):
     ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
         """The law of batch noise of each channel's group."""
         df = hyper[_site(space)]
-        return batch_noise_of(df[..., self.per.groups(space).to(df.device)])
+        return batch_noise_of(df[..., _groups(self.per, space, df.device)])
 
     def marginal_log_prob(
         self,
@@ -135,6 +136,11 @@ class HierarchicalBatchNoise(Prior):
     @property
     def _rate(self) -> float:
         return self.concentration / (self.batch_size - 1)
+
+
+@lru_cache(maxsize=64)
+def _groups(per: Per, space: LatentSpace, device: torch.device) -> Tensor:
+    return per.groups(space).to(device)
 
 
 def _site(space: LatentSpace) -> str:
