@@ -18,8 +18,12 @@ def main() -> None:
             {
                 "nn.BatchNorm2d, plain step": plain(width, x, y),
                 "pn.fit, batch/mean-field": fitted(width, x, y),
-                "pn.fit, weight/mean-field": fitted(width, x, y, normalizer=pn.layers.Weight()),
-                "pn.fit, analytic/mean-field": fitted(width, x, y, normalizer=pn.layers.Analytic()),
+                "pn.fit, weight/mean-field": fitted(
+                    width, x, y, normalizer=pn.normalizers.Weight()
+                ),
+                "pn.fit, analytic/mean-field": fitted(
+                    width, x, y, normalizer=pn.normalizers.Analytic()
+                ),
             },
             rounds,
         )

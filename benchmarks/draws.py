@@ -40,7 +40,10 @@ def main() -> None:
     prepare()
     data = pn.datasets.load("digits")
     cases = {}
-    for name, normalizer in (("group", pn.layers.Group(8)), ("weight", pn.layers.Weight())):
+    for name, normalizer in (
+        ("group", pn.normalizers.Group(8)),
+        ("weight", pn.normalizers.Weight()),
+    ):
         for epochs in (1, 5, 15):
             torch.manual_seed(0)
             network = pn.convert(

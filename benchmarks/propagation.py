@@ -12,9 +12,10 @@ from torch import Tensor, nn
 import pyronorm as pn
 from benchmarks.resnet import ResNet20
 from benchmarks.timing import record
-from pyronorm.layers import Analytic, LatentNorm, convert
-from pyronorm.layers.propagation import build_propagation
-from pyronorm.layers.tracing import trace
+from pyronorm.conversion import convert
+from pyronorm.normalizers import Analytic, LatentNorm
+from pyronorm.propagation.propagate import build_propagation
+from pyronorm.propagation.tracing import trace
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

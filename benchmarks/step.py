@@ -68,9 +68,13 @@ def main() -> None:
                 "nn.BatchNorm2d, plain step": plain(width, x, y),
                 "pn.fit, batch/mean-field": fitted(width, x, y),
                 "pn.fit, batch/point": fitted(width, x, y, guide=pn.guides.Point),
-                "pn.fit, group/mean-field": fitted(width, x, y, normalizer=pn.layers.Group(4)),
-                "pn.fit, weight/mean-field": fitted(width, x, y, normalizer=pn.layers.Weight()),
-                "pn.fit, analytic/mean-field": fitted(width, x, y, normalizer=pn.layers.Analytic()),
+                "pn.fit, group/mean-field": fitted(width, x, y, normalizer=pn.normalizers.Group(4)),
+                "pn.fit, weight/mean-field": fitted(
+                    width, x, y, normalizer=pn.normalizers.Weight()
+                ),
+                "pn.fit, analytic/mean-field": fitted(
+                    width, x, y, normalizer=pn.normalizers.Analytic()
+                ),
             },
             rounds,
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pyronorm as pn
 from pyronorm.errors import ShapeError
-from pyronorm.layers import Normalizer, affine_each
+from pyronorm.normalizers import Normalizer, affine_each
 from pyronorm.testing import NormalizerConformance, run_checks
 
 

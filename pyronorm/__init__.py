@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from pyronorm import (
     baselines,
+    conversion,
     datasets,
     diagnostics,
     distributions,
@@ -20,11 +21,18 @@ from pyronorm import (
     guides,
     infer,
     latents,
-    layers,
     likelihoods,
     networks,
+    normalizers,
     priors,
     stats,
+)
+from pyronorm.conversion import (
+    ConversionReport,
+    analytic_start,
+    conversion_report,
+    convert,
+    data_dependent_start,
 )
 from pyronorm.diagnostics import channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
@@ -37,16 +45,8 @@ from pyronorm.infer import (
     run_nuts,
 )
 from pyronorm.latents import LatentNetwork, LatentSpace
-from pyronorm.layers import (
-    ConversionReport,
-    LatentNorm,
-    analytic_start,
-    conversion_report,
-    convert,
-    data_dependent_start,
-    trust_statistics,
-)
 from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
+from pyronorm.normalizers import LatentNorm, trust_statistics
 
 __version__ = version("pyronorm")
 
@@ -61,6 +61,7 @@ __all__ = [
     "baselines",
     "channels",
     "collect_bank",
+    "conversion",
     "conversion_report",
     "convert",
     "data_dependent_start",
@@ -75,9 +76,9 @@ __all__ = [
     "infer",
     "init_to_neutral",
     "latents",
-    "layers",
     "likelihoods",
     "networks",
+    "normalizers",
     "predict",
     "predict_ensemble",
     "priors",

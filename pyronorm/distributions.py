@@ -16,7 +16,6 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import Chi2
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import (

@@ -12,8 +12,8 @@ from torch import nn
 from pyronorm import NormalizationModel, convert, datasets, fit, guides, networks, trust_statistics
 from pyronorm.errors import OptionError
 from pyronorm.infer.elbo import default_elbo
-from pyronorm.layers import Group
 from pyronorm.likelihoods import Categorical
+from pyronorm.normalizers import Group
 from pyronorm.priors import BatchNoise, Standard
 from tests.nets import mlp
 

@@ -12,8 +12,8 @@ from torch import nn
 from pyronorm import LatentNetwork, NormalizationModel, convert, init_to_neutral, sample_latents
 from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError
 from pyronorm.guides import MeanField
-from pyronorm.layers import Group, LatentNorm
 from pyronorm.likelihoods import Bernoulli, Categorical, Normal
+from pyronorm.normalizers import Group, LatentNorm
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.nets import SHAPES, conv_net, mlp, train_briefly
 

@@ -15,7 +15,8 @@ from pyronorm import (
     predict,
     to_arviz,
 )
-from pyronorm.layers import (
+from pyronorm.likelihoods import Categorical
+from pyronorm.normalizers import (
     RMS,
     Analytic,
     Batch,
@@ -28,7 +29,6 @@ from pyronorm.layers import (
     Population,
     Weight,
 )
-from pyronorm.likelihoods import Categorical
 from tests.nets import SHAPES, conv_net, train_briefly
 
 NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight(), RMS(), Ghost(4)]

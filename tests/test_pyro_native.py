@@ -26,8 +26,8 @@ from torch import nn
 
 from pyronorm import NormalizationModel, convert, guides, init_to_neutral
 from pyronorm.errors import NoDensityError, OptionError
-from pyronorm.layers import Analytic, Batch, Group, Instance, Layer, Population, Weight
 from pyronorm.likelihoods import Categorical
+from pyronorm.normalizers import Analytic, Batch, Group, Instance, Layer, Population, Weight
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.guides.cases import make_bank
 from tests.nets import SHAPES, conv_net, mlp, train_briefly

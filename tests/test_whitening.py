@@ -21,8 +21,8 @@ from pyronorm import (
     trust_statistics,
 )
 from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
-from pyronorm.layers import Batch, BatchWhitening, GroupWhitening, LatentNorm
 from pyronorm.likelihoods import Categorical
+from pyronorm.normalizers import Batch, BatchWhitening, GroupWhitening, LatentNorm
 from pyronorm.stats import Eigen, Newton
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 

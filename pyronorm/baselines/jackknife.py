@@ -12,9 +12,9 @@ from torch.func import functional_call, grad, vmap
 
 from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError
 from pyronorm.infer.data import Data, evaluation_mode, gather, inputs
-from pyronorm.layers.freshness import batch_layers
 from pyronorm.likelihoods import Normal
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers.freshness import batch_layers
 
 __all__ = ["Intervals", "Jackknife", "fit_jackknife"]
 

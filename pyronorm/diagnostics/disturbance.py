@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.infer.population import batch_statistics_mode, latent_network
-from pyronorm.layers import LatentNorm
+from pyronorm.normalizers import LatentNorm
 
 __all__ = ["Disturbance", "normalization_disturbance"]
 

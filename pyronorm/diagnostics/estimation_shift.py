@@ -14,8 +14,8 @@ from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs, split
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.latents import LatentSpace
-from pyronorm.layers import LatentNorm
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers import LatentNorm
 from pyronorm.stats import Moments, channel_moments, merge_moments
 
 __all__ = ["EstimationShift", "ModeGap", "estimation_shift", "mode_gap"]

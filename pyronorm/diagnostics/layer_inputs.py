@@ -15,8 +15,8 @@ from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.data import Data, inputs
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.latents import LatentSpace
-from pyronorm.layers import LatentNorm
-from pyronorm.layers.freshness import batch_layers
+from pyronorm.normalizers import LatentNorm
+from pyronorm.normalizers.freshness import batch_layers
 
 __all__ = ["InputShape", "input_shape", "watching"]
 

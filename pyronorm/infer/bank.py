@@ -10,8 +10,8 @@ from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
 from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import LatentNorm
-from pyronorm.layers.freshness import batch_layers
+from pyronorm.normalizers import LatentNorm
+from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.stats import Moments
 
 __all__ = ["collect_bank"]
@@ -45,7 +45,7 @@ def collect_bank(
         ConversionError: if the network has no batch normalizer, runs one twice, or has batch
             whitening, whose noise is not a shift and a scale.
         DataError: if there is no batch, only batches of one example, or batches of another size than
-            the virtual batches of a :class:`~pyronorm.layers.Ghost` normalizer.
+            the virtual batches of a :class:`~pyronorm.normalizers.Ghost` normalizer.
         StatisticsError: if population statistics are missing or stale, or the inputs not finite.
 
     Source: Teye, Azizpour & Smith (ICML 2018), algorithm 1.

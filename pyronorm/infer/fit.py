@@ -24,8 +24,8 @@ from pyronorm.infer.history import Epoch, History
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.predict import predictive_nll
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers.freshness import batch_layers, invalidate_statistics
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers.freshness import batch_layers, invalidate_statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -12,9 +12,9 @@ from torch import nn
 from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import LatentNorm
-from pyronorm.layers.freshness import batch_layers, stamp_statistics
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers import LatentNorm
+from pyronorm.normalizers.freshness import batch_layers, stamp_statistics
 from pyronorm.stats import Moments, merge_moments
 
 __all__ = [

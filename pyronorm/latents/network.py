@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from pyronorm.conversion.kinds import is_normalization
 from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.latents.prefix import Prefix
 from pyronorm.latents.space import LatentSpace
-from pyronorm.layers import LatentNorm
-from pyronorm.layers.freshness import check_statistics, watch_loading
-from pyronorm.layers.kinds import is_normalization
-from pyronorm.layers.propagation import Propagation, propagate
+from pyronorm.normalizers import LatentNorm
+from pyronorm.normalizers.freshness import check_statistics, watch_loading
+from pyronorm.propagation.propagate import Propagation, propagate
 
 __all__ = ["LatentNetwork"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-from pyronorm.layers import LatentNorm
+from pyronorm.normalizers import LatentNorm
 
 __all__ = ["Prefix"]
 

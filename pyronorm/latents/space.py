@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError, OptionError, ShapeError
-from pyronorm.layers import LatentNorm
+from pyronorm.normalizers import LatentNorm
 
 __all__ = ["LatentLayer", "LatentSpace"]
 

@@ -5,7 +5,7 @@
 have biases. ``dropout`` is that of the paper, or of those who predict with it
 (:func:`pyronorm.baselines.predict_dropout`).
 
-What :class:`~pyronorm.layers.Weight` and :class:`~pyronorm.layers.Analytic` can take over:
+What :class:`~pyronorm.normalizers.Weight` and :class:`~pyronorm.normalizers.Analytic` can take over:
 
 ==================  ===================================================  ===========================
 network             Weight                                               Analytic

@@ -13,8 +13,8 @@ import torch
 from pyronorm import guides
 from pyronorm.datasets import ImageData
 from pyronorm.diagnostics import mode_gap, moment_batch_sizes, normalization_disturbance
-from pyronorm.layers import Group, GroupWhitening, Normalizer, Weight
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers import Group, GroupWhitening, Normalizer, Weight
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_seeds
 from pyronorm.study.columns import columns

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pyronorm import guides
 from pyronorm.errors import OptionError
-from pyronorm.layers import Analytic, Group, GroupWhitening, Normalizer, Weight
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers import Analytic, Group, GroupWhitening, Normalizer, Weight
 
 __all__ = ["DEFAULT_METHODS", "METHODS", "Method", "choose_methods"]
 

@@ -13,11 +13,12 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyronorm import datasets, guides, likelihoods
+from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.diagnostics import classification_metrics, out_of_distribution
 from pyronorm.infer import Chains, Prediction, collect_bank, draw_latents, fit, predict
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Analytic, Normalizer, Weight, convert, data_dependent_start
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers import Analytic, Normalizer, Weight
 from pyronorm.priors import BatchNoise
 from pyronorm.study.methods import Method
 from pyronorm.study.settings import Training

@@ -15,16 +15,17 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyronorm import guides, networks
 from pyronorm.baselines import fit_jackknife, predict_dropout
+from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.datasets import TableSplit, TabularData
 from pyronorm.datasets.uci import UCI
 from pyronorm.errors import OptionError
 from pyronorm.infer import collect_bank, draw_latents, estimate_population_statistics, fit
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Normalizer, Weight, convert, data_dependent_start
-from pyronorm.layers.freshness import batch_layers
 from pyronorm.likelihoods import Normal
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers import Normalizer, Weight
+from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.priors import BatchNoise
 from pyronorm.study.checks import check_least, check_seeds
 from pyronorm.study.regression_scores import regression_scores

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyronorm.errors import PyronormError
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import LatentNorm, Normalizer, trust_statistics
+from pyronorm.normalizers import LatentNorm, Normalizer, trust_statistics
 from pyronorm.testing.networks import BATCH, CHANNELS, Pure, latents
 
 __all__ = [

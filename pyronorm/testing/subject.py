@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pyronorm.conversion import convert
 from pyronorm.infer import estimate_population_statistics
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Normalizer, convert
+from pyronorm.normalizers import Normalizer
 from pyronorm.testing.networks import CHANNELS, data, layout, modes, original, settle
 
 __all__ = ["Subject"]

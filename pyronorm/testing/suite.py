@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from pyronorm.errors import PyronormError, StatisticsError
 from pyronorm.guides import MeanField
 from pyronorm.infer import collect_bank, estimate_population_statistics
-from pyronorm.layers import trust_statistics
 from pyronorm.likelihoods import Categorical
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers import trust_statistics
 from pyronorm.testing.claims import (
     SkipTest,
     Snapshot,
@@ -48,7 +48,7 @@ __all__ = ["NormalizerConformance"]
 
 
 class NormalizerConformance(Subject):
-    """Checks that every :class:`~pyronorm.layers.Normalizer` has to pass; inherit it in a test class.
+    """Checks that every :class:`~pyronorm.normalizers.Normalizer` passes; inherit it in a test class.
 
     .. code-block:: python
 

@@ -126,7 +126,7 @@ def test_intervals_are_wider_away_from_the_data() -> None:
 
 def test_analytic_and_weight_normalization_have_gradients_too() -> None:
     x, y = torch.randn(N, 3), torch.randn(N, 1)
-    for normalizer in (pn.layers.Weight(), pn.layers.Analytic()):
+    for normalizer in (pn.normalizers.Weight(), pn.normalizers.Analytic()):
         network = MLP(3, 1, (4,)).eval()
         network(x)
         converted = pn.convert(network, normalizer, example_input=x)

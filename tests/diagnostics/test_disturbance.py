@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyronorm import convert
 from pyronorm.diagnostics import normalization_disturbance
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.layers import Batch, BatchWhitening, Group, GroupWhitening, LatentNorm, Layer
+from pyronorm.normalizers import Batch, BatchWhitening, Group, GroupWhitening, LatentNorm, Layer
 from pyronorm.stats import Eigen
 from tests.nets import conv_net, mlp
 

@@ -12,8 +12,8 @@ from torch import nn
 from pyronorm import NormalizationModel, convert, estimate_population_statistics
 from pyronorm.diagnostics import estimation_shift, mode_gap
 from pyronorm.errors import ConversionError, DataError, StatisticsError
-from pyronorm.layers import BatchWhitening, LatentNorm
 from pyronorm.likelihoods import Categorical
+from pyronorm.normalizers import BatchWhitening, LatentNorm
 from tests.nets import SHAPES, conv_net, mlp, train_briefly
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from pyronorm import NormalizationModel, convert
 from pyronorm.guides import Guide
-from pyronorm.layers import Population
 from pyronorm.likelihoods import Normal
+from pyronorm.normalizers import Population
 from pyronorm.priors import Prior
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pyronorm as pn
-from pyronorm import NormalizationModel, convert, fit, layers, to_arviz
+from pyronorm import NormalizationModel, convert, fit, normalizers, to_arviz
 from pyronorm.diagnostics import pareto_k
 from pyronorm.guides import Paired, Point
 from pyronorm.infer import draw_latents
@@ -27,16 +27,16 @@ PRIORS = {
 }
 NORMALIZERS = {
     "Batch": None,
-    "Population": layers.Population(),
-    "Ghost": layers.Ghost(8),
-    "Group": layers.Group(2),
-    "Layer": layers.Layer(),
-    "Instance": layers.Instance(),
-    "RMS": layers.RMS(),
-    "Weight": layers.Weight(),
-    "Analytic": layers.Analytic(),
-    "BatchWhitening": layers.BatchWhitening(2),
-    "GroupWhitening": layers.GroupWhitening(2),
+    "Population": normalizers.Population(),
+    "Ghost": normalizers.Ghost(8),
+    "Group": normalizers.Group(2),
+    "Layer": normalizers.Layer(),
+    "Instance": normalizers.Instance(),
+    "RMS": normalizers.RMS(),
+    "Weight": normalizers.Weight(),
+    "Analytic": normalizers.Analytic(),
+    "BatchWhitening": normalizers.BatchWhitening(2),
+    "GroupWhitening": normalizers.GroupWhitening(2),
 }
 # A point has no density, and a bank neither: pareto_k says so.
 WITHOUT_K = {"Point", "BatchNoise"}
@@ -80,7 +80,7 @@ def groups_of(idata) -> list[str]:
 def test_one_epoch_k_and_export(prior, normalizer):
     x, y = digits()
     original = network(x)
-    reads_weights = isinstance(normalizer, (layers.Analytic, layers.Weight))
+    reads_weights = isinstance(normalizer, (normalizers.Analytic, normalizers.Weight))
     for case in CASES:
         converted = convert(original, normalizer, example_input=x if reads_weights else None)
         model = NormalizationModel(converted, Categorical(), len(x), prior)
@@ -115,7 +115,7 @@ def test_one_epoch_k_and_export(prior, normalizer):
 @pytest.mark.parametrize("normalizer", NORMALIZERS.values(), ids=NORMALIZERS)
 def test_chains_of_nuts_export_beside_guides(normalizer):
     x, y = digits(32)
-    reads_weights = isinstance(normalizer, (layers.Analytic, layers.Weight))
+    reads_weights = isinstance(normalizer, (normalizers.Analytic, normalizers.Weight))
     converted = convert(network(x), normalizer, example_input=x if reads_weights else None)
     pn.estimate_population_statistics(converted, x)
     for prior in (PRIORS["Standard"], PRIORS["Hierarchical"]):

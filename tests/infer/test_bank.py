@@ -14,7 +14,7 @@ from pyronorm import (
     estimate_population_statistics,
 )
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
-from pyronorm.layers import Batch, LatentNorm
+from pyronorm.normalizers import Batch, LatentNorm
 from pyronorm.stats import log_var_mean, log_var_variance, shift_variance
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 

@@ -11,8 +11,8 @@ from pyronorm import (
     estimate_population_statistics,
 )
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
-from pyronorm.layers import Batch, Group, LatentNorm
 from pyronorm.likelihoods import Categorical
+from pyronorm.normalizers import Batch, Group, LatentNorm
 from tests.nets import SHAPES, conv_net, mlp
 
 

@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
+from pyronorm.conversion import convert
 from pyronorm.infer import estimate_population_statistics
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Analytic, Batch, BatchWhitening, Group, Weight, convert
+from pyronorm.normalizers import Analytic, Batch, BatchWhitening, Group, Weight
 from pyronorm.stats import Eigen
 from tests.nets import SHAPES, conv_net, train_briefly
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from pyronorm.conversion import convert
 from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
 from pyronorm.latents import LatentNetwork
-from pyronorm.layers import Analytic, Batch, Group, Instance, Layer, Population, Weight, convert
+from pyronorm.normalizers import Analytic, Batch, Group, Instance, Layer, Population, Weight
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
 NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight(), Analytic()]

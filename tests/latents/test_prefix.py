@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pyronorm.conversion import convert
 from pyronorm.latents import LatentNetwork
 from pyronorm.latents.prefix import Prefix
-from pyronorm.layers import convert
 
 
 class Net(nn.Module):

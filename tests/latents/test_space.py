@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from pyronorm.conversion import convert
 from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.latents import LatentLayer, LatentSpace
-from pyronorm.layers import Group, convert
+from pyronorm.normalizers import Group
 from tests.nets import conv_net
 
 

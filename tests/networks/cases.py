@@ -53,7 +53,7 @@ def trained(name: str) -> tuple[nn.Module, Tensor]:
     return network.eval(), torch.randn(4, *shape)
 
 
-def check_conversion(name: str, normalizer: pn.layers.Normalizer | None, only=None) -> None:
+def check_conversion(name: str, normalizer: pn.normalizers.Normalizer | None, only=None) -> None:
     network, x = trained(name)
     converted = pn.convert(network, normalizer, only, example_input=x).eval()
     with torch.no_grad():

@@ -71,12 +71,14 @@ def test_dropout_must_be_a_rate(name: str, dropout: float) -> None:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     "normalizer",
-    [None, pn.layers.Population(), pn.layers.Weight(), pn.layers.Analytic()],
+    [None, pn.normalizers.Population(), pn.normalizers.Weight(), pn.normalizers.Analytic()],
     ids=["batch", "population", "weight", "analytic"],
 )
-def test_conversion_keeps_the_function(name: str, normalizer: pn.layers.Normalizer | None) -> None:
+def test_conversion_keeps_the_function(
+    name: str, normalizer: pn.normalizers.Normalizer | None
+) -> None:
     only = None
-    if isinstance(normalizer, pn.layers.Weight) and name == "wide_resnet":
+    if isinstance(normalizer, pn.normalizers.Weight) and name == "wide_resnet":
         only = ["*.norm2"]  # the others follow a sum
     check_conversion(name, normalizer, only)
 

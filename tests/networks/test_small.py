@@ -62,11 +62,11 @@ def test_number_of_parameters(classes: int, channels: int, width: int) -> None:
 
 @pytest.mark.parametrize(
     ("normalizer", "keeps"),
-    [(None, True), (pn.layers.Weight(), True), (pn.layers.Group(8), False)],
+    [(None, True), (pn.normalizers.Weight(), True), (pn.normalizers.Group(8), False)],
     ids=["batch", "weight", "group"],
 )
 def test_converts_to_every_normalizer_of_the_studies(
-    normalizer: pn.layers.Normalizer | None, keeps: bool
+    normalizer: pn.normalizers.Normalizer | None, keeps: bool
 ) -> None:
     net = train_briefly(SmallConvNet(3, 2, 8), (2, 8, 8)).eval()
     x = torch.randn(5, 2, 8, 8)

@@ -33,7 +33,7 @@ def test_shortcuts() -> None:
 def test_weight_normalization_of_all_layers_is_refused() -> None:
     network, x = trained("wide_resnet")
     with pytest.raises(ConversionError, match="not fed directly by a linear or convolution"):
-        pn.convert(network, pn.layers.Weight(), example_input=x)
+        pn.convert(network, pn.normalizers.Weight(), example_input=x)
 
 
 @pytest.mark.parametrize(("depth", "factor"), [(4, 1), (20, 1), (16, 0)])

@@ -18,7 +18,7 @@ import pyronorm as pn
 from pyronorm import datasets, guides, plots, priors
 from pyronorm.datasets import ImageData
 from pyronorm.infer import Chains
-from pyronorm.layers import Analytic, LatentNorm
+from pyronorm.normalizers import Analytic, LatentNorm
 from pyronorm.study import (
     METHODS,
     Comparison,

@@ -11,7 +11,7 @@ from torch import nn
 import pyronorm as pn
 from pyronorm import guides
 from pyronorm.errors import OptionError
-from pyronorm.layers import Analytic, Group, GroupWhitening, Weight
+from pyronorm.normalizers import Analytic, Group, GroupWhitening, Weight
 from pyronorm.study import METHODS, Method, choose_methods
 
 # name: normalizer, guide that is trained, guide that predicts, training it shares

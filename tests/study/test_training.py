@@ -9,7 +9,7 @@ import torch
 
 import pyronorm as pn
 from pyronorm import datasets, guides
-from pyronorm.layers import Analytic, Weight
+from pyronorm.normalizers import Analytic, Weight
 from pyronorm.study import METHODS, Trained, Training, center, judge, train
 from pyronorm.study.training import metrics, stopwatch
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyronorm.errors import ShapeError
-from pyronorm.layers import Batch, LatentNorm, Normalizer, affine_each
+from pyronorm.normalizers import Batch, LatentNorm, Normalizer, affine_each
 from pyronorm.stats import Moments, channel_moments
 
 

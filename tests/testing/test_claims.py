@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyronorm.layers import Group
+from pyronorm.normalizers import Group
 from pyronorm.testing import NormalizerConformance, run_checks
 from pyronorm.testing.claims import SkipTest, Snapshot, check, same, without_type_checks
 

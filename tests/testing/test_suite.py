@@ -7,7 +7,7 @@ import re
 import pytest
 from torch import nn
 
-from pyronorm.layers import Instance
+from pyronorm.normalizers import Instance
 from pyronorm.testing import NormalizerConformance, run_checks
 from tests.testing import broken
 

@@ -17,6 +17,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LinearLR
 
 from pyronorm import datasets
+from pyronorm.conversion import convert
 from pyronorm.diagnostics import (
     classification_metrics,
     compare_draws,
@@ -37,7 +38,6 @@ from pyronorm.infer import (
     predictive_nll,
     run_nuts,
 )
-from pyronorm.layers import convert
 from pyronorm.likelihoods import Categorical
 from pyronorm.model import NormalizationModel
 from pyronorm.study.reference.posteriors import Candidate, choose_posteriors

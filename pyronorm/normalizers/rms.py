@@ -1,0 +1,71 @@
+"""Root mean square of one example: RMS normalization."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyronorm.normalizers.base import LatentNorm, Normalizer, affine_each
+
+__all__ = ["RMS"]
+
+
+@dataclass(frozen=True)
+class RMS(Normalizer):
+    r"""Root mean square of each example over all channels; no mean is taken off.
+
+    .. math::
+        \hat x = x / \sqrt{\tfrac{1}{C} \sum_c x_c^2 + \epsilon}
+
+    The reference mean is 0. On a channel-last input, as in transformers, the mean of squares runs
+    over the last axis only, each position for itself: what :class:`torch.nn.RMSNorm` does. On a
+    channel-first input ``(batch, channel, *spatial)`` it runs over channels and positions.
+
+    Args:
+        eps: added to the mean of squares; None takes the converted layer's own, and where that has
+            none either, the machine epsilon of the computation as torch.nn.RMSNorm does (that of
+            float32 for inputs in half precision).
+
+    Source: Zhang & Sennrich, "Root Mean Square Layer Normalization" (NeurIPS 2019), eq. 4.
+    """
+
+    eps: float | None = None
+    handles_channel_last: ClassVar[bool] = True
+
+    def describe(self, layer: LatentNorm) -> str:
+        """Mean of squares of each example, or of each of its positions."""
+        return "each position, mean square" if layer.channel_last else "each example, mean square"
+
+    def normalize(
+        self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """Divide each example by its root mean square."""
+        if layer.channel_last:
+            # Torch's kernel has no bias, and falls back to a slow one if dtypes differ.
+            weight = None if weight is None else weight.to(x.dtype)
+            y = F.rms_norm(x, (layer.num_channels,), weight, self.eps)
+            return y if bias is None else (y + bias).to(x.dtype)
+        inverse = self._inverse(x)[:, None]
+        weight = inverse if weight is None else weight * inverse
+        if bias is None:
+            return (x * weight.view(weight.shape + (1,) * (x.ndim - 2))).to(x.dtype)
+        return affine_each(x, weight, bias[None])
+
+    def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Normalize with an affine map per example."""
+        if not layer.channel_last:
+            return affine_each(x, weight * self._inverse(x)[:, None], bias)
+        y = self.normalize(layer, x, None, None)
+        return affine_each(y, weight, bias, channel_last=True)
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        """One over the root mean square of each example, shape ``(batch,)``."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), dtype=dtype)
+        eps = torch.finfo(dtype).eps if self.eps is None else self.eps
+        return torch.rsqrt(norm.square() / math.prod(x.shape[1:]) + eps)
