@@ -29,7 +29,7 @@ def main() -> None:
                 network(x).softmax(-1)
 
         def predict(chunk: int | None, model=model, guide=guide, x=x) -> None:
-            model.latent_network.samples_per_call = chunk
+            model.network.samples_per_call = chunk
             pn.predict(model, guide, x, DRAWS)
 
         functions = {

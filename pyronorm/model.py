@@ -120,8 +120,6 @@ class NormalizationModel(PyroModule):
     Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
     """
 
-    network: LatentNetwork
-
     def __init__(
         self,
         network: nn.Module,
@@ -134,7 +132,8 @@ class NormalizationModel(PyroModule):
         for name, value in (("num_data", num_data), ("draws", draws)):
             if value < 1:
                 raise OptionError(f"NormalizationModel: {name} must be at least 1, got {value}.")
-        self.network = LatentNetwork.of(network)
+        # Where torch's assignment would put it; the property reads it from there.
+        self._modules["network"] = LatentNetwork.of(network)
         self.likelihood = likelihood
         self.num_data = num_data
         self.prior = Standard() if prior is None else prior
@@ -143,11 +142,11 @@ class NormalizationModel(PyroModule):
     @property
     def space(self) -> LatentSpace:
         """The space of the latents."""
-        return self.latent_network.space
+        return self.network.space
 
     @property
-    def latent_network(self) -> LatentNetwork:
-        """The network, read without Pyro's ``param`` statements."""
+    def network(self) -> LatentNetwork:
+        """The network, read without the ``param`` statements that a PyroModule adds."""
         network = self._modules["network"]
         assert isinstance(network, LatentNetwork)
         return network
@@ -181,7 +180,7 @@ class NormalizationModel(PyroModule):
             ShapeError: if ``y`` does not fit the network's output.
             DataError: if ``y`` has values outside of the likelihood's support.
         """
-        network = self.latent_network
+        network = self.network
         self._state_parameters()
         with self.draw_plate():
             shift, scale = sample_latents(network, self.prior)
@@ -213,7 +212,7 @@ class NormalizationModel(PyroModule):
         return value
 
     def _refuse_draws(self) -> None:
-        for layer in self.latent_network.layers:
+        for layer in self.network.layers:
             if layer.normalizer.uses_batch and layer.training:
                 raise OptionError(
                     f"NormalizationModel has draws={self.draws}, but {layer.name} takes statistics "
@@ -239,7 +238,7 @@ class NormalizationModel(PyroModule):
         trained_by_svi = any(
             isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK
         )
-        for name, parameter in self.latent_network.named_parameters():
+        for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
                 known = pyro.param(param_with_module_name("network", name), parameter)
                 if trained_by_svi and known is not parameter:

@@ -88,5 +88,5 @@ def test_batch_statistics_would_mix_draws_and_are_refused():
     with pytest.raises(OptionError, match="draws=4, but 1 takes statistics over the batch"):
         Trace_ELBO().differentiable_loss(model, guide, x, y)
     trust_statistics(model)
-    model.latent_network.eval()  # a frozen network has no batch statistics
+    model.network.eval()  # a frozen network has no batch statistics
     assert torch.isfinite(Trace_ELBO().differentiable_loss(model, guide, x, y))

@@ -38,7 +38,7 @@ def test_log_density_is_prior_plus_scaled_likelihood():
     values = {"shift": shift, "scale": scale}
     trace = poutine.trace(poutine.condition(model, values)).get_trace(x, y)
     prior = BatchNoise(8.0).distributions(c, torch.empty(0))
-    logits = model.latent_network(x, shift, scale)
+    logits = model.network(x, shift, scale)
     likelihood = -nn.functional.cross_entropy(logits, y, reduction="sum")
     expected = prior[0].log_prob(shift) + prior[1].log_prob(scale) + NUM_DATA / len(x) * likelihood
     torch.testing.assert_close(trace.log_prob_sum(), expected)
@@ -122,7 +122,7 @@ def test_draws_split_the_batch_in_order(batch):
     expected = torch.stack(
         [
             -nn.functional.cross_entropy(
-                model.latent_network(x[i : i + 1], shift[k, 0], scale[k, 0]), y[i : i + 1]
+                model.network(x[i : i + 1], shift[k, 0], scale[k, 0]), y[i : i + 1]
             )
             for i, k in enumerate(part.tolist())
         ]

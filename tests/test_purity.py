@@ -90,7 +90,7 @@ def test_state_dict_is_bit_identical(run, normalizer, training):
     assert list(after) == list(before)
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert [m.training for m in model.modules()] == modes
-    assert all(layer.latents is None for layer in model.latent_network.layers)
+    assert all(layer.latents is None for layer in model.network.layers)
 
 
 def test_the_same_check_catches_torch_batch_norm():

@@ -93,7 +93,7 @@ def run_condition(model):
     values = {"shift": torch.randn(10) * 0.1, "scale": torch.rand(10) + 0.5}
     trace = poutine.trace(poutine.condition(model, values)).get_trace(x, y)
     assert torch.equal(trace.nodes["shift"]["value"], values["shift"])
-    logits = model.latent_network(x, values["shift"], values["scale"])
+    logits = model.network(x, values["shift"], values["scale"])
     torch.testing.assert_close(
         trace.nodes["y"]["fn"].logits, logits.log_softmax(-1), rtol=1e-4, atol=1e-5
     )
@@ -251,7 +251,7 @@ def test_elbo_and_gradient_equal_a_hand_written_estimate_draw_by_draw(prior):
     noise = [torch.normal(torch.zeros(c), torch.ones(c)) for _ in range(2)]
     shift = guide.shift_loc + guide.shift_log_std.exp() * noise[0]
     log_scale = guide.log_scale_loc + guide.log_scale_log_std.exp() * noise[1]
-    logits = model.latent_network(x, shift, log_scale.exp())
+    logits = model.network(x, shift, log_scale.exp())
     log_q = (
         torch.distributions.Normal(guide.shift_loc, guide.shift_log_std.exp()).log_prob(shift)
         + torch.distributions.Normal(guide.log_scale_loc, guide.log_scale_log_std.exp()).log_prob(

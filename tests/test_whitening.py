@@ -215,7 +215,7 @@ def test_reference_statistics_are_unknown(normalizer):
     x, y = torch.randn(12, *SHAPES[2]), torch.randint(3, (12,))
     estimate_population_statistics(network, x)
     model = NormalizationModel(network, Categorical(), 12)
-    mean, std = model.latent_network.reference_statistics()
+    mean, std = model.network.reference_statistics()
     assert mean.isnan().all()
     assert std.isnan().all()
     idata = to_arviz(model, guides.MeanField(model), (x, y), 3)

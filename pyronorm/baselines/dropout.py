@@ -61,7 +61,7 @@ def predict_dropout(
     draws = draw_latents(model, Point(model) if guide is None else guide, num_samples, batches)
     parts: list[Summary] = []
     samples: list[Tensor] = []
-    model.latent_network.check_statistics()
+    model.network.check_statistics()
     with torch.no_grad():
         for output in _outputs(model, dropouts, draws, batches, batch_size):
             parts.append(model.likelihood.summarize(output))
@@ -81,7 +81,7 @@ def _outputs(
     batch_size: int,
 ) -> Iterator[Tensor]:
     """Yield outputs of all passes, (pass, batch, *out), by batch."""
-    network = model.latent_network
+    network = model.network
     for position, x in enumerate(inputs(batches, network, batch_size)):
         if x.is_floating_point() and not bool(x.isfinite().all()):
             raise DataError(f"data: batch {position} has inputs that are not finite.")
@@ -94,7 +94,7 @@ def _outputs(
 
 
 def _dropouts(model: NormalizationModel) -> list[nn.Module]:
-    network = model.latent_network.network
+    network = model.network.network
     found = [m for m in network.modules() if isinstance(m, _DropoutNd) and m.p > 0]
     if not found:
         raise OptionError(

@@ -100,7 +100,7 @@ class Jackknife:
                 f"Jackknife: a coverage of {coverage} needs at least "
                 f"{math.ceil(round(coverage / (1 - coverage), 9))} training examples, got {size}."
             )
-        network = self.model.latent_network
+        network = self.model.network
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for x in inputs(data, network, batch_size):
             with evaluation_mode(self.model):
@@ -164,7 +164,7 @@ def fit_jackknife(
             "fit_jackknife: needs the Normal likelihood, a real target, got "
             f"{type(model.likelihood).__name__}."
         )
-    network = model.latent_network
+    network = model.network
     for layer in batch_layers(network):
         raise ConversionError(
             f"fit_jackknife: {layer.name} has batch statistics: what leaving out an example does to "
@@ -193,13 +193,13 @@ def fit_jackknife(
 
 
 def _trained(model: NormalizationModel) -> dict[str, Tensor]:
-    named = model.latent_network.named_parameters()
+    named = model.network.named_parameters()
     return {name: p.detach() for name, p in named if p.requires_grad}
 
 
 def _gradients(model: NormalizationModel, x: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs, and their gradients in the trained parameters, (batch, parameter) in float64."""
-    network = model.latent_network
+    network = model.network
     parameters = _trained(model)
     with torch.no_grad():
         output: Tensor = network(x)

@@ -180,7 +180,7 @@ def _evaluate(
     model: NormalizationModel, layer: str, data: Data, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yield features with a one, (batch, feature) in float64, outputs and ``y``, by batch."""
-    network = model.latent_network
+    network = model.network
     linear = _linear(model, layer)
     network.check_statistics()
     seen: list[Tensor] = []
@@ -215,7 +215,7 @@ def _evaluate(
 
 
 def _last_linear(model: NormalizationModel) -> str:
-    network = model.latent_network.network
+    network = model.network.network
     names = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not names:
         raise OptionError(f"fit_laplace: {type(network).__name__} has no nn.Linear layer.")
@@ -223,7 +223,7 @@ def _last_linear(model: NormalizationModel) -> str:
 
 
 def _linear(model: NormalizationModel, name: str) -> nn.Linear:
-    modules = dict(model.latent_network.network.named_modules())
+    modules = dict(model.network.network.named_modules())
     module = modules.get(name)
     if not isinstance(module, nn.Linear):
         known = [n for n, m in modules.items() if isinstance(m, nn.Linear)]

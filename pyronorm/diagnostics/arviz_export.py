@@ -80,7 +80,7 @@ def to_arviz(
     """
     if num_samples < 1:
         raise OptionError(f"to_arviz: num_samples must be at least 1, got {num_samples}.")
-    network = model.latent_network
+    network = model.network
     model_data = None if data is None else gather(data, batch_size)
     with _seeded(seed), torch.no_grad():
         draws, chains, extra = _draw(model, posterior, num_samples, model_data)
@@ -203,7 +203,7 @@ def _build(groups: _Groups, model: NormalizationModel, attributes: dict[str, Any
     per_channel = ("shift", "scale", "mean", "std", "reference_mean", "reference_std")
     dims = {name: ["channel"] for name in per_channel}
     coords: dict[str, Any] = {"channel": list(space.channel_labels)}
-    hyperprior = model.prior.hyperprior(space, model.latent_network.like)
+    hyperprior = model.prior.hyperprior(space, model.network.like)
     means = {site: fn.mean for site, fn in hyperprior.items()}
     for name, (_, labels) in model.prior.report(space, means).items():
         dims[name] = [f"{name}_group"]

@@ -186,7 +186,7 @@ def mode_gap(
         DataError: if there is no batch, no ``y``, or an impossible one.
         StatisticsError: if population statistics are missing or stale.
     """
-    latent = model.latent_network
+    latent = model.network
     latent.check_statistics()
     size = examples = 0
     losses = torch.zeros(2, dtype=torch.float64)

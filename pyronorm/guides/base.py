@@ -48,7 +48,7 @@ class Guide(PyroModule):
                 f"model of your own, got {type(model).__name__}."
             )
         if self.needs_latents:
-            network = model if isinstance(model, LatentNetwork) else model.latent_network
+            network = model if isinstance(model, LatentNetwork) else model.network
             network.refuse_plain(type(self).__name__)
         # A tuple hides the model from torch: it is no part of the guide.
         self._model = (model,)
@@ -95,7 +95,7 @@ class Guide(PyroModule):
     def _like(self) -> Tensor:
         """An empty tensor with the device and dtype of the latents."""
         model = self._model[0]
-        return (model if isinstance(model, LatentNetwork) else model.latent_network).like
+        return (model if isinstance(model, LatentNetwork) else model.network).like
 
     def _vector(self, value: float | Tensor, name: str) -> Tensor:
         """A number for every channel, or a given vector, as a fresh tensor."""

@@ -171,7 +171,7 @@ def draw_latents(
     sites = _sites(trace)
     hyper = {
         site: sites[site]["value"].squeeze(1)
-        for site in model.prior.hyperprior(space, model.latent_network.like)
+        for site in model.prior.hyperprior(space, model.network.like)
         if site in sites
     }
     return Draws(values[0], values[1], _log_density(trace, num_samples), hyper)
@@ -191,7 +191,7 @@ def draw_prior(model: NormalizationModel, num_samples: int) -> Draws:
     Raises:
         OptionError: if the prior is improper.
     """
-    space, like = model.space, model.latent_network.like
+    space, like = model.space, model.network.like
     with pyro.plate("_draws", num_samples, dim=-2):
         trace = poutine.trace(model.prior.sample).get_trace(space, like)
     values = {name: site["value"].squeeze(1) for name, site in _sites(trace).items()}

@@ -132,7 +132,7 @@ def fit(
     batches: Iterable[Any] = as_batches(train_data, batch_size, shuffle=True, seed=seed)
     if isinstance(batches, DataLoader):
         batches = fabric.setup_dataloaders(batches)
-    network = model.latent_network
+    network = model.network
     trains_batch_layers = train_network and bool(batch_layers(network))
     history = History()
     best = math.inf
@@ -242,7 +242,7 @@ class _Step:
         self.kl_weight = kl_weight
         self.clip = gradient_clip_norm
         self.augment = augment
-        objective = _Objective(ELBOModule(model, guide, elbo), model.latent_network)
+        objective = _Objective(ELBOModule(model, guide, elbo), model.network)
         self.module, self.optimizer = fabric.setup(objective, optimizer)
         self.weight = 1.0
 
@@ -316,7 +316,7 @@ def _make_parameters(guide: nn.Module, batches: Iterable[Any], fabric: Fabric) -
 
 
 def _parameter_groups(model: NormalizationModel, guide: nn.Module) -> list[dict[str, Any]]:
-    modules = {"network": model.latent_network, "likelihood": model.likelihood, "guide": guide}
+    modules = {"network": model.network, "likelihood": model.likelihood, "guide": guide}
     groups = [
         {"name": name, "params": [p for p in module.parameters() if p.requires_grad]}
         for name, module in modules.items()
@@ -334,7 +334,7 @@ def _set_modes(model: NormalizationModel, guide: nn.Module, train_network: bool)
     model.train()
     guide.train()
     if not train_network:
-        model.latent_network.eval()
+        model.network.eval()
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def run_nuts(
     ):
         if value < least:
             raise OptionError(f"run_nuts: {name} must be at least {least}, got {value}.")
-    model.latent_network.refuse_plain("run_nuts")
+    model.network.refuse_plain("run_nuts")
     x, y = gather(data)
     if y is None:
         raise OptionError("run_nuts: needs pairs (x, y), got x alone.")
@@ -77,7 +77,7 @@ def run_nuts(
             f"run_nuts: the model is made for num_data={model.num_data} examples, got {len(x)}. For the "
             "posterior of a subset make a NormalizationModel of that size on the same network."
         )
-    network = model.latent_network
+    network = model.network
     network.check_statistics()
     x, y = network.prepare(x), y.to(network.like.device)
     chains = []

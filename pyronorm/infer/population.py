@@ -121,5 +121,5 @@ def estimate_population_statistics(
 def latent_network(network: nn.Module) -> LatentNetwork:
     """The LatentNetwork of a NormalizationModel, itself, or around a converted network."""
     if isinstance(network, NormalizationModel):
-        return network.latent_network
+        return network.network
     return LatentNetwork.of(network)

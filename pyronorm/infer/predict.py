@@ -105,7 +105,7 @@ def evaluate_draws(
         DataError: if there are no data, or inputs that are not finite.
         StatisticsError: if population statistics are missing or stale.
     """
-    network = model.latent_network
+    network = model.network
     shift, scale, index = _unique(draws)
     network.check_statistics()
     empty = True

@@ -231,7 +231,7 @@ class BatchSize(Study):
         n_eff = float(sizes.layer_shift.value.log().mean().exp())
         images = data.train.x[: max(settings.disturbance_images, 4 * n)]
         (disturbance,) = normalization_disturbance(
-            trained.model.latent_network, images, [n], num_draws=8, seed=seed
+            trained.model.network, images, [n], num_draws=8, seed=seed
         )
         moved = disturbance.normalized.values()
         gap = mode_gap(trained.model, tuple(data.test), n, seed=seed)
@@ -249,7 +249,7 @@ class BatchSize(Study):
         yield self._judged(_NOISE, noisy, noisy.guide, data, seed, n)
 
     def _constraints(self, trained: Trained, data: ImageData, number: int) -> float:
-        network = trained.model.latent_network
+        network = trained.model.network
         (found,) = normalization_disturbance(network, data.train.x[:2], [2], num_draws=2)
         return max(number / values for values in found.dims.values())
 

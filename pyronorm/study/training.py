@@ -194,7 +194,7 @@ def judge(
         average, ``auroc`` and ``fpr95`` with outliers, ``predict_ms`` per draw; and the
         prediction, without samples.
     """
-    device = model.latent_network.like.device
+    device = model.network.like.device
     x, y = test.x.to(device), test.y.to(device)
     draws = 1 if isinstance(guide, guides.Point) else num_samples
     elapsed = []

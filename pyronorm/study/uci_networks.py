@@ -271,7 +271,7 @@ class UciNetworks:
             seed=self.seed,
             progress=False,
         )
-        if batch_layers(model.latent_network):
+        if batch_layers(model.network):
             estimate_population_statistics(model, x)  # of all rows
         return model, guide
 

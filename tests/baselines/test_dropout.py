@@ -27,7 +27,7 @@ def classifier(norm=None) -> pn.NormalizationModel:
 @pytest.mark.parametrize("norm", [None, nn.BatchNorm1d])
 def test_passes_by_hand(norm) -> None:
     model, x = classifier(norm), torch.randn(7, 3)
-    network = copy.deepcopy(model.latent_network.network).eval()
+    network = copy.deepcopy(model.network.network).eval()
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.train()
@@ -60,7 +60,7 @@ def test_variance_of_a_linear_layer() -> None:
 
 def test_nothing_is_changed_and_batches_do_not_matter() -> None:
     model = classifier(nn.BatchNorm1d).train()
-    model.latent_network.network.fc.eval()
+    model.network.network.fc.eval()
     before = copy.deepcopy(model.state_dict())
     modes = [m.training for m in model.modules()]
     found = predict_dropout(model, torch.randn(9, 3), 3, batch_size=4, keep_samples=False)
@@ -104,6 +104,6 @@ def test_data_are_checked() -> None:
 def test_stale_statistics_are_refused() -> None:
     model = classifier(nn.BatchNorm1d)
     with torch.no_grad():
-        model.latent_network.network.fc.weight.mul_(2)
+        model.network.network.fc.weight.mul_(2)
     with pytest.raises(StatisticsError):
         predict_dropout(model, torch.zeros(2, 3), 2)

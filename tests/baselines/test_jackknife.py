@@ -132,20 +132,18 @@ def test_analytic_and_weight_normalization_have_gradients_too() -> None:
         converted = pn.convert(network, normalizer, example_input=x)
         model = pn.NormalizationModel(converted, pn.likelihoods.Normal(), num_data=N)
         jackknife = fit_jackknife(model, (x, y), batch_size=8)
-        first = torch.autograd.grad(
-            model.latent_network(x[:1]).squeeze(), list(converted.parameters())
-        )
+        first = torch.autograd.grad(model.network(x[:1]).squeeze(), list(converted.parameters()))
         flat = torch.cat([g.flatten() for g in first]).double()
         # H times the step of an example is along its gradient; the gradient of x[0] gives h.
         gradients = []
         for i in range(N):
-            output = model.latent_network(x[i : i + 1]).squeeze()
+            output = model.network(x[i : i + 1]).squeeze()
             parts = torch.autograd.grad(output, list(converted.parameters()))
             gradients.append(torch.cat([g.flatten() for g in parts]).double())
         stacked = torch.stack(gradients)
         hessian = stacked.T @ stacked + torch.eye(len(flat)).double()
         leverage = flat @ torch.linalg.solve(hessian, flat)
-        output = model.latent_network(x[:1]).detach().double().squeeze()
+        output = model.network(x[:1]).detach().double().squeeze()
         expected = (y[0, 0].double() - output) / (1 - leverage)
         torch.testing.assert_close(jackknife.residuals[0], expected, rtol=1e-3, atol=1e-4)
 
@@ -166,7 +164,7 @@ def test_refusals() -> None:
     batch = pn.NormalizationModel(pn.convert(MLP(3, 1, (4,))), pn.likelihoods.Normal(), num_data=N)
     with pytest.raises(ConversionError, match="has batch statistics"):
         fit_jackknife(batch, (x, y))
-    classes = pn.NormalizationModel(model.latent_network, pn.likelihoods.Categorical(), num_data=N)
+    classes = pn.NormalizationModel(model.network, pn.likelihoods.Categorical(), num_data=N)
     with pytest.raises(OptionError, match="needs the Normal likelihood.* got Categorical"):
         fit_jackknife(classes, (x, y))
     jackknife = fit_jackknife(model, (x, y))

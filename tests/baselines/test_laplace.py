@@ -41,7 +41,7 @@ def test_covariance_is_the_inverse_hessian(likelihood: Likelihood, norm) -> None
     model = make(likelihood, norm=norm)
     x, y = torch.randn(N, 4), targets(likelihood)
     posterior = fit_laplace(model, (x, y), prior_precision=0.7, batch_size=7)
-    network = model.latent_network.network.eval()
+    network = model.network.network.eval()
     with torch.no_grad():
         features = network.layers(x).double()
     features = torch.cat([features, torch.ones(N, 1)], 1)
@@ -118,7 +118,7 @@ def test_refusals() -> None:
     with pytest.raises(OptionError, match="num_samples"):
         posterior.predict(x, 0)
     with torch.no_grad():
-        model.latent_network.network.fc.bias.add_(1)
+        model.network.network.fc.bias.add_(1)
     with pytest.raises(OptionError, match="'fc' has been changed since"):
         posterior.predict(x)
 

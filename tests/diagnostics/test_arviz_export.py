@@ -73,7 +73,7 @@ def test_values(exported):
         draws = draw_latents(model, guide, 50)
     posterior = idata["posterior"]
     np.testing.assert_array_equal(posterior["shift"].values[0], draws.shift.numpy())
-    mean, std = model.latent_network.reference_statistics()
+    mean, std = model.network.reference_statistics()
     expected = mean - std * draws.shift
     np.testing.assert_allclose(posterior["mean"].values[0], expected.detach().numpy(), rtol=1e-5)
     np.testing.assert_allclose(
@@ -170,7 +170,7 @@ def test_several_chains_stay_apart(monkeypatch):
     np.testing.assert_array_equal(idata["posterior"]["scale"].values, samples["scale"].numpy())
     diverging = idata["sample_stats"]["diverging"].values
     assert np.argwhere(diverging).tolist() == [[1, 0], [1, 4], [2, 2]]
-    logits = model.latent_network(x, samples["shift"][2, 3], samples["scale"][2, 3])
+    logits = model.network(x, samples["shift"][2, 3], samples["scale"][2, 3])
     expected = -nn.functional.cross_entropy(logits, y, reduction="none")
     np.testing.assert_allclose(
         idata["log_likelihood"]["y"].values[2, 3], expected.detach().numpy(), rtol=1e-4, atol=1e-5
@@ -285,7 +285,7 @@ def test_errors():
         convert(train_briefly(conv_net(2), SHAPES[2], steps=1)), Categorical(), 10
     )
     with torch.no_grad():
-        stale.latent_network.network[0].weight.mul_(1.1)
+        stale.network.network[0].weight.mul_(1.1)
     with pytest.raises(StatisticsError, match="stale"):
         to_arviz(
             stale, guides.MeanField(stale), (torch.randn(3, *SHAPES[2]), torch.zeros(3).long()), 5

@@ -92,7 +92,7 @@ def test_mode_gap_is_the_difference_of_losses_and_outputs():
     x, y = torch.randn(23, 5), torch.randint(3, (23,))
     batches = [(x[:9], y[:9]), (x[9:18], y[9:18]), (x[18:], y[18:])]  # the rest does not count
     found = mode_gap(model, batches)
-    network = model.latent_network.network
+    network = model.network.network
     with torch.no_grad():
         network.train()
         noisy = torch.cat([network(part) for part, _ in batches[:2]])

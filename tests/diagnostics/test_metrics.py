@@ -194,7 +194,7 @@ class GivenDraws:
 
     def outputs(self, model: pn.NormalizationModel, x: Tensor) -> Tensor:
         """The network once per draw, shape (sample, batch, *out)."""
-        network = model.latent_network.eval()
+        network = model.network.eval()
         with torch.no_grad():
             pairs = zip(self.shift, self.scale, strict=True)
             return torch.stack([network(x, shift, scale) for shift, scale in pairs])

@@ -214,7 +214,7 @@ def test_data_are_those_of_the_model():
     """Simulated y have the mean and deviation that the true latents give (5 errors of 400 values)."""
     conjugate = problem(num_data=400)
     conjugate.model.prior = BatchNoise(1e8)
-    mean = conjugate.model.latent_network(conjugate.x)
+    mean = conjugate.model.network(conjugate.x)
     ys: list[Tensor] = []
 
     def fit(x: Tensor, y: Tensor):
@@ -257,7 +257,7 @@ def test_refusals(unchecked):
         calibration(ranks, 19).uniformity(10)
     stale = make_model()
     stale.num_data = 3
-    stale.latent_network.network[0].weight.data.add_(1.0)
+    stale.network.network[0].weight.data.add_(1.0)
     with pytest.raises(StatisticsError):
         run(model=stale, x=torch.randn(3, 5))
 

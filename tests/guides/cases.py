@@ -29,13 +29,13 @@ def make_model(draws: int = 1, prior=None, network=None) -> NormalizationModel:
     network = train_briefly(mlp(), (5,), steps=3) if network is None else network
     model = NormalizationModel(convert(network), Categorical(), 50, prior, draws)
     if draws > 1:
-        model.latent_network.eval()  # batch statistics go with one draw only
+        model.network.eval()  # batch statistics go with one draw only
     return model
 
 
 def make_bank(model: NormalizationModel, rows: int = 40) -> StatisticsBank:
     """A bank with correlated channels and known moments."""
-    network = model.latent_network
+    network = model.network
     c = network.space.num_channels
     mean, std = network.reference_statistics()
     mean, std = mean.nan_to_num(nan=0.0), std.nan_to_num(nan=1.0)  # where there are no fixed ones

@@ -13,7 +13,7 @@ from tests.guides.cases import make_bank, make_model
 def test_shift_and_scale_give_the_batch_statistics_back():
     model = make_model()
     bank = make_bank(model)
-    mean, std = model.latent_network.reference_statistics()
+    mean, std = model.network.reference_statistics()
     torch.testing.assert_close(mean - std * bank.shift, bank.mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(std / bank.scale, (bank.var + bank.eps).sqrt())
     assert len(bank) == 40

@@ -141,7 +141,7 @@ def test_kl_of_the_elbo_is_that_of_draws(case, prior):
     ratio = draws.log_q - prior.log_prob(model.space, draws.shift, draws.scale, draws.hyper)
     particles = {"num_particles": 100, "vectorize_particles": True, "max_plate_nesting": 0}
     elbo = type(default_elbo(guide))(**particles)
-    like = model.latent_network.like
+    like = model.network.like
     losses = torch.tensor(
         [elbo.loss(lambda: prior.sample(model.space, like), guide) for _ in range(12)]
     )

@@ -15,7 +15,7 @@ from tests.guides.cases import make_bank, make_model
 def test_batch_means_are_normal_and_variances_log_normal_with_the_moments_of_the_rows():
     model = make_model()
     bank = make_bank(model)
-    mean, std = model.latent_network.reference_statistics()
+    mean, std = model.network.reference_statistics()
     draws = draw_latents(model, StochasticBatchNorm(model, bank), 20_000)
     batch_mean = mean - std * draws.shift
     log_var = 2 * (std / draws.scale).log()

@@ -31,7 +31,7 @@ def test_it_is_the_mixture_of_the_members():
     draws = [draw_latents(model, guide, 7) for model, guide in ensemble]
     alone = []
     for (model, _), mine in zip(ensemble, draws, strict=True):
-        network = model.latent_network.eval()
+        network = model.network.eval()
         logits = [network(x, *z) for z in zip(mine.shift, mine.scale, strict=True)]
         alone.append(torch.stack(logits).softmax(-1))
     torch.testing.assert_close(together.samples, torch.cat(alone), rtol=1e-4, atol=1e-6)
@@ -66,7 +66,7 @@ def test_one_member_is_prediction_as_ever():
 def test_the_density_of_points_is_the_mean_of_the_members_densities():
     models = [make_model().eval() for _ in range(3)]
     x, y = torch.randn(9, 5), torch.randint(3, (9,))
-    p = torch.stack([m.latent_network(x).softmax(-1)[torch.arange(9), y] for m in models]).mean(0)
+    p = torch.stack([m.network(x).softmax(-1)[torch.arange(9), y] for m in models]).mean(0)
     found = ensemble_nll([(m, Point(m)) for m in models], (x, y), 1, batch_size=4)
     assert found == pytest.approx(-p.log().mean().item(), rel=1e-5)
 

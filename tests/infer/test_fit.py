@@ -85,21 +85,21 @@ def test_population_statistics_are_estimated_at_the_end():
     model = make()
     x, y = data()
     quiet(model, Point(model), (x, y), epochs=1)
-    layer = model.latent_network.layers[0]
-    hidden = model.latent_network.network[0](x)
+    layer = model.network.layers[0]
+    hidden = model.network.network[0](x)
     torch.testing.assert_close(layer.running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
-    model.latent_network.check_statistics()
+    model.network.check_statistics()
 
 
 def test_a_frozen_network_is_not_touched():
     original = train_briefly(mlp(), (5,), steps=3)
     model = NormalizationModel(convert(original), Normal(learned=True), 96)
     guide = MeanField(model)
-    before = {k: v.clone() for k, v in model.latent_network.state_dict().items()}
+    before = {k: v.clone() for k, v in model.network.state_dict().items()}
     x, _ = data()
     flags = [m.training for m in model.modules()]
     quiet(model, guide, (x, torch.randn(96, 3)), epochs=2, train_network=False)
-    assert all(torch.equal(before[k], v) for k, v in model.latent_network.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in model.network.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
     assert [m.training for m in model.modules()] == flags
     assert guide.shift_loc.abs().max() > 0
@@ -111,7 +111,7 @@ def test_frozen_networks_run_in_evaluation_mode():
     original.insert(3, nn.Dropout(0.5))
     model = NormalizationModel(convert(original), Categorical(), 96)
     seen = []
-    model.latent_network.network[3].register_forward_hook(lambda m, a, y: seen.append(m.training))
+    model.network.network[3].register_forward_hook(lambda m, a, y: seen.append(m.training))
     quiet(model, MeanField(model), data(), epochs=1, train_network=False)
     assert seen
     assert not any(seen)
@@ -302,9 +302,9 @@ def test_several_draws_per_batch_learn():
 def test_statistics_of_another_loader_size():
     model = make()
     quiet(model, Point(model), data(50), epochs=1, batch_size=16, population_batches=2)
-    assert model.latent_network.layers[0].num_batches_tracked == 2
+    assert model.network.layers[0].num_batches_tracked == 2
     estimate_population_statistics(model, data(50), batch_size=25)
-    assert model.latent_network.layers[0].num_batches_tracked == 2
+    assert model.network.layers[0].num_batches_tracked == 2
 
 
 def test_augment_changes_the_training_batches_and_nothing_else():
@@ -328,8 +328,8 @@ def test_augment_changes_the_training_batches_and_nothing_else():
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
     # The first layer sees inputs that were not doubled.
-    layer = model.latent_network.layers[0]
-    hidden = model.latent_network.network[0](x)
+    layer = model.network.layers[0]
+    hidden = model.network.network[0](x)
     torch.testing.assert_close(layer.running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
     nll = predictive_nll(model, Point(model), (x, y), 2)
     assert history.epochs[-1].validation_nll == pytest.approx(nll, rel=1e-4)
@@ -366,11 +366,11 @@ def test_mixed_precision_is_in_the_network_alone() -> None:
             return super().distributions(num_channels, like)
 
     model.prior = WatchedPrior(0.3, 0.3)
-    model.latent_network.network.register_forward_hook(
+    model.network.network.register_forward_hook(
         lambda *_: seen["network"].add(torch.is_autocast_enabled("cpu"))
     )
     guide = WatchedGuide(model, rank=2)
     quiet(model, guide, data(), epochs=1, precision="bf16-mixed", device="cpu")
     assert seen["guide"] == seen["prior"] == {False}
     assert True in seen["network"]
-    assert "forward" not in vars(model.latent_network)
+    assert "forward" not in vars(model.network)

@@ -78,7 +78,7 @@ def test_an_improper_prior(jit: bool):
 def test_the_network_is_frozen_meanwhile_and_as_before_afterwards():
     model, data = model_and_data()
     model.train()
-    model.latent_network.network[0].bias.requires_grad_(False)
+    model.network.network[0].bias.requires_grad_(False)
     wanted = [p.requires_grad for p in model.parameters()]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     run_nuts(model, data, 4, 2, 1, max_tree_depth=2, progress=False)
@@ -106,7 +106,7 @@ def test_chains_predict_and_export_like_a_guide():
     assert torch.equal(chains.draws(2).scale, torch.stack([scale[0, 0], scale[1, 5]]))
     prediction = pn.predict(model, chains, data[0], num_samples=12)
     with torch.no_grad():
-        logits = model.latent_network.eval()(data[0], draws.shift[:, None], draws.scale[:, None])
+        logits = model.network.eval()(data[0], draws.shift[:, None], draws.scale[:, None])
     torch.testing.assert_close(prediction.mean, logits.softmax(-1).mean(0))
     assert set(pn.evaluate(model, chains, data, 12)) >= {"nll", "accuracy"}
     idata = pn.to_arviz(model, chains, data)

@@ -23,7 +23,7 @@ def test_mean_is_the_average_over_draws_in_evaluation_mode(case):
     prediction = predict(model, guide, x, 6, batch_size=4)
     torch.manual_seed(4)
     draws = draw_latents(model, guide, 6)
-    network = model.latent_network.eval()
+    network = model.network.eval()
     logits = torch.stack([network(x, *z) for z in zip(draws.shift, draws.scale, strict=True)])
     model.train()
     samples = logits.softmax(-1)
@@ -40,9 +40,9 @@ def test_mean_is_the_average_over_draws_in_evaluation_mode(case):
 def test_equal_draws_are_evaluated_once(monkeypatch):
     model = make_model()
     seen = []
-    forward = type(model.latent_network).forward
+    forward = type(model.network).forward
     monkeypatch.setattr(
-        type(model.latent_network),
+        type(model.network),
         "forward",
         lambda self, x, shift, scale: (seen.append(len(shift)), forward(self, x, shift, scale))[1],
     )
@@ -67,7 +67,7 @@ def test_the_same_draws_serve_all_batches():
 
 def test_nothing_is_changed():
     model = make_model().train()
-    model.latent_network.network[2].eval()
+    model.network.network[2].eval()
     modes = [m.training for m in model.modules()]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     predict(model, make_guide("LowRank", model), torch.randn(9, 5), 4)
@@ -107,7 +107,7 @@ def test_missing_and_stale_statistics_do_not_pass():
         predict(model, make_guide("Point", model), torch.randn(5, 5))
     model = make_model()
     with torch.no_grad():
-        model.latent_network.network[0].weight.add_(0.1)
+        model.network.network[0].weight.add_(0.1)
     with pytest.raises(StatisticsError, match="stale"):
         predict(model, make_guide("Point", model), torch.randn(5, 5))
 
@@ -159,7 +159,7 @@ def test_large_and_small_batches_agree():
     x = torch.randn(64, 2, 5, 6)
     results = []
     for samples_per_call in (None, 1, 50):
-        model.latent_network.samples_per_call = samples_per_call
+        model.network.samples_per_call = samples_per_call
         torch.manual_seed(1)
         results.append(predict(model, guide, x, 20).mean)
     for other in results[1:]:

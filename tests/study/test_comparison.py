@@ -551,7 +551,7 @@ def test_settings_reach_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weight_normalization_starts_from_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     call = first_fit(monkeypatch, "weight/point", Settings(seeds=(2,)))
-    network = call.model.latent_network.network
+    network = call.model.network.network
     outputs: dict[str, Tensor] = {}
     for layer in network.modules():
         if isinstance(layer, LatentNorm):

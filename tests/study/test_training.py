@@ -41,7 +41,7 @@ def test_prior_noise_and_data(data: datasets.ImageData) -> None:
     assert trained.model.prior == pn.priors.BatchNoise(20.0)
     assert isinstance(trained.guide, guides.FixedNoise)
     assert trained.guide.batch_size == 20.0
-    assert all(isinstance(n.normalizer, Weight) for n in trained.model.latent_network.layers)
+    assert all(isinstance(n.normalizer, Weight) for n in trained.model.network.layers)
 
 
 def test_a_bank_has_batches_of_the_training_s_size(data: datasets.ImageData) -> None:
@@ -58,7 +58,7 @@ def test_a_bank_has_batches_of_the_training_s_size(data: datasets.ImageData) -> 
 def test_weight_normalization_starts_from_the_data(data: datasets.ImageData) -> None:
     """Right after the start the outputs of a layer have mean 0 and variance 1 on the data."""
     trained = trained_by("weight/point", data, lr=1e-9, epochs=1)
-    layer = trained.model.latent_network.layers[0]
+    layer = trained.model.network.layers[0]
     found = {}
 
     def see(module, arguments, output) -> None:
@@ -74,7 +74,7 @@ def test_weight_normalization_starts_from_the_data(data: datasets.ImageData) -> 
 
 def test_analytic_normalization_gets_the_moments_of_the_images(data: datasets.ImageData) -> None:
     trained = trained_by("analytic/point", data)
-    normalizer = trained.model.latent_network.layers[0].normalizer
+    normalizer = trained.model.network.layers[0].normalizer
     expected = Analytic.from_data(data.train.x)
     assert isinstance(normalizer, Analytic)
     assert normalizer.input_mean == expected.input_mean
