@@ -11,6 +11,8 @@ import pyro
 import pytest
 import torch
 
+from tests.simulated_device import SimulatedDevice
+
 matplotlib.use("agg")
 torch.set_num_threads(1)  # the networks are tiny; more threads only wait for each other
 
@@ -34,3 +36,10 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def simulated() -> Iterator[SimulatedDevice]:
+    """A device that counts how often the host waits for it."""
+    with SimulatedDevice() as device:
+        yield device
