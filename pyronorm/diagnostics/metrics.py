@@ -37,7 +37,7 @@ def classification_metrics(
 
     Args:
         probabilities: predictive probabilities; every position of a dense output counts.
-        y: classes.
+        y: classes, on any device.
 
     Returns:
         The metrics by name.
@@ -74,7 +74,7 @@ def check_classes(probabilities: Tensor, y: Tensor, where: str) -> tuple[Tensor,
             f"{tuple(probabilities.shape[:-1])}, got {tuple(y.shape)}."
         )
     classes = probabilities.shape[-1]
-    p, y = probabilities.reshape(-1, classes), y.reshape(-1)
+    p, y = probabilities.reshape(-1, classes), y.to(probabilities.device).reshape(-1)
     if len(p) == 0 or classes < 2:
         raise DataError(f"{where}: needs examples and at least 2 classes, got {tuple(p.shape)}.")
     if y.is_floating_point() or not bool(((y >= 0) & (y < classes)).all()):
@@ -96,7 +96,7 @@ def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
 
     Args:
         mean: predictive means.
-        y: targets of the same shape.
+        y: targets of the same shape, on any device.
 
     Raises:
         ShapeError: if the shapes differ.
@@ -108,6 +108,7 @@ def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
             f"regression_metrics: mean and y must have one shape, got {tuple(mean.shape)} and "
             f"{tuple(y.shape)}."
         )
+    y = y.to(mean.device)
     return {"rmse": float(mean_squared_error(mean.flatten(), y.flatten(), squared=False))}
 
 

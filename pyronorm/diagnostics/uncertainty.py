@@ -101,7 +101,7 @@ def selective_risk(
         )
     _refuse_empty_or_non_finite("selective_risk", uncertainty, loss)
     level, index = torch.unique(uncertainty, return_inverse=True)
-    loss = loss.double()
+    loss = loss.double().to(uncertainty.device)
     count = torch.bincount(index, minlength=len(level)).double()
     tied = torch.zeros_like(count).index_add(0, index, loss) / count
     number = torch.arange(1, len(loss) + 1, device=loss.device, dtype=loss.dtype)
@@ -136,6 +136,7 @@ def out_of_distribution(
 
     _refuse_empty_or_non_finite("out_of_distribution", inside)
     _refuse_empty_or_non_finite("out_of_distribution", outside)
+    outside = outside.to(inside.device)
     scores = torch.cat([inside.double(), outside.double()])
     # torchmetrics would squash scores above 1, and lose their order; their ranks are below 1.
     distinct, rank = torch.unique(scores, return_inverse=True)
@@ -176,7 +177,7 @@ def crps_normal_mixture(
     Source: Grimit, Gneiting, Berrocal & Johnson, "The continuous ranked probability score for
     circular variables and its application to mesoscale forecast ensemble verification" (2006).
     """
-    std = _check_regression("crps_normal_mixture", mean, std, y)
+    std, y = _check_regression("crps_normal_mixture", mean, std, y)
     draws = len(mean)
     between = torch.zeros_like(y)
     for m, s in zip(mean, std, strict=True):  # one draw against all: memory linear in the draws
@@ -219,7 +220,7 @@ def crps_samples(
             f"crps_samples: y of shape {tuple(y.shape)} needs samples of shape (sample, "
             f"{', '.join(map(str, y.shape))}), got {tuple(samples.shape)}."
         )
-    draws = len(samples)
+    draws, y = len(samples), y.to(samples.device)
     weight = torch.arange(1 - draws, draws, 2, dtype=samples.dtype, device=samples.device)
     weight = weight.view(-1, *(1,) * y.ndim)
     spread = (weight * samples.sort(0).values).sum(0) / draws**2
@@ -252,7 +253,7 @@ def probabilistic_regression_metrics(
         OptionError: if a level is not between 0 and 1.
         DataError: if there are no examples, or values that are not finite.
     """
-    std = _check_regression("probabilistic_regression_metrics", mean, std, y)
+    std, y = _check_regression("probabilistic_regression_metrics", mean, std, y)
     _refuse_empty_or_non_finite("probabilistic_regression_metrics", mean, y)
     for level in levels:
         if not 0 < level < 1:
@@ -275,8 +276,8 @@ def probabilistic_regression_metrics(
     return found
 
 
-def _check_regression(where: str, mean: Tensor, std: Tensor, y: Tensor) -> Tensor:
-    """Refuse shapes that do not fit; the standard deviations in the shape of the means."""
+def _check_regression(where: str, mean: Tensor, std: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Refuse shapes that do not fit; deviations in the shape of the means, and targets, with them."""
     try:
         fits = torch.broadcast_shapes(std.shape, mean.shape) == mean.shape
     except RuntimeError:
@@ -288,7 +289,7 @@ def _check_regression(where: str, mean: Tensor, std: Tensor, y: Tensor) -> Tenso
         )
     if not bool((std > 0).all()):
         raise DataError(f"{where}: std must be positive, got {float(std.min()):g}.")
-    return std.expand(mean.shape)
+    return std.to(mean.device).expand(mean.shape), y.to(mean.device)
 
 
 def _refuse_empty_or_non_finite(where: str, *values: Tensor) -> None:

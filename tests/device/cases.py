@@ -10,7 +10,7 @@ from lightning_fabric.accelerators import CPUAccelerator
 from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
-from pyronorm import NormalizationModel, convert, normalizers
+from pyronorm import NormalizationModel, convert, estimate_population_statistics, normalizers
 from pyronorm.likelihoods import Bernoulli, Categorical, Likelihood, Normal
 from pyronorm.priors import BatchNoise, HierarchicalBatchNoise, Prior, ScaleInvariant, Standard
 from tests.simulated_device import DEVICE
@@ -59,17 +59,18 @@ def make_model(
     x, _ = make_data()
     net = nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1),
-        nn.BatchNorm2d(4, momentum=None),
+        nn.BatchNorm2d(4),
         nn.ReLU(),
         nn.Conv2d(4, 6, 3, padding=1),
-        nn.BatchNorm2d(6, momentum=None),
+        nn.BatchNorm2d(6),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(36, 3),
     )
     with torch.no_grad():
-        net(x)  # running statistics
+        net(x)  # running statistics, for those that take them over
     network = convert(net, normalizer=NORMALIZERS[normalizer], example_input=x)
+    estimate_population_statistics(network, x)
     return NormalizationModel(network, LIKELIHOODS[likelihood](), NUM_DATA, PRIORS[prior])
 
 

@@ -1,0 +1,67 @@
+"""Prediction with the model on the device, the data there or not."""
+
+from __future__ import annotations
+
+import copy
+from itertools import cycle
+
+import pyro
+import pytest
+import torch
+
+import pyronorm as pn
+from pyronorm.infer.predict import predictive_nll
+from tests.device.cases import LIKELIHOODS, NORMALIZERS, make_data, make_model
+from tests.guides.cases import CASES, make_guide
+from tests.simulated_device import DEVICE
+
+KINDS = [case for case in CASES if "." not in case]
+PLACES = [("cpu", "cpu"), (DEVICE, DEVICE), ("cpu", DEVICE), (DEVICE, "cpu")]
+
+
+def pair(guide: str, normalizer: str = "Batch", likelihood: str = "Categorical"):
+    """A model and a guide, twice: on the CPU and on the device."""
+    model = make_model(normalizer, likelihood=likelihood)
+    here = model, make_guide(guide, model)
+    there = copy.deepcopy(here)
+    for module in there:
+        module.to(DEVICE)
+    return here, there
+
+
+def check_prediction(here, there, x) -> None:
+    found = []
+    for model, guide in (here, there):
+        pyro.set_rng_seed(3)
+        found.append(pn.predict(model, guide, x, 6, batch_size=10))
+    expected, prediction = found
+    assert prediction.mean.device == DEVICE
+    for name in ("mean", "variance", "entropy", "mutual_information"):
+        actual = getattr(prediction, name).cpu()
+        torch.testing.assert_close(actual, getattr(expected, name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("guide", KINDS)
+def test_every_guide(simulated, guide):
+    check_prediction(*pair(guide), make_data()[0])
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "likelihood"), list(zip(NORMALIZERS, cycle(LIKELIHOODS), strict=False))
+)
+def test_every_normalizer_and_likelihood(simulated, normalizer, likelihood):
+    check_prediction(*pair("MeanField", normalizer, likelihood), make_data()[0])
+
+
+@pytest.mark.parametrize(("x_at", "y_at"), PLACES)
+@pytest.mark.parametrize("likelihood", ["Categorical", "Normal"])
+def test_scores_wherever_the_data_are(simulated, likelihood, x_at, y_at):
+    (model, guide), (model_there, guide_there) = pair("MeanField", likelihood=likelihood)
+    x, y = make_data(likelihood)
+    moved = x.to(x_at), y.to(y_at)
+    for score in (pn.evaluate, predictive_nll):
+        pyro.set_rng_seed(3)
+        expected = score(model, guide, (x, y), 6, batch_size=10)
+        pyro.set_rng_seed(3)
+        found = score(model_there, guide_there, moved, 6, batch_size=10)
+        assert found == pytest.approx(expected, rel=1e-4)
