@@ -1,6 +1,6 @@
 # make compare   install, and compare posteriors with batch normalization on digits
 # make test      install, and run the tests (make test-all: the slow ones too)
-# make check     what CI runs: tests, lint, types, docs, examples
+# make check     what CI runs: tests, lint, types, docs and the code in them, examples
 
 PYTHON ?= python3
 PYTHON_LATEST ?= python3.12
@@ -10,7 +10,7 @@ RESULTS ?= results/compare
 BIN := $(VENV)/bin
 export MPLBACKEND = agg
 
-.PHONY: compare test test-all test-latest lint types docs examples benchmarks check format clean
+.PHONY: compare test test-all test-latest lint types docs docs-code examples benchmarks check format clean
 
 compare: $(VENV)/.installed
 	$(BIN)/pyronorm compare --output $(RESULTS) --force
@@ -35,13 +35,17 @@ types: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
+# The code blocks of README and docs (conftest.py says how), and doctests.
+docs-code: $(VENV)/.installed
+	$(BIN)/python -m pytest --doctest-modules README.md docs benchmarks/README.md pyronorm
+
 examples: $(VENV)/.installed
 	for example in examples/*.py; do echo "$$example"; $(BIN)/python "$$example" || exit 1; done
 
 benchmarks: $(VENV)/.installed
 	for benchmark in step predict bank draws propagation; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
-check: test lint types docs examples
+check: test lint types docs docs-code examples
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -110,6 +110,7 @@ def conversion_report(network: nn.Module) -> ConversionReport:
         ConversionError: if the network has no layer with latents.
 
     Example:
+        >>> from pyronorm.conversion import convert
         >>> print(conversion_report(convert(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8)))))
         layer  original   normalizer  channels  statistics
         -----  ---------  ----------  --------  -------------
