@@ -191,15 +191,16 @@ class NormalizationModel(PyroModule):
         if self.num_draws > 1 and sample_dims:
             output = output.unsqueeze(sample_dims)  # the draws' plate dimension
             sample_dims += 1
-        if y is not None:
-            values = is_validation_enabled()
-            self.likelihood.check_data(y, output, sample_dims, values=values)
         data = pyro.plate("data", len(x), dim=-1)
         with data, poutine.scale(scale=self.num_data / len(x)):
-            sample: Tensor = pyro.sample(
-                "y", self.likelihood.distribution(output, sample_dims), obs=y
-            )
-        return sample
+            if y is None:
+                drawn: Tensor = pyro.sample("y", self.likelihood.distribution(output, sample_dims))
+                return drawn
+            values = is_validation_enabled()
+            self.likelihood.check_data(y, output, sample_dims, values=values)
+            observed, value = self.likelihood.objective(output, y, sample_dims)
+            pyro.sample("y", observed, obs=value)
+        return y
 
     def _align(self, value: Tensor, batch: int) -> Tensor:
         """Give a site's value the shape (*samples, 1 or batch, channel) of LatentNetwork."""

@@ -1,7 +1,8 @@
 """Rivals of posteriors over normalization statistics, in the same table.
 
-They take a :class:`~pyronorm.NormalizationModel` or a :class:`~pyronorm.infer.Prediction` and return a
-:class:`~pyronorm.infer.Prediction`, so that all metrics apply to them. Only the jackknife gives
+They take a :class:`~pyronorm.NormalizationModel` or a
+:class:`~pyronorm.likelihoods.Prediction` and return a :class:`~pyronorm.likelihoods.Prediction`,
+so that all metrics apply to them. Only the jackknife gives
 intervals. A deep ensemble is :func:`pyronorm.predict_ensemble`.
 """
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pyronorm.baselines.search import minimize_positive
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.infer.predict import Prediction
-from pyronorm.likelihoods import Categorical, Likelihood, Normal
+from pyronorm.likelihoods import Categorical, Normal, Prediction
 
 __all__ = ["NoisePrecision", "Temperature", "fit_noise_precision", "fit_temperature"]
 
@@ -49,7 +48,7 @@ class Temperature:
             OptionError: if the prediction has no samples.
         """
         # The class axis of logits is the one after the batch.
-        return _summarize(Categorical(), self._log(prediction).movedim(-1, 2))
+        return Categorical().predict(self._log(prediction).movedim(-1, 2))
 
     def _log(self, prediction: Prediction) -> Tensor:
         p = _samples(prediction, "Temperature")
@@ -129,7 +128,7 @@ class NoisePrecision:
             OptionError: if the prediction has no samples.
         """
         samples = _samples(prediction, "NoisePrecision")
-        return _summarize(Normal(self.std).to(samples), samples)
+        return Normal(self.std).to(samples).predict(samples)
 
 
 def fit_noise_precision(prediction: Prediction, y: Float[Tensor, "*batch"]) -> NoisePrecision:
@@ -184,7 +183,3 @@ def _samples(prediction: Prediction, where: str) -> Tensor:
             f"{where}: the prediction has no samples; predict with keep_samples=True."
         )
     return prediction.samples
-
-
-def _summarize(likelihood: Likelihood, output: Tensor) -> Prediction:
-    return Prediction(**vars(likelihood.summarize(output)), samples=likelihood.expected(output, 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import Point
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs
 from pyronorm.infer.draws import Chains, Draws, draw_latents
-from pyronorm.infer.predict import Prediction
-from pyronorm.likelihoods import Summary
+from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 
 __all__ = ["predict_dropout"]
@@ -59,18 +57,13 @@ def predict_dropout(
     dropouts = _dropouts(model)
     batches = as_batches(data, batch_size)
     draws = draw_latents(model, Point(model) if guide is None else guide, num_samples, batches)
-    parts: list[Summary] = []
-    samples: list[Tensor] = []
     model.network.check_statistics()
     with torch.no_grad():
-        for output in _outputs(model, dropouts, draws, batches, batch_size):
-            parts.append(model.likelihood.summarize(output))
-            if keep_samples:
-                samples.append(model.likelihood.expected(output, 1))
-    if not parts:
-        raise DataError("data: there is no batch.")
-    joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Summary)}
-    return Prediction(**joined, samples=torch.cat(samples, 1) if keep_samples else None)
+        parts = [
+            model.likelihood.predict(output, keep_samples=keep_samples)
+            for output in _outputs(model, dropouts, draws, batches, batch_size)
+        ]
+    return Prediction.join(parts)
 
 
 def _outputs(

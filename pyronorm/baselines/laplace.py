@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from pyronorm.baselines.search import minimize_positive
 from pyronorm.errors import ConversionError, DataError, OptionError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
-from pyronorm.infer.predict import Prediction
-from pyronorm.likelihoods import Bernoulli, Categorical, Normal, Summary
+from pyronorm.likelihoods import Bernoulli, Categorical, Normal, Prediction
 from pyronorm.model import NormalizationModel
 
 __all__ = ["LastLayerLaplace", "fit_laplace"]
@@ -71,15 +70,11 @@ class LastLayerLaplace:
         noise = torch.randn(num_samples, len(self.root), device=self.root.device).to(self.root)
         draws = (self.mean.flatten() + noise @ self.root.T).unflatten(1, self.mean.shape)
         likelihood = self.model.likelihood
-        parts: list[Summary] = []
-        samples: list[Tensor] = []
+        parts: list[Prediction] = []
         for features, output, _ in _evaluate(self.model, self.layer, data, batch_size):
             outputs = torch.einsum("skd,nd->snk", draws, features).to(output)
-            parts.append(likelihood.summarize(outputs))
-            if keep_samples:
-                samples.append(likelihood.expected(outputs, 1))
-        joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Summary)}
-        return Prediction(**joined, samples=torch.cat(samples, 1) if keep_samples else None)
+            parts.append(likelihood.predict(outputs, keep_samples=keep_samples))
+        return Prediction.join(parts)
 
 
 @torch.no_grad()

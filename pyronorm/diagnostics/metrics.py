@@ -146,9 +146,8 @@ def evaluate(
         for _, y, output in evaluate_draws(model, draws, batches):
             if y is None:
                 raise DataError("evaluate: needs pairs (x, y), got x alone.")
-            model.likelihood.check_data(y, output, 1)
-            means.append(model.likelihood.summarize(output).mean)
-            log_p.append(model.likelihood.distribution(output, 1).log_prob(y))
+            log_p.append(model.likelihood.log_prob(output, y, 1))
+            means.append(model.likelihood.expected(output, 1).mean(0))
             targets.append(y)
     mean, y = torch.cat(means), torch.cat(targets)
     if isinstance(model.likelihood, Categorical):

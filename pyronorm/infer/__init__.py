@@ -7,14 +7,13 @@ from pyronorm.infer.fit import fit
 from pyronorm.infer.history import Epoch, History
 from pyronorm.infer.nuts import run_nuts
 from pyronorm.infer.population import estimate_population_statistics
-from pyronorm.infer.predict import Prediction, log_likelihoods, predict, predictive_nll
+from pyronorm.infer.predict import log_likelihoods, predict, predictive_nll
 
 __all__ = [
     "Chains",
     "Draws",
     "Epoch",
     "History",
-    "Prediction",
     "collect_bank",
     "draw_latents",
     "draw_prior",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.data import Data, as_batches
 from pyronorm.infer.draws import draw_latents
-from pyronorm.infer.predict import Prediction, evaluate_draws
-from pyronorm.likelihoods import Summary
+from pyronorm.infer.predict import evaluate_draws
+from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 
 __all__ = ["Members", "ensemble_nll", "predict_ensemble"]
@@ -63,16 +62,11 @@ def predict_ensemble(
     Source: Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty
     Estimation using Deep Ensembles" (NeurIPS 2017), with a posterior for each member.
     """
-    parts: list[Summary] = []
-    samples: list[Tensor] = []
+    parts: list[Prediction] = []
     with torch.no_grad():
         for _, output in _evaluate(members, data, num_samples, batch_size):
-            likelihood = members[0][0].likelihood
-            parts.append(likelihood.summarize(output))
-            if keep_samples:
-                samples.append(likelihood.expected(output, 1))
-    joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Summary)}
-    return Prediction(**joined, samples=torch.cat(samples, 1) if keep_samples else None)
+            parts.append(members[0][0].likelihood.predict(output, keep_samples=keep_samples))
+    return Prediction.join(parts)
 
 
 def ensemble_nll(
@@ -99,8 +93,7 @@ def ensemble_nll(
             if y is None:
                 raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
             likelihood = members[0][0].likelihood
-            likelihood.check_data(y, output, 1)
-            parts.append(torch.logsumexp(likelihood.distribution(output, 1).log_prob(y), 0))
+            parts.append(torch.logsumexp(likelihood.log_prob(output, y, 1), 0))
     return math.log(num_samples * len(members)) - float(torch.cat(parts).mean())
 
 

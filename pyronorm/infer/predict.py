@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,33 +12,10 @@ from torch import Tensor
 from pyronorm.errors import DataError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.infer.draws import Chains, Draws, draw_latents
-from pyronorm.likelihoods import Summary
+from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 
-__all__ = ["Prediction", "evaluate_draws", "log_likelihoods", "predict", "predictive_nll"]
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    r"""The posterior predictive distribution of each example.
-
-    Shapes are those the likelihood says: for :class:`~pyronorm.likelihoods.Categorical` means are
-    probabilities ``(batch, *spatial, class)`` and entropies ``(batch, *spatial)``.
-
-    Attributes:
-        mean: predictive mean, averaged over draws.
-        variance: predictive variance, noise included.
-        entropy: of the predictive distribution, in nats: the total uncertainty.
-        mutual_information: between the data and the latents, in nats: what knowing the latents would
-            tell, the epistemic part of ``entropy``.
-        samples: the mean given each draw, ``(sample, batch, ...)``; None if not kept.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    entropy: Tensor
-    mutual_information: Tensor
-    samples: Tensor | None
+__all__ = ["evaluate_draws", "log_likelihoods", "predict", "predictive_nll"]
 
 
 def predict(
@@ -74,17 +50,13 @@ def predict(
         DataError: if there are no data.
         StatisticsError: if population statistics are missing or stale.
     """
-    parts: list[Summary] = []
-    samples: list[Tensor] = []
+    parts: list[Prediction] = []
     batches = as_batches(data, batch_size)
     draws = draw_latents(model, guide, num_samples, batches)
     with torch.no_grad():
         for _, _, output in evaluate_draws(model, draws, batches):
-            parts.append(model.likelihood.summarize(output))
-            if keep_samples:
-                samples.append(model.likelihood.expected(output, 1))
-    joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Summary)}
-    return Prediction(**joined, samples=torch.cat(samples, 1) if keep_samples else None)
+            parts.append(model.likelihood.predict(output, keep_samples=keep_samples))
+    return Prediction.join(parts)
 
 
 def evaluate_draws(
@@ -156,8 +128,7 @@ def log_likelihoods(
     for _, y, output in evaluate_draws(model, draws, data, batch_size):
         if y is None:
             raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
-        model.likelihood.check_data(y, output, 1)
-        parts.append(model.likelihood.distribution(output, 1).log_prob(y))
+        parts.append(model.likelihood.log_prob(output, y, 1))
     return torch.cat(parts, dim=1)
 
 

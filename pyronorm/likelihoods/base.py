@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
 
-from pyronorm.errors import DataError, ShapeError
+from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.likelihoods.missing import Weighted, fill, mask_values
+from pyronorm.likelihoods.mixture import conditional_mean, unwrap
+from pyronorm.likelihoods.prediction import Prediction
 
-__all__ = ["Likelihood", "Summary"]
+if TYPE_CHECKING:
+    from pyronorm.likelihoods.function import Function
 
-
-@dataclass(frozen=True)
-class Summary:
-    r"""The posterior predictive distribution of each example, averaged over draws.
-
-    Attributes:
-        mean: predictive mean; for Categorical and Bernoulli the probabilities.
-        variance: predictive variance of each component of ``mean``'s data.
-        entropy: entropy of the predictive distribution per output position, in nats.
-        mutual_information: of output and latents (epistemic uncertainty), per output position, in
-            nats: entropy minus the mean entropy of the single draws.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    entropy: Tensor
-    mutual_information: Tensor
+__all__ = ["Likelihood", "check_axes", "per_example"]
 
 
 class Likelihood(nn.Module, ABC):
-    """Maps outputs of a network to distributions of the data, one per example.
+    r"""Maps outputs of a network to distributions of the data, one per example.
 
     Outputs have the shape ``(*samples, batch, *out)``. What ``out`` is, the subclass says; whatever
     lies beyond a single value per example (pixels, several targets) are event dimensions, so that
-    each example has one log likelihood.
+    each example has one log likelihood. A likelihood of your own says :meth:`distribution` and
+    nothing else::
+
+        class Poisson(pn.likelihoods.Likelihood):
+            def distribution(self, output, num_sample_dims=0):
+                counts = dist.Poisson(output.exp())
+                return pn.likelihoods.per_example(counts, num_sample_dims)
+
+    or, without a class, :meth:`of`. Means, entropies, intervals, metrics and the export to ArviZ
+    come from the distribution.
+
+    **Missing data.** NaN among floating point data is a missing value, and so is
+    :attr:`ignore_index` among classes. A missing value has no part in log likelihoods, gradients and
+    metrics; an example without any value has log likelihood 0. It still counts as one of the
+    model's ``num_data`` examples, so that mini-batches stay unbiased.
     """
 
-    takes_integers: ClassVar[bool] = False
-    """Whether the data are integers rather than floating point numbers."""
+    ignore_index: int | None = None
+    """The class that stands for a missing one; None if classes are never missing."""
 
     @abstractmethod
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
@@ -52,13 +56,28 @@ class Likelihood(nn.Module, ABC):
             num_sample_dims: the number of axes in ``samples``.
 
         Returns:
-            A distribution with batch shape ``(*samples, batch)``.
+            A distribution with batch shape ``(*samples, batch)``; :func:`per_example` gives independent
+            values that shape.
 
         Raises:
             ShapeError: if ``output`` does not have the axes this likelihood needs.
         """
 
-    @abstractmethod
+    @staticmethod
+    def of(function: Callable[[Tensor], Distribution]) -> Function:
+        """A likelihood from a function of the output.
+
+        ``Likelihood.of(lambda output: dist.Poisson(output.exp()))``
+
+        Args:
+            function: gives the distribution of each value, of batch shape ``(*samples, batch,
+                ...)``. It sees outputs with and without sample axes in front, so it works element
+                by element, or counts axes from the last.
+        """
+        from pyronorm.likelihoods.function import Function
+
+        return Function(function)
+
     def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
         """The mean of ``y`` given the latents (probabilities, for classes), without noise.
 
@@ -66,14 +85,84 @@ class Likelihood(nn.Module, ABC):
             output: the network's output, shape ``(*samples, batch, *out)``.
             num_sample_dims: the number of axes in ``samples``.
         """
+        return conditional_mean(self.distribution(output, num_sample_dims))
 
-    @abstractmethod
-    def summarize(self, output: Tensor) -> Summary:
-        """Summarize the mixture over draws.
+    def predict(self, output: Tensor, *, keep_samples: bool = True) -> Prediction:
+        """The predictive distribution: the mixture over draws.
 
         Args:
             output: outputs of several draws, shape ``(sample, batch, *out)``.
+            keep_samples: whether to keep the outputs; without them there are summaries alone.
         """
+        return Prediction.of(self, output, keep_samples=keep_samples)
+
+    def observed(self, y: Tensor) -> Tensor | None:
+        """Which values are observed: a mask of the shape of ``y``, or None where none can miss."""
+        if y.is_floating_point():
+            return ~y.isnan()
+        return None if self.ignore_index is None else y != self.ignore_index
+
+    def weights(self, y: Tensor) -> Tensor | None:
+        """How often each value counts in the objective of training, ``y``'s shape; None for once.
+
+        Metrics and exports are of data that count once.
+        """
+        return None
+
+    def observe(
+        self, output: Tensor, y: Tensor, num_sample_dims: int = 0
+    ) -> tuple[TorchDistributionMixin, Tensor]:
+        """The distribution of the values that are observed.
+
+        Args:
+            output: the network's output, shape ``(*samples, batch, *out)``.
+            y: the data, shape ``(batch, *event)``.
+            num_sample_dims: the number of axes in ``samples``.
+
+        Returns:
+            The distribution, with missing values masked, and ``y`` with a possible value in their place:
+            the log density of the one under the other is that of the observed values.
+
+        Raises:
+            DataError: if a value that is a vector is missing in part.
+        """
+        distribution = self.distribution(output, num_sample_dims)
+        observed = self.observed(y)
+        if not isinstance(unwrap(distribution), Categorical) and not y.is_floating_point():
+            y = y.to(output.dtype)
+        if observed is None:
+            return distribution, y
+        masked = mask_values(distribution, observed, type(self).__name__)
+        return masked, fill(distribution, y, observed)
+
+    def objective(
+        self, output: Tensor, y: Tensor, num_sample_dims: int = 0
+    ) -> tuple[TorchDistributionMixin, Tensor]:
+        """As :meth:`observe`, with each log density times its :meth:`weights`."""
+        distribution, y_filled = self.observe(output, y, num_sample_dims)
+        weights = self.weights(y)
+        if weights is None:
+            return distribution, y_filled
+        base = unwrap(distribution)
+        values = len(distribution.event_shape) - len(base.event_shape)
+        weighted: Any = Weighted(base, weights)
+        return weighted.to_event(values), y_filled
+
+    def log_prob(self, output: Tensor, y: Tensor, num_sample_dims: int = 0) -> Tensor:
+        """Log likelihood of each example, ``(*samples, batch)``: 0 where nothing is observed.
+
+        Args:
+            output: the network's output, shape ``(*samples, batch, *out)``.
+            y: the data, shape ``(batch, *event)``.
+            num_sample_dims: the number of axes in ``samples``.
+
+        Raises:
+            ShapeError: if shapes disagree.
+            DataError: if values are impossible.
+        """
+        self.check_data(y, output, num_sample_dims)
+        distribution, y = self.observe(output, y, num_sample_dims)
+        return distribution.log_prob(y)  # type: ignore[no-any-return]
 
     def check_data(
         self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
@@ -92,22 +181,62 @@ class Likelihood(nn.Module, ABC):
         """
         where = type(self).__name__
         distribution = self.distribution(output, num_sample_dims)
-        expected = output.shape[num_sample_dims : num_sample_dims + 1] + distribution.event_shape
+        batch = output.shape[: num_sample_dims + 1]
+        if distribution.batch_shape != batch:
+            raise ShapeError(
+                f"{where}: the distribution of an output of shape {tuple(output.shape)} must have the "
+                f"batch shape {tuple(batch)}, got {tuple(distribution.batch_shape)}. Return "
+                "pyronorm.likelihoods.per_example(distribution, num_sample_dims)."
+            )
+        expected = batch[-1:] + distribution.event_shape
         if y.shape != expected:
             raise ShapeError(
                 f"{where}: the network's output of shape {tuple(output.shape)} describes y of shape "
                 f"{tuple(expected)}, got y of shape {tuple(y.shape)}."
             )
-        if y.is_floating_point() == self.takes_integers:
-            wanted = "integers" if self.takes_integers else "floating point numbers"
-            raise DataError(f"{where}: y must be {wanted}, got {y.dtype}.")
-        if values and not bool(distribution.support.check(y).all() & y.isfinite().all()):
-            finite = y[y.isfinite()]
-            span = f"{finite.min():g} to {finite.max():g}" if finite.numel() else "none"
+        base = unwrap(distribution)
+        wanted = None
+        if isinstance(base, Categorical) and (y.is_floating_point() or y.dtype == torch.bool):
+            wanted = "integers"
+        elif not y.is_floating_point() and not base.support.is_discrete:
+            wanted = "floating point numbers"
+        if wanted is not None or y.is_complex():
+            raise DataError(f"{where}: y must be {wanted or 'real'}, got {y.dtype}.")
+        if not values:
+            return
+        observed = self.observed(y)
+        filled = y if observed is None else fill(distribution, y, observed)
+        if not bool(distribution.support.check(filled).all() & filled.isfinite().all()):
+            kept = filled[filled.isfinite()] if observed is None else y[observed & y.isfinite()]
+            span = f"{kept.min():g} to {kept.max():g}" if kept.numel() else "none"
             raise DataError(
                 f"{where}: y has values outside of the support, {_support(distribution)}, or not "
                 f"finite. The finite ones range from {span}."
             )
+
+
+def per_example(
+    distribution: TorchDistributionMixin, num_sample_dims: int = 0
+) -> TorchDistributionMixin:
+    """Declare all axes after the batch to be event dimensions: one log density per example.
+
+    Args:
+        distribution: with batch shape ``(*samples, batch, *rest)``.
+        num_sample_dims: the number of axes in ``samples``.
+
+    Returns:
+        A distribution with batch shape ``(*samples, batch)``, whose values in ``rest`` are independent.
+
+    Raises:
+        ShapeError: if there is no batch axis.
+    """
+    rest = len(distribution.batch_shape) - num_sample_dims - 1
+    if rest < 0:
+        raise ShapeError(
+            f"per_example: expected a distribution of batch shape (*samples, batch, ...), got "
+            f"{tuple(distribution.batch_shape)} with {num_sample_dims} sample axes in front."
+        )
+    return distribution.to_event(rest)  # type: ignore[no-any-return]
 
 
 def check_axes(where: str, output: Tensor, num_sample_dims: int, at_least: int) -> None:
@@ -117,6 +246,18 @@ def check_axes(where: str, output: Tensor, num_sample_dims: int, at_least: int) 
             f"{where}: expected an output of shape (batch, {'class, ' if at_least else ''}...), got "
             f"{tuple(output.shape)} with {num_sample_dims} sample axes in front."
         )
+
+
+def positive(where: str, name: str, value: float | Tensor) -> Tensor:
+    """A setting as a tensor of its own, which must be positive and finite.
+
+    Raises:
+        OptionError: if it is not.
+    """
+    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+    if not bool(((tensor > 0) & tensor.isfinite()).all()):
+        raise OptionError(f"{where}: {name} must be positive and finite, got {value}.")
+    return tensor
 
 
 def _support(distribution: TorchDistributionMixin) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyronorm.likelihoods.base import Likelihood, Summary, check_axes
+from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
 
 __all__ = ["Categorical"]
 
 
 class Categorical(Likelihood):
     r"""A class per example, or per position: :math:`p(y = k) = \mathrm{softmax}(f)_k`.
+
+    Args:
+        ignore_index: the class that stands for a missing one, as for
+            :func:`torch.nn.functional.cross_entropy`; None if none is missing.
 
     Shape:
         - output: logits ``(batch, class, *spatial)``, as for
@@ -25,28 +26,12 @@ class Categorical(Likelihood):
         - entropy and mutual information: ``(batch, *spatial)``
     """
 
-    takes_integers: ClassVar[bool] = True
+    def __init__(self, *, ignore_index: int | None = None) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
 
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Categorical with one event dimension per spatial axis."""
-        logits = self._logits(output, num_sample_dims)
-        distribution = dist.Categorical(logits=logits, validate_args=False)
-        spatial = logits.ndim - num_sample_dims - 2
-        return distribution.to_event(spatial)  # type: ignore[no-any-return]
-
-    def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
-        """Class probabilities, shape ``(*samples, batch, *spatial, class)``."""
-        return torch.softmax(self._logits(output, num_sample_dims), -1)
-
-    def summarize(self, output: Tensor) -> Summary:
-        """Average the probabilities; entropies in nats."""
-        logits = torch.log_softmax(self._logits(output, 1), -1)
-        probabilities = logits.exp()
-        mean = probabilities.mean(0)
-        entropy = torch.special.entr(mean).sum(-1)
-        expected = torch.special.entr(probabilities).sum(-1).mean(0)
-        return Summary(mean, mean * (1 - mean), entropy, (entropy - expected).clamp(min=0))
-
-    def _logits(self, output: Tensor, num_sample_dims: int) -> Tensor:
         check_axes("Categorical", output, num_sample_dims, at_least=1)
-        return output.movedim(num_sample_dims + 1, -1)
+        logits = output.movedim(num_sample_dims + 1, -1)
+        return per_example(dist.Categorical(logits=logits, validate_args=False), num_sample_dims)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyronorm.errors import OptionError, ShapeError
-from pyronorm.likelihoods.base import Likelihood, Summary, check_axes
-from pyronorm.stats.mixture import mixture_entropy
+from pyronorm.errors import ShapeError
+from pyronorm.likelihoods.base import Likelihood, check_axes, per_example, positive
 
 __all__ = ["Normal"]
 
@@ -26,7 +23,8 @@ class Normal(Likelihood):
 
     Shape:
         - output: ``(batch, *out)``; ``out`` may be empty, several targets, or pixels
-        - y: ``(batch, *out)``, exactly; ``(batch,)`` against an output ``(batch, 1)`` is refused
+        - y: ``(batch, *out)``, exactly; ``(batch,)`` against an output ``(batch, 1)`` is refused. NaN
+          for a missing value
         - predictive mean, variance, entropy and mutual information: ``(batch, *out)``
 
     Raises:
@@ -37,9 +35,7 @@ class Normal(Likelihood):
 
     def __init__(self, std: float | Tensor = 1.0, *, learned: bool = False) -> None:
         super().__init__()
-        value = torch.as_tensor(std, dtype=torch.get_default_dtype()).detach().clone()
-        if not bool(((value > 0) & value.isfinite()).all()):
-            raise OptionError(f"Normal: std must be positive and finite, got {std}.")
+        value = positive("Normal", "std", std)
         if learned:
             self.log_std = nn.Parameter(value.log())
         else:
@@ -54,24 +50,7 @@ class Normal(Likelihood):
         """Normal with all axes after the batch as event dimensions."""
         check_axes("Normal", output, num_sample_dims, at_least=0)
         noise = self._noise(output.shape[num_sample_dims + 1 :]).expand(output.shape)
-        distribution = dist.Normal(output, noise, validate_args=False)
-        return distribution.to_event(output.ndim - num_sample_dims - 1)  # type: ignore[no-any-return]
-
-    def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
-        """The output itself."""
-        return output
-
-    def summarize(self, output: Tensor) -> Summary:
-        r"""Moments and entropy of the Gaussian mixture over draws.
-
-        The variance is :math:`\sigma^2 + \mathrm{Var}_z f` (biased over draws). The entropy of a
-        mixture has no closed form; it is computed by Gauss-Hermite quadrature in every component.
-        """
-        std = self._noise(output.shape[2:]).expand(output.shape[1:])
-        variance = std.square() + output.var(0, correction=0)
-        entropy = mixture_entropy(output, std)
-        noise = std.log() + 0.5 * (1 + math.log(2 * math.pi))
-        return Summary(output.mean(0), variance, entropy, (entropy - noise).clamp(min=0))
+        return per_example(dist.Normal(output, noise, validate_args=False), num_sample_dims)
 
     def _noise(self, out: torch.Size) -> Tensor:
         try:

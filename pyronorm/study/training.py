@@ -15,8 +15,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from pyronorm import datasets, guides, likelihoods
 from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.diagnostics import classification_metrics, out_of_distribution
-from pyronorm.infer import Chains, Prediction, collect_bank, draw_latents, fit, predict
+from pyronorm.infer import Chains, collect_bank, draw_latents, fit, predict
 from pyronorm.latents import LatentNetwork
+from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import Analytic, Normalizer, Weight
 from pyronorm.priors import BatchNoise

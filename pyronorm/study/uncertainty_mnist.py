@@ -16,8 +16,9 @@ from pyronorm.conversion import convert
 from pyronorm.datasets import ImageData
 from pyronorm.diagnostics import selective_risk
 from pyronorm.errors import OptionError
-from pyronorm.infer import Prediction, predict, predict_ensemble
+from pyronorm.infer import predict, predict_ensemble
 from pyronorm.latents import LatentNetwork
+from pyronorm.likelihoods import Prediction
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
 from pyronorm.study.columns import columns

@@ -13,13 +13,11 @@ from pyronorm.baselines import (
     fit_temperature,
 )
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.infer import Prediction
-from pyronorm.likelihoods import Categorical, Normal
+from pyronorm.likelihoods import Categorical, Normal, Prediction
 
 
 def prediction(likelihood, output: Tensor) -> Prediction:
-    summary = likelihood.summarize(output)
-    return Prediction(**vars(summary), samples=likelihood.expected(output, 1))
+    return likelihood.predict(output)
 
 
 @pytest.fixture
@@ -87,7 +85,7 @@ def test_temperature_refuses(logits: Tensor) -> None:
         fit_temperature(found, y[1:])
     with pytest.raises(DataError, match="classes from 0 to 4"):
         fit_temperature(found, y + 5)
-    without = Prediction(found.mean, found.variance, found.entropy, found.entropy, None)
+    without = Categorical().predict(logits, keep_samples=False)
     for use in (Temperature(2.0).apply, lambda p: fit_temperature(p, y)):
         with pytest.raises(OptionError, match="keep_samples=True"):
             use(without)

@@ -36,7 +36,7 @@ def test_passes_by_hand(norm) -> None:
     torch.manual_seed(3)
     with torch.no_grad():
         logits = torch.stack([network(x) for _ in range(5)])
-    expected = model.likelihood.summarize(logits)
+    expected = model.likelihood.predict(logits)
     torch.testing.assert_close(found.samples, logits.softmax(-1))
     for name in ("mean", "variance", "entropy", "mutual_information"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name))

@@ -303,13 +303,6 @@ class Poisson(pn.likelihoods.Likelihood):
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> dist.Independent:
         return dist.Poisson(output.exp()).to_event(output.ndim - num_sample_dims - 1)
 
-    def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
-        return output.exp()
-
-    def summarize(self, output: Tensor) -> pn.likelihoods.Summary:
-        mean = output.exp().mean(0)
-        return pn.likelihoods.Summary(mean, mean, mean, mean)
-
 
 def test_evaluate_names_a_likelihood_it_has_no_metrics_for() -> None:
     model = make_model(Poisson(), 1)

@@ -50,7 +50,7 @@ def test_summary_matches_brute_force(spatial, dtype):
     output = outputs((7,), spatial, dtype)
     p = scipy.special.softmax(np.moveaxis(output.double().numpy(), 2, -1), axis=-1)
     mean = p.mean(0)
-    summary = Categorical().summarize(output)
+    summary = Categorical().predict(output)
     tolerance = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-10}
     np.testing.assert_allclose(summary.mean, mean, **tolerance)
     # variance of the one-hot vector, by enumeration of the classes
@@ -67,14 +67,14 @@ def test_summary_matches_brute_force(spatial, dtype):
 
 
 def test_equal_draws_carry_no_information():
-    summary = Categorical().summarize(outputs((1,), (2,)).expand(6, -1, -1, -1))
+    summary = Categorical().predict(outputs((1,), (2,)).expand(6, -1, -1, -1))
     torch.testing.assert_close(summary.mutual_information, torch.zeros(BATCH, 2).double())
     assert (summary.mutual_information >= 0).all()
 
 
 def test_disagreeing_certain_draws_carry_log_classes():
     output = 500.0 * torch.eye(CLASSES)[:, None]  # one draw per class, each certain
-    summary = Categorical().summarize(output)
+    summary = Categorical().predict(output)
     expected = torch.tensor([math.log(CLASSES)])
     torch.testing.assert_close(summary.entropy, expected)
     torch.testing.assert_close(summary.mutual_information, expected)
@@ -83,7 +83,7 @@ def test_disagreeing_certain_draws_carry_log_classes():
 
 def test_logits_are_invariant_to_a_constant():
     output = outputs((4,), ())
-    a, b = (Categorical().summarize(output + c) for c in (0.0, 100.0))
+    a, b = (Categorical().predict(output + c) for c in (0.0, 100.0))
     for name in ("mean", "variance", "entropy", "mutual_information"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-9, atol=1e-9)
 
@@ -114,7 +114,7 @@ def test_output_without_classes(call):
 
 def test_summary_of_output_without_classes():
     with pytest.raises(ShapeError, match="1 sample axes in front"):
-        Categorical().summarize(torch.zeros(4, BATCH))
+        Categorical().predict(torch.zeros(4, BATCH))
 
 
 def test_log_prob_gradient_is_softmax_minus_one_hot():

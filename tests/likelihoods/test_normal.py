@@ -109,7 +109,7 @@ def mixture_by_integration(means, std):
 @dtypes
 def test_summary_matches_integration(std, out, learned, dtype):
     output = torch.randn(6, BATCH, *out, dtype=dtype) * 2
-    summary = Normal(std, learned=learned).to(dtype).summarize(output)
+    summary = Normal(std, learned=learned).to(dtype).predict(output)
     noise = torch.as_tensor(std).expand(BATCH, *out).double().flatten().numpy()
     oracle = [
         mixture_by_integration(means, s)
@@ -130,7 +130,7 @@ def test_summary_matches_integration(std, out, learned, dtype):
 
 def test_single_draw_is_the_noise():
     output = torch.randn(1, BATCH, 3, dtype=torch.float64)
-    summary = Normal(PER_OUTPUT).double().summarize(output)
+    summary = Normal(PER_OUTPUT).double().predict(output)
     std = PER_OUTPUT.double().expand(BATCH, 3)
     assert torch.equal(summary.mean, output[0])
     torch.testing.assert_close(summary.variance, std**2, rtol=1e-6, atol=0)
@@ -140,7 +140,7 @@ def test_single_draw_is_the_noise():
 
 def test_information_of_far_draws_is_the_log_of_their_number():
     output = torch.arange(4.0).mul(100)[:, None].expand(4, BATCH)
-    summary = Normal(0.5).summarize(output)
+    summary = Normal(0.5).predict(output)
     expected = torch.full((BATCH,), math.log(4))
     torch.testing.assert_close(summary.mutual_information, expected)
     torch.testing.assert_close(summary.variance, torch.full((BATCH,), 0.25 + 12_500.0))  # biased
@@ -169,9 +169,9 @@ def test_noise_that_cannot_broadcast():
 
 def test_summary_refuses_noise_wider_than_the_output():
     with pytest.raises(ShapeError, match="does not broadcast"):
-        Normal(torch.ones(BATCH)).summarize(torch.zeros(7, BATCH))
+        Normal(torch.ones(BATCH)).predict(torch.zeros(7, BATCH))
 
 
-def test_nan_is_refused():
-    with pytest.raises(DataError, match=r"^Normal: y has values .* or not finite"):
-        Normal().check_data(torch.tensor([[0.5, math.nan]]), torch.zeros(1, 2))
+def test_infinity_is_refused_beside_a_missing_value():
+    with pytest.raises(DataError, match=r"^Normal: y has values .* or not finite.* 0.5 to 0.5"):
+        Normal().check_data(torch.tensor([[0.5, math.nan, math.inf]]), torch.zeros(1, 3))
