@@ -113,7 +113,8 @@ class PopulationStatistics(Guide):
         root = torch.sqrt(1 + self.df)
         # 1/scale = sqrt(N) / chi: the inverse-chi density is exact for large N, in any precision.
         of_scale = dist.TransformedDistribution(
-            InverseChi(self.df, root, validate_args=False), [PowerTransform(root.new_tensor(-1.0))]
+            InverseChi(self.df, root, validate_args=False),
+            [PowerTransform(root.new_full((), -1.0))],
         )
         scale = pyro.sample(space.scale_site, of_scale.to_event(1))
         of_shift = dist.Normal(torch.zeros_like(root), 1 / (root * scale), validate_args=False)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import Guide
+from pyronorm.infer.estimators import DeviceMeanFieldELBO, DeviceTraceELBO
 
 __all__ = ["KLWeight", "default_elbo"]
 
 
 def default_elbo(guide: Callable[..., Any]) -> ELBO:
     """``TraceMeanField_ELBO`` for guides with analytic KL divergences, else ``Trace_ELBO``.
+
+    Both are those of :mod:`pyronorm.infer.estimators`, which give Pyro's losses and gradients without
+    reading them on the host.
 
     Args:
         guide: any Pyro guide.
@@ -29,8 +33,8 @@ def default_elbo(guide: Callable[..., Any]) -> ELBO:
             "be trained. Train with guides.Point or another guide, then predict with it."
         )
     if isinstance(guide, Guide) and guide.has_analytic_kl:
-        return TraceMeanField_ELBO()
-    return Trace_ELBO()
+        return DeviceMeanFieldELBO()
+    return DeviceTraceELBO()
 
 
 class KLWeight(Messenger):
