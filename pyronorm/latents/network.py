@@ -15,6 +15,7 @@ from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.latents.prefix import Prefix
 from pyronorm.latents.space import LatentSpace
 from pyronorm.normalizers import LatentNorm
+from pyronorm.normalizers.base import under_autocast
 from pyronorm.normalizers.freshness import check_statistics, watch_loading
 from pyronorm.propagation.propagate import Propagation, propagate
 
@@ -44,8 +45,9 @@ class LatentNetwork(nn.Module):
     ==============================  =================================  ============================
 
     Many draws are evaluated in chunks: several draws at once (``torch.func.vmap``) while that is
-    faster and fits in bounded memory, one after the other otherwise; what lies before the first
-    latent layer runs once. Running the network writes no buffer and leaves nothing behind.
+    faster and fits in bounded memory, one after the other otherwise, and always so under autocast,
+    which ``vmap`` ignores; what lies before the first latent layer runs once. Running the network
+    writes no buffer and leaves nothing behind.
 
     In evaluation mode the population statistics of batch layers must belong to the present weights;
     missing or stale ones are refused.
@@ -260,6 +262,8 @@ class LatentNetwork(nn.Module):
         prefix = Prefix(self.layers)
         outputs = [self._evaluate_one(x, shift[0], scale[0], prefix.record())[None]]
         chunk = self.samples_per_call or self._chunk(x, prefix.largest_activation)
+        if under_autocast(x.device.type):
+            chunk = 1  # inside of vmap torch ignores autocast
         for start in range(1, len(shift), chunk):
             some = slice(start, start + chunk)
             if chunk == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +19,16 @@ from pyronorm.normalizers.base import (
 )
 
 __all__ = ["Group", "Instance", "Layer"]
+
+
+def _readable(x: Tensor) -> Tensor:
+    """``x`` in a layout that torch's group norm can ask for: inside of vmap channels-last is none."""
+    if x.ndim == 4 and not torch.compiler.is_compiling():
+        try:
+            x.is_contiguous(memory_format=torch.channels_last)
+        except RuntimeError:
+            return x.contiguous()
+    return x
 
 
 def _match(parameter: Tensor | None, x: Tensor) -> Tensor | None:
@@ -70,7 +81,8 @@ class Group(Normalizer):
                 f"{layer.name}: group statistics need at least 2 values per group, got {values} "
                 f"(input of shape {tuple(x.shape)}, {self.num_groups} groups). Use fewer groups."
             )
-        return F.group_norm(x, self.num_groups, _match(weight, x), _match(bias, x), layer.eps)
+        weight, bias = _match(weight, x), _match(bias, x)
+        return F.group_norm(_readable(x), self.num_groups, weight, bias, layer.eps)
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Layer(Normalizer):
             return F.layer_norm(x, shape, weight, bias, layer.eps)
         if layer.channel_last:
             return F.layer_norm(x, (layer.num_channels,), weight, bias, layer.eps)
-        return F.group_norm(x, 1, weight, bias, layer.eps)
+        return F.group_norm(_readable(x), 1, weight, bias, layer.eps)
 
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Normalize, then apply an affine map per example."""

@@ -64,6 +64,27 @@ def test_one_draw_per_example(network):
     torch.testing.assert_close(network(x, shift, scale), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap on adaptive pooling
+def test_many_draws_in_channels_last(network):
+    network.eval().to(memory_format=torch.channels_last)
+    x = torch.randn(5, *SHAPES[2]).to(memory_format=torch.channels_last)
+    shift, scale = draw(network, 4, 1)
+    expected = torch.stack([network(x, a[0], b[0]) for a, b in zip(shift, scale, strict=True)])
+    torch.testing.assert_close(network(x, shift, scale), expected)
+
+
+@pytest.mark.parametrize("samples_per_call", [None, 3])
+def test_many_draws_under_autocast(network, samples_per_call):
+    network.eval().samples_per_call = samples_per_call
+    x = torch.randn(5, *SHAPES[2])
+    shift, scale = draw(network, 4, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = torch.stack([network(x, a[0], b[0]) for a, b in zip(shift, scale, strict=True)])
+        found = network(x, shift, scale)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("samples_per_call", [None, 1, 3])
 @pytest.mark.parametrize("examples", [1, 5])
 @pytest.mark.parametrize("samples", [(1,), (8,), (2, 3)])
