@@ -7,13 +7,11 @@ from collections.abc import Callable
 import pyro
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from pyro.infer import SVI, TraceMeanField_ELBO
 
 import pyronorm as pn
 from benchmarks.resnet import ResNet20
 from benchmarks.timing import compare, prepare, report
-from pyronorm.infer.fit import _Step
 
 NUM_DATA = 50_000
 
@@ -43,11 +41,21 @@ def build(width: int, guide=pn.guides.MeanField, normalizer=None):
 def fitted(width: int, x: torch.Tensor, y: torch.Tensor, **options) -> Callable[[], float]:
     """The step that ``pn.fit`` takes."""
     model, guide = build(width, **options)
-    parameters = [*model.parameters(), *guide.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    step = _Step(model, guide, TraceMeanField_ELBO(), optimizer, fabric, 1.0, None, None)
-    return lambda: step(x, y, 1.0)
+    trainer = pn.Trainer(
+        model,
+        guide,
+        [(x, y)],
+        optimization=pn.Optimization(
+            optimizer=lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9)
+        ),
+    )
+    model.train()
+
+    def step() -> float:
+        trainer._step(x, y, 1.0)
+        return trainer.loss
+
+    return step
 
 
 def svi(width: int, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:

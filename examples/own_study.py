@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from lightning_fabric import Fabric
 
 import pyronorm as pn
 from pyronorm import study
@@ -58,7 +59,7 @@ class LabelNoise(study.Study):
             epochs=self.settings.epochs,
             batch_size=64,
             lr=5e-3,
-            device=place.device,
+            fabric=Fabric(accelerator=place.device, devices=1),
             progress=False,
         )
         noise = pn.guides.BatchNoise(model, pn.collect_bank(model, x, 32, 64))

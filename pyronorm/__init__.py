@@ -37,6 +37,11 @@ from pyronorm.conversion import (
 from pyronorm.diagnostics import channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import (
+    EarlyStopping,
+    Objective,
+    Optimization,
+    Trainer,
+    Validation,
     collect_bank,
     estimate_population_statistics,
     fit,
@@ -52,11 +57,16 @@ __version__ = version("pyronorm")
 
 __all__ = [
     "ConversionReport",
+    "EarlyStopping",
     "LatentNetwork",
     "LatentNorm",
     "LatentSpace",
     "NormalizationModel",
+    "Objective",
+    "Optimization",
     "StatisticsBank",
+    "Trainer",
+    "Validation",
     "analytic_start",
     "baselines",
     "channels",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyronorm.errors import OptionError
 
-__all__ = ["Seed", "seeded"]
+__all__ = ["Seed", "seed_value", "seeded"]
 
 Seed = int | torch.Generator | None
 """A seed, a generator that the seed is drawn from, or None for torch's own generators as they are."""
@@ -36,7 +36,7 @@ def seeded(seed: Seed, *places: Tensor | torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    value = _value(seed)
+    value = seed_value(seed)
     devices = {p.device if isinstance(p, Tensor) else torch.device(p) for p in places}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))  # the CPU's
@@ -51,7 +51,15 @@ def seeded(seed: Seed, *places: Tensor | torch.device) -> Iterator[None]:
         yield
 
 
-def _value(seed: int | torch.Generator) -> int:
+def seed_value(seed: int | torch.Generator) -> int:
+    """The number that a seed starts generators with.
+
+    Args:
+        seed: the number itself, or a generator, which gives one and moves on by that.
+
+    Raises:
+        OptionError: if ``seed`` is neither, or out of range.
+    """
     if isinstance(seed, torch.Generator):
         return int(torch.randint(2**63 - 1, (), generator=seed, device=seed.device))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

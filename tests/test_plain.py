@@ -33,7 +33,7 @@ def test_training_is_ordinary_training(data) -> None:
     model = plain_model(network)
     batches = list(zip(data[0].split(7), data[1].split(7), strict=True))  # the last one is smaller
     guide = pn.guides.Point(model)
-    pn.fit(model, guide, batches, epochs=3, lr=0.02, progress=False, device="cpu")
+    pn.fit(model, guide, batches, epochs=3, lr=0.02, progress=False)
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.02)
     for _ in range(3):
         for x, y in batches:

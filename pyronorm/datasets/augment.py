@@ -44,9 +44,20 @@ class PadCropFlip:
             )
 
     def __call__(
+        self, x: Float[Tensor, "batch channel height width"], y: Tensor
+    ) -> tuple[Float[Tensor, "batch channel height width"], Tensor]:
+        """Augment the images of a batch, and return the targets as they are.
+
+        Raises:
+            ShapeError: if the batch is not of images.
+            OptionError: if the generator is on another device.
+        """
+        return self.images(x), y
+
+    def images(
         self, x: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel height width"]:
-        """Augment a batch; a new tensor, in the same memory format.
+        """Augment images; a new tensor, in the same memory format.
 
         Raises:
             ShapeError: if the batch is not of images.

@@ -42,12 +42,16 @@ def as_batches(
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, Dataset):
+        # A loader takes a number from its generator even if it does not shuffle.
+        generator = None if shuffle and seed is None else torch.Generator()
+        if generator is not None and seed is not None:
+            generator.manual_seed(seed)
         rest = len(data) % batch_size  # type: ignore[arg-type]
         return DataLoader(
             data,
             batch_size=batch_size,
             shuffle=shuffle,
-            generator=None if seed is None else torch.Generator().manual_seed(seed),
+            generator=generator,
             drop_last=shuffle and rest == 1,  # one example has no batch statistics
             collate_fn=tuple if isinstance(data, _Tensors) else None,
         )
@@ -134,5 +138,7 @@ def kept_modes(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for m, training in before:
+        for m, training in before:  # a module before its parts, which may differ from it
+            if type(m).train is not nn.Module.train:
+                m.train(training)  # does more than to set a flag: adapters that merge weights
             m.training = training

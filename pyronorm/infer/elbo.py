@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from pyro.infer import ELBO
@@ -12,7 +13,7 @@ from pyronorm.errors import OptionError
 from pyronorm.guides import Guide
 from pyronorm.infer.estimators import DeviceMeanFieldELBO, DeviceTraceELBO
 
-__all__ = ["KLWeight", "default_elbo"]
+__all__ = ["KLWeight", "check_kl_weight", "default_elbo"]
 
 
 def default_elbo(guide: Callable[..., Any]) -> ELBO:
@@ -37,6 +38,20 @@ def default_elbo(guide: Callable[..., Any]) -> ELBO:
     return DeviceTraceELBO()
 
 
+def check_kl_weight(weight: Any) -> None:
+    """Refuse what is no weight of a KL divergence.
+
+    Args:
+        weight: what was given.
+
+    Raises:
+        OptionError: if it is negative, not finite, or no number.
+    """
+    number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if not number or not 0 <= weight < float("inf"):
+        raise OptionError(f"kl_weight must be at least 0 and finite, got {weight!r}.")
+
+
 class KLWeight(Messenger):
     r"""Scale the log densities of all latent sites, in model and guide.
 
@@ -49,8 +64,7 @@ class KLWeight(Messenger):
 
     def __init__(self, weight: float) -> None:
         super().__init__()
-        if not 0 <= weight < float("inf"):
-            raise OptionError(f"kl_weight must be at least 0 and finite, got {weight}.")
+        check_kl_weight(weight)
         self.weight = weight
 
     def _pyro_sample(self, msg: Any) -> None:

@@ -18,6 +18,7 @@ from pyronorm.model import NormalizationModel
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
 from pyronorm.study.columns import columns
+from pyronorm.study.device import make_fabric
 from pyronorm.study.images import joint_note, load_images
 from pyronorm.study.settings import Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
@@ -295,7 +296,7 @@ class _Posteriors:
                 batch_size=settings.training.batch_size,
                 lr=settings.posterior_lr,
                 train_network=False,
-                device=self.device,
+                fabric=make_fabric(self.device),
                 seed=self.seed,
                 progress=False,
             )

@@ -15,12 +15,20 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from pyronorm import datasets, guides, likelihoods
 from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.diagnostics import classification_metrics, out_of_distribution
-from pyronorm.infer import Chains, collect_bank, draw_latents, fit, predict
+from pyronorm.infer import (
+    Chains,
+    Optimization,
+    collect_bank,
+    draw_latents,
+    fit,
+    predict,
+)
 from pyronorm.latents import LatentNetwork
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import Analytic, Normalizer, Weight
 from pyronorm.priors import BatchNoise
+from pyronorm.study.device import make_fabric
 from pyronorm.study.methods import Method
 from pyronorm.study.settings import Training
 
@@ -91,7 +99,7 @@ def train(
         training: epochs, batches, optimizer.
         noise: ``n`` of the prior, and of the guide where it has one.
         seed: seeds draws and the order of batches.
-        device: as in :func:`pyronorm.fit`.
+        device: Fabric's accelerator: "auto", "cpu", "cuda", "mps".
     """
     x = data.train.x
     if isinstance(normalizer, Analytic):
@@ -141,10 +149,8 @@ def fit_model(
         (x, y),
         epochs=training.epochs,
         batch_size=training.batch_size,
-        optimizer=optimizer,
-        scheduler=schedule,
-        device=device,
-        precision=training.precision,
+        optimization=Optimization(optimizer=optimizer, scheduler=schedule),
+        fabric=make_fabric(device, training.precision),
         augment=datasets.PadCropFlip() if training.augment else None,
         seed=seed,
         progress=False,

@@ -19,7 +19,13 @@ from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.datasets import TableSplit, TabularData
 from pyronorm.datasets.uci import UCI
 from pyronorm.errors import OptionError
-from pyronorm.infer import collect_bank, draw_latents, estimate_population_statistics, fit
+from pyronorm.infer import (
+    Optimization,
+    collect_bank,
+    draw_latents,
+    estimate_population_statistics,
+    fit,
+)
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.latents import LatentNetwork
 from pyronorm.likelihoods import Normal
@@ -28,6 +34,7 @@ from pyronorm.normalizers import Normalizer, Weight
 from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.priors import BatchNoise
 from pyronorm.study.checks import check_least, check_seeds
+from pyronorm.study.device import make_fabric
 from pyronorm.study.regression_scores import regression_scores
 from pyronorm.study.table import Row
 
@@ -134,7 +141,7 @@ class UciNetworks:
         data: the training and test data.
         validation: held out of the training data.
         seed: decides everything random.
-        device: as in :func:`pyronorm.fit`.
+        device: Fabric's accelerator: "auto", "cpu", "cuda", "mps".
     """
 
     settings: UncertaintyUciSettings
@@ -265,9 +272,11 @@ class UciNetworks:
             guide,
             batches,
             epochs=epochs,
-            optimizer=optimizer,
-            scheduler=lambda optimizer: CosineAnnealingLR(optimizer, epochs),
-            device=self.device,
+            optimization=Optimization(
+                optimizer=optimizer,
+                scheduler=lambda optimizer: CosineAnnealingLR(optimizer, epochs),
+            ),
+            fabric=make_fabric(self.device),
             seed=self.seed,
             progress=False,
         )

@@ -78,7 +78,7 @@ def test_prior_precision_is_the_fixed_point_of_the_evidence() -> None:
     model = make(Normal(0.3))
     x = torch.randn(N, 4)
     y = x[:, :3] * 2
-    pn.fit(model, pn.guides.Point(model), (x, y), epochs=20, lr=0.02, progress=False, device="cpu")
+    pn.fit(model, pn.guides.Point(model), (x, y), epochs=20, lr=0.02, progress=False)
     posterior = fit_laplace(model, (x, y))
     delta = posterior.prior_precision
     precision = torch.linalg.inv(posterior.root @ posterior.root.T)

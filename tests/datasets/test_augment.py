@@ -34,7 +34,7 @@ def variants(
 def test_each_image_becomes_one_of_its_variants(padding, flip, memory_format):
     x = torch.rand(40, 2, 4, 5).to(memory_format=memory_format)
     before = x.clone()
-    new = PadCropFlip(padding, flip)(x)
+    new = PadCropFlip(padding, flip).images(x)
     assert new.shape == x.shape
     assert new.is_contiguous(memory_format=memory_format)
     assert torch.equal(x, before)
@@ -50,7 +50,7 @@ def test_each_image_becomes_one_of_its_variants(padding, flip, memory_format):
 def test_all_variants_are_as_likely():
     """18 variants, 3,600 images: each count is near 200 with sd 13.7; 5.5 sd, false alarm 1e-6."""
     image = torch.rand(1, 3, 4)
-    new = PadCropFlip(padding=1)(image.expand(3600, 1, 3, 4))
+    new = PadCropFlip(padding=1).images(image.expand(3600, 1, 3, 4))
     counts = Counter(tuple(result.flatten().tolist()) for result in new)
     expected = variants(image, 1, True).values()
     assert set(counts) == {tuple(v.flatten().tolist()) for v in expected}
@@ -61,21 +61,21 @@ def test_randomness_comes_from_the_generator():
     x = torch.rand(20, 1, 6, 6)
     state = torch.random.get_rng_state()
     first, again, other = (
-        PadCropFlip(generator=torch.Generator().manual_seed(seed))(x) for seed in (1, 1, 2)
+        PadCropFlip(generator=torch.Generator().manual_seed(seed)).images(x) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(3)
-    first = PadCropFlip()(x)
+    first = PadCropFlip().images(x)
     torch.manual_seed(3)
-    assert torch.equal(PadCropFlip()(x), first)
+    assert torch.equal(PadCropFlip().images(x), first)
 
 
 def test_other_types_and_no_images():
-    assert PadCropFlip()(torch.rand(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+    assert PadCropFlip().images(torch.rand(0, 3, 8, 8)).shape == (0, 3, 8, 8)
     for dtype in (torch.float64, torch.bfloat16):
-        assert PadCropFlip()(torch.rand(2, 3, 8, 8, dtype=dtype)).dtype == dtype
+        assert PadCropFlip().images(torch.rand(2, 3, 8, 8, dtype=dtype)).dtype == dtype
 
 
 def test_impossible_options(unchecked):
@@ -84,6 +84,6 @@ def test_impossible_options(unchecked):
     with pytest.raises(OptionError, match="nor zero without flip"):
         PadCropFlip(0, flip=False)
     with pytest.raises(ShapeError, match=r"got \(3, 8, 8\)"):
-        PadCropFlip()(torch.rand(3, 8, 8))
+        PadCropFlip().images(torch.rand(3, 8, 8))
     with pytest.raises(OptionError, match="the generator is on cpu, the images on meta"):
-        PadCropFlip(generator=torch.Generator())(torch.empty(2, 3, 8, 8, device="meta"))
+        PadCropFlip(generator=torch.Generator()).images(torch.empty(2, 3, 8, 8, device="meta"))

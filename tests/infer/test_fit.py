@@ -9,9 +9,12 @@ from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from torch import nn
 
 from pyronorm import (
+    EarlyStopping,
     NormalizationModel,
+    Objective,
+    Optimization,
+    Validation,
     convert,
-    estimate_population_statistics,
     fit,
     predict,
     priors,
@@ -72,7 +75,7 @@ def test_one_step_is_the_step_of_plain_torch():
         Point(model),
         [(x, y)],
         epochs=1,
-        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
+        optimization=Optimization(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1)),
     )
     optimizer = torch.optim.SGD(original.parameters(), lr=0.1)
     nn.functional.cross_entropy(original(x), y).backward()
@@ -135,10 +138,9 @@ def test_validation_and_early_stopping_restore_the_best_epoch():
         data(24),
         epochs=300,
         batch_size=24,
-        optimizer=lambda groups: torch.optim.Adam(groups, lr=0.1),
-        validation_data=validation,
-        validation_samples=64,
-        patience=4,
+        lr=0.1,
+        validation=Validation(validation, num_samples=64),
+        callbacks=[EarlyStopping(patience=4)],
         seed=2,
     )
     scores = [epoch.validation_nll for epoch in history.epochs]
@@ -163,8 +165,10 @@ def test_learning_rate_schedule_and_kl_schedule():
         data(),
         epochs=3,
         batch_size=24,
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1),
-        kl_weight=weight,
+        optimization=Optimization(
+            scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1)
+        ),
+        objective=Objective(kl_weight=weight),
     )
     assert [e.lr for e in history.epochs] == pytest.approx([1e-3, 1e-4, 1e-5])
     assert asked == pytest.approx([e + s / 4 for e in range(3) for s in range(4)])
@@ -180,8 +184,9 @@ def test_gradient_clipping_bounds_the_step():
         Point(model),
         [(x, y)],
         epochs=1,
-        gradient_clip_norm=1e-3,
-        optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0),
+        optimization=Optimization(
+            optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0), gradient_clip_norm=1e-3
+        ),
     )
     moved = torch.cat([(p - q).flatten() for p, q in zip(model.parameters(), start, strict=True)])
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
@@ -196,7 +201,13 @@ def test_parameter_groups_have_names():
         return torch.optim.Adam(groups)
 
     x, _ = data()
-    quiet(model, MeanField(model), (x, torch.randn(96, 3)), epochs=1, optimizer=optimizer)
+    quiet(
+        model,
+        MeanField(model),
+        (x, torch.randn(96, 3)),
+        epochs=1,
+        optimization=Optimization(optimizer=optimizer),
+    )
     assert names == ["network", "likelihood", "guide"]
 
 
@@ -222,7 +233,8 @@ def data_fixed():
 def test_precision(precision):
     model = make()
     x, y = data()
-    history = quiet(model, MeanField(model), (x, y), epochs=2, precision=precision, device="cpu")
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    history = quiet(model, MeanField(model), (x, y), epochs=2, fabric=fabric)
     assert all(torch.isfinite(torch.tensor(history.losses)))
     dtype = torch.float64 if precision == "64-true" else torch.float32
     assert next(model.parameters()).dtype == dtype
@@ -232,7 +244,9 @@ def test_a_fabric_and_an_elbo_of_ones_own():
     model = make()
     fabric = Fabric(accelerator="cpu", devices=1)
     elbo = Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
-    history = quiet(model, MeanField(model), data(), epochs=2, fabric=fabric, elbo=elbo)
+    history = quiet(
+        model, MeanField(model), data(), epochs=2, fabric=fabric, objective=Objective(elbo=elbo)
+    )
     assert len(history.epochs) == 2
 
 
@@ -242,20 +256,59 @@ def test_progress_bar_shows_epochs_and_loss(capsys):
     assert "epoch 2/2" in capsys.readouterr().out
 
 
-def test_contradictions_and_bad_options_are_refused():
+def test_contradictions_and_bad_options_are_refused(unchecked):
     model = make()
     guide = MeanField(model)
-    for name in ("epochs", "batch_size", "validation_samples", "population_batches"):
-        with pytest.raises(OptionError, match=f"fit: {name} must be at least 1, got 0"):
-            quiet(model, guide, data(), **{name: 0})
-    with pytest.raises(OptionError, match="patience needs validation_data"):
-        quiet(model, guide, data(), patience=3)
+    for name in ("epochs", "batch_size"):
+        for bad in (0, 1.5, True):
+            with pytest.raises(OptionError, match=f"fit: {name} must be at least 1, .*, got {bad}"):
+                quiet(model, guide, data(), **{name: bad})
+    with pytest.raises(OptionError, match="EarlyStopping: fit needs validation="):
+        quiet(model, guide, data(), callbacks=[EarlyStopping(3)])
     with pytest.raises(OptionError, match="lr belongs to the default optimizer"):
-        quiet(model, guide, data(), lr=0.1, optimizer=torch.optim.SGD)
-    with pytest.raises(OptionError, match="either fabric, or device and precision"):
-        quiet(model, guide, data(), device="cpu", fabric=Fabric(accelerator="cpu", devices=1))
-    with pytest.raises(OptionError, match="kl_weight must be at least 0"):
-        quiet(model, guide, data(), kl_weight=-1.0)
+        quiet(model, guide, data(), lr=0.1, optimization=Optimization(optimizer=torch.optim.SGD))
+    for bad in (0.0, -1.0, float("nan")):
+        with pytest.raises(OptionError, match="fit: lr must be a finite number above 0"):
+            quiet(model, guide, data(), lr=bad)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (MeanField, "the class MeanField"),
+        (lambda x, y: None, "got function"),
+        (None, "got NoneType"),
+        ("mean field", "got str"),
+    ],
+)
+def test_what_is_no_guide_is_refused(wrong, named, unchecked):
+    with pytest.raises(OptionError, match=f"guide must be a guide of pyronorm.guides.*{named}"):
+        quiet(make(), wrong, data())
+
+
+def test_objects_that_do_not_fit_are_named(unchecked):
+    model = make()
+    guide = MeanField(model)
+    with pytest.raises(OptionError, match="guide must be a guide of pyronorm.guides"):
+        quiet(model, model, data())
+    with pytest.raises(OptionError, match="model must be a NormalizationModel, .*, got Sequential"):
+        quiet(mlp(), guide, data())
+    with pytest.raises(OptionError, match="validation must be a Validation, .*, got tuple"):
+        quiet(model, guide, data(), validation=data())
+    with pytest.raises(OptionError, match="what optimizer makes must be a Optimizer"):
+        quiet(model, guide, data(), optimization=Optimization(optimizer=list))
+
+
+def test_a_bad_option_changes_nothing():
+    """The statistics of a pretrained network are there until a step is taken."""
+    original = train_briefly(mlp(), (5,), steps=3)
+    model = NormalizationModel(convert(original), Categorical(), 96)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    broken = Objective(kl_weight=lambda epoch: -1.0)
+    with pytest.raises(OptionError, match="kl_weight must be at least 0 and finite, got -1.0"):
+        quiet(model, MeanField(model), data(), objective=broken)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    model.network.check_statistics()
 
 
 def test_bad_data_are_refused():
@@ -281,7 +334,7 @@ def test_divergence_is_named():
             Point(model),
             (x, 1e30 * torch.randn(96, 3)),
             epochs=50,
-            optimizer=lambda groups: torch.optim.SGD(groups, lr=1e30),
+            optimization=Optimization(optimizer=lambda groups: torch.optim.SGD(groups, lr=1e30)),
         )
 
 
@@ -294,17 +347,9 @@ def test_several_draws_per_batch_learn():
         data(),
         epochs=20,
         batch_size=24,
-        optimizer=lambda g: torch.optim.Adam(g, 1e-2),
+        lr=1e-2,
     )
     assert history.losses[-1] < 0.8 * history.losses[0]
-
-
-def test_statistics_of_another_loader_size():
-    model = make()
-    quiet(model, Point(model), data(50), epochs=1, batch_size=16, population_batches=2)
-    assert model.network.layers[0].num_batches_tracked == 2
-    estimate_population_statistics(model, data(50), batch_size=25)
-    assert model.network.layers[0].num_batches_tracked == 2
 
 
 def test_augment_changes_the_training_batches_and_nothing_else():
@@ -314,13 +359,14 @@ def test_augment_changes_the_training_batches_and_nothing_else():
     x, y = data()
     seen = []
 
-    def doubled(batch: torch.Tensor) -> torch.Tensor:
+    def doubled(batch: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(batch.clone())
-        return 2 * batch
+        return 2 * batch, y
 
-    options = {"epochs": 2, "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}
+    sgd = Optimization(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1))
+    options = {"epochs": 2, "optimization": sgd}
     history = quiet(
-        model, Point(model), [(x, y)], augment=doubled, validation_data=(x, y), **options
+        model, Point(model), [(x, y)], augment=doubled, validation=Validation((x, y)), **options
     )
     assert len(seen) == 2
     assert all(torch.equal(batch, x) for batch in seen)
@@ -335,19 +381,45 @@ def test_augment_changes_the_training_batches_and_nothing_else():
     assert history.epochs[-1].validation_nll == pytest.approx(nll, rel=1e-4)
 
 
-@pytest.mark.parametrize("augment", [lambda x: x[1:], lambda x: x.sum(), lambda x: [x]])
-def test_augment_has_to_keep_the_number_of_inputs(augment, unchecked):
+@pytest.mark.parametrize(
+    ("augment", "what"),
+    [
+        (lambda x, y: (x[1:], y), r"inputs as it gets, \(96, 5\), got \(95, 5\)"),
+        (lambda x, y: (x.sum(), y), "inputs"),
+        (lambda x, y: (x, y[1:]), r"targets as it gets, \(96,\)"),
+        (lambda x, y: (x, [y]), "targets"),
+    ],
+)
+def test_augment_has_to_keep_the_number_of_examples(augment, what, unchecked):
     model = make()
-    with pytest.raises(
-        ShapeError, match=r"augment must return as many inputs as it gets, \(96, 5\)"
-    ):
+    with pytest.raises(ShapeError, match=f"augment must return as many {what}"):
         quiet(model, Point(model), [data()], epochs=1, augment=augment)
+
+
+def test_augment_has_to_return_a_pair(unchecked):
+    model = make()
+    with pytest.raises(OptionError, match=r"augment\(x, y\) must return a pair .*, got Tensor"):
+        quiet(model, Point(model), [data()], epochs=1, augment=lambda x, y: x)
+
+
+def test_augment_may_mix_inputs_and_targets():
+    model = make(likelihood=Normal(0.5))
+    x, _ = data()
+    seen = []
+
+    def mixed(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        other = torch.randperm(len(x))
+        seen.append(y)
+        return (x + x[other]) / 2, (y + y[other]) / 2
+
+    history = quiet(model, MeanField(model), (x, torch.randn(96, 3)), epochs=2, augment=mixed)
+    assert len(seen) == len(history.epochs) == 2
 
 
 def test_augment_has_to_give_finite_inputs():
     model = make()
     with pytest.raises(DataError, match="not finite"):
-        quiet(model, Point(model), [data()], epochs=1, augment=lambda x: x / 0)
+        quiet(model, Point(model), [data()], epochs=1, augment=lambda x, y: (x / 0, y))
 
 
 def test_mixed_precision_is_in_the_network_alone() -> None:
@@ -370,7 +442,9 @@ def test_mixed_precision_is_in_the_network_alone() -> None:
         lambda *_: seen["network"].add(torch.is_autocast_enabled("cpu"))
     )
     guide = WatchedGuide(model, rank=2)
-    quiet(model, guide, data(), epochs=1, precision="bf16-mixed", device="cpu")
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    quiet(model, guide, data(), epochs=1, fabric=fabric)
     assert seen["guide"] == seen["prior"] == {False}
     assert True in seen["network"]
-    assert "forward" not in vars(model.network)
+    assert not model.network._forward_pre_hooks
+    assert not model.network._forward_hooks

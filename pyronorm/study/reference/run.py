@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
-from torch.optim import Adam
 from torch.optim.lr_scheduler import LinearLR
 
 from pyronorm import datasets
@@ -32,6 +31,8 @@ from pyronorm.guides import Guide, Point
 from pyronorm.infer import (
     Chains,
     Draws,
+    Objective,
+    Optimization,
     collect_bank,
     fit,
     predict,
@@ -40,6 +41,7 @@ from pyronorm.infer import (
 )
 from pyronorm.likelihoods import Categorical
 from pyronorm.model import NormalizationModel
+from pyronorm.study.device import make_fabric
 from pyronorm.study.reference.posteriors import Candidate, choose_posteriors
 from pyronorm.study.reference.result import Mixing, Result, Row
 from pyronorm.study.reference.settings import Settings
@@ -169,7 +171,7 @@ def _problem(settings: Settings) -> tuple[NormalizationModel, _Pair, _Pair]:
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr,
-        device="cpu",
+        fabric=make_fabric("cpu"),
         seed=settings.seed,
         progress=False,
     )
@@ -184,11 +186,13 @@ def _train(model: NormalizationModel, guide: nn.Module, train: _Pair, settings: 
         train,
         epochs=settings.steps,
         batch_size=len(train[1]),
-        optimizer=lambda groups: Adam(groups, lr=settings.guide_lr),
-        scheduler=lambda optimizer: LinearLR(optimizer, 1.0, 0.01, settings.steps),
-        elbo=_elbo(guide, settings.particles),
+        lr=settings.guide_lr,
+        optimization=Optimization(
+            scheduler=lambda optimizer: LinearLR(optimizer, 1.0, 0.01, settings.steps)
+        ),
+        objective=Objective(elbo=_elbo(guide, settings.particles)),
         train_network=False,
-        device="cpu",
+        fabric=make_fabric("cpu"),
         seed=settings.seed,
         progress=False,
     )

@@ -1,0 +1,159 @@
+"""What looks on while a model is trained: early stopping, progress, objects of the user's own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pyronorm.checks import check_count
+from pyronorm.errors import OptionError
+
+if TYPE_CHECKING:
+    from pyronorm.infer.trainer import Trainer
+
+__all__ = ["Callback", "EarlyStopping", "Progress"]
+
+
+class Callback:
+    """What :class:`pyronorm.Trainer` calls on the way; each method does nothing by itself.
+
+    Derive from it, or write any object with some of these methods. The callbacks of a Lightning
+    Fabric are called too. Between epochs the model has the modes and generators of the user's, so
+    that ``pyronorm.predict`` and ``evaluate`` can be called; their population statistics have to be
+    there: call ``trainer.update_statistics()`` first.
+
+    A callback that has a ``state_dict`` and a ``load_state_dict`` is stored in checkpoints.
+    """
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Called when :meth:`pyronorm.Trainer.run` begins, of ``trainer.epochs`` epochs."""
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Called after each step of the optimizer; ``trainer.loss`` is the last loss known."""
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Called after each epoch; ``trainer.history.epochs[-1]`` says what happened in it."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Called when :meth:`pyronorm.Trainer.run` ends, with population statistics estimated."""
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        """Called when an error or an interruption ends :meth:`pyronorm.Trainer.run`."""
+
+
+@dataclass
+class EarlyStopping(Callback):
+    """Stop without a better validation NLL, and go back to the best parameters.
+
+    The best parameters, with their population statistics, are put back at the end, after an
+    interruption as well.
+
+    Args:
+        patience: stop after that many epochs without a better validation NLL.
+
+    Raises:
+        OptionError: if ``patience`` is below 1, or training has no validation.
+    """
+
+    patience: int
+    _best: float = field(default=math.inf, init=False, repr=False)
+    _best_epoch: int = field(default=0, init=False, repr=False)
+    _best_state: dict[str, dict[str, Any]] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_count("EarlyStopping", "patience", self.patience)
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Refuse to run without validation; begin anew."""
+        if trainer.validation is None:
+            raise OptionError(
+                "EarlyStopping: fit needs validation=pyronorm.Validation(data), to see when to stop."
+            )
+        if not trainer.history.epochs:  # the object may have served another run
+            self._best, self._best_epoch, self._best_state = math.inf, 0, None
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Keep the best parameters, or stop."""
+        epoch = trainer.history.epochs[-1]
+        nll = math.inf if epoch.validation_nll is None else epoch.validation_nll
+        if nll < self._best:
+            self._best, self._best_epoch = nll, epoch.epoch
+            self._best_state = {
+                name: {key: _copied(value) for key, value in module.state_dict().items()}
+                for name, module in _modules(trainer).items()
+            }
+        elif epoch.epoch - self._best_epoch >= self.patience:
+            trainer.stop()
+        trainer.history.best_epoch = self._best_epoch
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Put the best parameters back."""
+        if self._best_state is not None:
+            for name, module in _modules(trainer).items():
+                module.load_state_dict(self._best_state[name])
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        """Put the best parameters back."""
+        self.on_fit_end(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far."""
+        return {"nll": self._best, "epoch": self._best_epoch, "state": self._best_state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a stored state."""
+        self._best, self._best_epoch = state["nll"], state["epoch"]
+        self._best_state = state["state"]
+
+
+class Progress(Callback):
+    """A progress bar with the epoch and the loss."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Show the bar."""
+        if not trainer.fabric.is_global_zero:
+            return
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        self._bar.start()
+        self._bar.add_task("training", total=trainer.epochs)
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            return
+        done = trainer.epochs_done
+        epoch = min(trainer.epochs, int(done) + 1)
+        text = f"epoch {epoch}/{trainer.epochs}  loss {trainer.loss:.4f}"
+        self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=len(trainer.history.epochs))
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        """Leave the bar as it is."""
+        self.on_fit_end(trainer)
+
+
+def _modules(trainer: Trainer) -> dict[str, Any]:
+    return {"model": trainer.model, "guide": trainer.guide}
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

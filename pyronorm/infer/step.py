@@ -1,0 +1,264 @@
+"""One step of training: a batch, the negative ELBO, its gradient, the optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from pyro.infer.elbo import ELBOModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.infer.elbo import KLWeight
+from pyronorm.infer.generators import replayed
+from pyronorm.infer.options import Objective, Optimization, needs_closure
+from pyronorm.latents import LatentNetwork
+from pyronorm.model import NormalizationModel
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Augment", "Step"]
+
+Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Changes inputs and targets of a training batch, on their device."""
+
+
+class Step:
+    """Steps of an optimizer on batches, and the losses met on the way.
+
+    The loss is checked before the parameters change where it is known at once; on other devices it
+    is read while the next batch is already under way, so that nothing waits for it.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        elbo: Pyro's estimator.
+        optimizer: over parameters of the two.
+        fabric: Lightning's Fabric.
+        objective: gives the KL weight.
+        optimization: clipping and accumulation.
+        augment: changes each batch; None for none.
+        before_change: called before parameters change.
+    """
+
+    def __init__(
+        self,
+        model: NormalizationModel,
+        guide: nn.Module,
+        elbo: ELBO,
+        optimizer: Optimizer,
+        fabric: Fabric,
+        objective: Objective,
+        optimization: Optimization,
+        augment: Augment | None = None,
+        before_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._fabric = fabric
+        self._num_data = model.num_data
+        self._objective = objective
+        self._clip = optimization.gradient_clip_norm
+        self._accumulate = optimization.accumulate
+        self._augment = augment
+        self._before_change = before_change
+        self._closure = needs_closure(optimizer)
+        if self._closure and self._accumulate > 1:
+            raise OptionError(
+                f"fit: {type(optimizer).__name__} evaluates the loss itself, on one batch, so it does "
+                "not go together with accumulate. Use larger batches."
+            )
+        negative_elbo = _NegativeELBO(ELBOModule(model, guide, elbo), model.network)
+        self._module, self._optimizer = fabric.setup(negative_elbo, optimizer)
+        self._at_once = fabric.device.type == "cpu"
+        self._unread: tuple[Tensor, float] | None = None
+        self._waiting = 0  # batches whose gradients the optimizer has not used
+        self.kl_weight = 1.0
+        """The KL weight of the last batch."""
+        self.loss = math.nan
+        """The last loss that was read, per example."""
+        self.total = 0.0
+        """Sum of the losses since :meth:`start`."""
+
+    def start(self) -> None:
+        """Begin to sum losses."""
+        self.total = 0.0
+
+    def __call__(self, x: Tensor, y: Tensor, epochs_done: float) -> bool:
+        """Take a batch; in the first epoch its values are checked.
+
+        Args:
+            x: inputs, on the device.
+            y: targets, on the device.
+            epochs_done: epochs so far, a fraction within an epoch.
+
+        Returns:
+            Whether the optimizer took a step.
+        """
+        first = epochs_done < 1
+        self.kl_weight = self._objective.weight(epochs_done)
+        if self._augment is not None:
+            x, y = _augmented(x, y, self._augment)
+        if first and x.is_floating_point() and not bool(x.isfinite().all()):
+            raise DataError("fit: train_data has a batch with inputs that are not finite.")
+        with nullcontext() if first else pyro.validation_enabled(False):
+            if self._closure:
+                self._before_change()
+                self._evaluate_within_step(x, y, epochs_done)
+                return True
+            last = self._waiting + 1 == self._accumulate
+            with self._fabric.no_backward_sync(self._module, enabled=not last):
+                self._backward(x, y, epochs_done)
+        self._waiting += 1
+        if last:
+            self._update()
+        return last
+
+    def finish(self) -> bool:
+        """Use the gradients of batches that are fewer than ``accumulate``, and read the last loss.
+
+        Returns:
+            Whether the optimizer took a step.
+        """
+        waiting = self._waiting
+        if waiting:
+            self._update()
+        if self._unread is not None:
+            self._read(*self._unread)
+            self._unread = None
+        return waiting > 0
+
+    def _backward(self, x: Tensor, y: Tensor, epochs_done: float) -> None:
+        if self._waiting == 0:
+            self._optimizer.zero_grad()
+        loss = self._loss(x, y)
+        self._note(loss.detach(), epochs_done)
+        self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        with nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight):
+            loss: Tensor = self._module(x, y) / self._num_data
+        return loss
+
+    def _update(self) -> None:
+        self._before_change()
+        if self._waiting < self._accumulate:
+            gradients = [
+                p.grad
+                for group in self._optimizer.param_groups
+                for p in group["params"]
+                if p.grad is not None
+            ]
+            torch._foreach_mul_(gradients, self._accumulate / self._waiting)
+        self._waiting = 0
+        self._clip_gradients()
+        self._optimizer.step()
+
+    def _evaluate_within_step(self, x: Tensor, y: Tensor, epochs_done: float) -> None:
+        losses: list[Tensor] = []
+        with replayed(x.device) as replay:
+
+            def closure() -> Tensor:
+                replay()
+                self._optimizer.zero_grad()
+                loss = self._loss(x, y)
+                if not losses:
+                    self._note(loss.detach(), epochs_done)
+                losses.append(loss.detach())
+                self._fabric.backward(loss)
+                self._clip_gradients()
+                return loss
+
+            self._optimizer.step(closure)
+
+    def _clip_gradients(self) -> None:
+        if self._clip is not None:
+            self._fabric.clip_gradients(self._module, self._optimizer, max_norm=self._clip)
+
+    def _note(self, loss: Tensor, epochs_done: float) -> None:
+        if self._at_once:
+            self._read(loss, epochs_done)
+            return
+        if self._unread is not None:
+            self._read(*self._unread)
+        self._unread = loss, epochs_done
+
+    def _read(self, loss: Tensor, epochs_done: float) -> None:
+        self.loss = float(loss)
+        self.total += self.loss
+        if not math.isfinite(self.loss):
+            raise DataError(
+                f"fit: the loss is {self.loss} after {epochs_done:.2f} epochs: training diverged. "
+                "Lower the learning rate, or set gradient_clip_norm."
+            )
+
+
+class _NegativeELBO(nn.Module):
+    """The negative ELBO, with mixed precision in the network alone.
+
+    Densities of the latents need all their digits: a Gaussian of low rank, for one, a Cholesky
+    decomposition, which half precision does not have on a GPU.
+    """
+
+    def __init__(self, elbo: ELBOModule, network: LatentNetwork) -> None:
+        super().__init__()
+        self.elbo = elbo
+        self._network = (network,)  # it is a part of the ELBO already
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        device = x.device.type
+        loss: Tensor
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+            loss = self.elbo(x, y)
+        else:
+            dtype = torch.get_autocast_dtype(device)
+            with (
+                _called_under(device, dtype, self._network[0]),
+                torch.autocast(device, enabled=False),
+            ):
+                loss = self.elbo(x, y)
+        return loss
+
+
+@contextmanager
+def _called_under(device: str, dtype: torch.dtype, network: nn.Module) -> Iterator[None]:
+    """For the time of the block, calls of the network run under mixed precision."""
+    calls = ExitStack()
+
+    def before(*_: Any) -> None:
+        calls.enter_context(torch.autocast(device, dtype))
+
+    def after(*_: Any) -> None:
+        calls.close()
+
+    hooks = (
+        network.register_forward_pre_hook(before),
+        network.register_forward_hook(after, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _augmented(x: Tensor, y: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
+    new: Any = augment(x, y)
+    if not isinstance(new, (tuple, list)) or len(new) != 2:
+        raise OptionError(
+            f"fit: augment(x, y) must return a pair (x, y), got {type(new).__name__}. One that changes "
+            "the inputs alone is lambda x, y: (change(x), y)."
+        )
+    for name, before, after in (("inputs", x, new[0]), ("targets", y, new[1])):
+        if not isinstance(after, Tensor) or after.shape[:1] != before.shape[:1]:
+            came = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
+            raise ShapeError(
+                f"fit: augment must return as many {name} as it gets, {tuple(before.shape)}, got "
+                f"{came}."
+            )
+    return new[0], new[1]
