@@ -211,7 +211,7 @@ def _groups(data: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[object, .
 def _marks(
     table: Table,
     lines: Sequence[tuple[object, ...]],
-    series: Mapping[tuple[object, ...], pd.Series[float]],
+    series: Mapping[tuple[object, ...], pd.Series],
     better: Better,
 ) -> tuple[set[tuple[object, ...]], set[tuple[object, ...]]]:
     """Lines that are best, and lines that differ from the baseline, each within its group."""
@@ -242,12 +242,12 @@ def _marks(
     return best, differs
 
 
-def _beats(a: pd.Series[float], b: pd.Series[float], resampled: float) -> bool:
+def _beats(a: pd.Series, b: pd.Series, resampled: float) -> bool:
     """Whether ``a`` is significantly higher, over the seeds that both have."""
     return _p_value(a, b, resampled) < LEVEL and float((a - b).mean()) > 0
 
 
-def _p_value(a: pd.Series[float], b: pd.Series[float], resampled: float) -> float:
+def _p_value(a: pd.Series, b: pd.Series, resampled: float) -> float:
     """Two-sided t-test of the differences of common seeds; 1 where there is nothing to test."""
     from scipy.stats import t as student
     from scipy.stats import ttest_1samp
