@@ -1,28 +1,49 @@
 # make compare   install, and compare posteriors with batch normalization on digits
 # make test      install, and run the tests (make test-all: the slow ones too)
+# make test-lowest, test-torch211, test-latest   the tests in other environments, described below
 # make check     what CI runs: tests, lint, types, docs and the code in them, examples
 
 PYTHON ?= python3
+PYTHON_LOWEST ?= python3.11
 PYTHON_LATEST ?= python3.12
 VENV ?= .venv
+LOWEST ?= .venv-lowest
+TORCH211 ?= .venv-torch211
 LATEST ?= .venv-latest
 RESULTS ?= results/compare
+WORKERS ?= 2
 BIN := $(VENV)/bin
+PYTEST := -m pytest -n $(WORKERS)
 export MPLBACKEND = agg
 
-.PHONY: compare test test-all test-latest lint types docs docs-code examples benchmarks check format clean
+# Builds of torch without CUDA; install-torch below says what to do where pip finds none.
+TORCH_LOWEST ?= 2.6.0+cpu
+TORCH_211 ?= 2.11.0+cpu
+
+.PHONY: compare test test-all test-lowest test-torch211 test-latest lint types docs docs-code examples benchmarks check format clean
 
 compare: $(VENV)/.installed
 	$(BIN)/pyronorm compare --output $(RESULTS) --force
 
+# One thread for each of the processes that share the tests.
+test test-all test-lowest test-torch211 test-latest: export OMP_NUM_THREADS = 1
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
+
+# Old versions warn about what has come after them; all other warnings are errors here too.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python $(PYTEST) -m "not slow" $(addprefix -W ignore::,DeprecationWarning \
+		PendingDeprecationWarning FutureWarning)
+
+test-torch211: $(TORCH211)/.installed
+	$(TORCH211)/bin/python $(PYTEST) -m "not slow"
 
 test-latest: $(LATEST)/.installed
-	$(LATEST)/bin/python -m pytest -m "not slow"
+	$(LATEST)/bin/python $(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -52,7 +73,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(LATEST) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) $(TORCH211) $(LATEST) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +84,28 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+# $(call install-torch,environment,version,variable)
+define install-torch
+	@$(1)/bin/python -m pip install --quiet "torch==$(2)" || { printf '%s\n' "" \
+		"No torch $(2) for this machine in the places where pip looks. Name one that has it in" \
+		"PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS, or take another build, such as the one of the package" \
+		"index (on Linux with CUDA, several GB): make $(3)=$(firstword $(subst +, ,$(2))) ..."; exit 1; }
+endef
+
+# The lowest versions that pyproject.toml allows.
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON_LOWEST) -m venv $(LOWEST)
+	$(call install-torch,$(LOWEST),$(TORCH_LOWEST),TORCH_LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[test]"
+	touch $@
+
+# torch 2.11 with the newest versions of the rest.
+$(TORCH211)/.installed: pyproject.toml
+	$(PYTHON_LATEST) -m venv $(TORCH211)
+	$(call install-torch,$(TORCH211),$(TORCH_211),TORCH_211)
+	$(TORCH211)/bin/python -m pip install --quiet --upgrade "torch==$(TORCH_211)" -e ".[test]"
 	touch $@
 
 # The newest versions of everything, ArviZ 1.x among them.
