@@ -38,18 +38,19 @@ from pyronorm.diagnostics import channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import (
     EarlyStopping,
+    Ensemble,
     Objective,
     Optimization,
+    PyroGuide,
     Trainer,
     Validation,
     collect_bank,
     estimate_population_statistics,
     fit,
     predict,
-    predict_ensemble,
     run_nuts,
 )
-from pyronorm.latents import LatentNetwork, LatentSpace
+from pyronorm.latents import Draws, LatentNetwork, LatentSpace
 from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
 from pyronorm.normalizers import LatentNorm, trust_statistics
 
@@ -57,13 +58,16 @@ __version__ = version("pyronorm")
 
 __all__ = [
     "ConversionReport",
+    "Draws",
     "EarlyStopping",
+    "Ensemble",
     "LatentNetwork",
     "LatentNorm",
     "LatentSpace",
     "NormalizationModel",
     "Objective",
     "Optimization",
+    "PyroGuide",
     "StatisticsBank",
     "Trainer",
     "Validation",
@@ -90,7 +94,6 @@ __all__ = [
     "networks",
     "normalizers",
     "predict",
-    "predict_ensemble",
     "priors",
     "run_nuts",
     "sample_latents",

@@ -56,7 +56,7 @@ def test_prediction_and_metrics(data) -> None:
     expected = -torch.distributions.Normal(output, 0.7).log_prob(y).mean()
     assert pn.evaluate(model, guide, data, 2)["nll"] == pytest.approx(float(expected), rel=1e-5)
     other = plain_model(MLP(3, 1, (5,), norm=None))
-    both = pn.predict_ensemble([(model, guide), (other, pn.guides.Point(other))], x, 2)
+    both = pn.predict(model, pn.Ensemble([(model, guide), (other, pn.guides.Point(other))]), x, 2)
     mean = (output + other.network.network.eval()(x)) / 2
     torch.testing.assert_close(both.mean, mean)
 

@@ -3,7 +3,7 @@
 They take a :class:`~pyronorm.NormalizationModel` or a
 :class:`~pyronorm.likelihoods.Prediction` and return a :class:`~pyronorm.likelihoods.Prediction`,
 so that all metrics apply to them. Only the jackknife gives
-intervals. A deep ensemble is :func:`pyronorm.predict_ensemble`.
+intervals. A deep ensemble is :class:`pyronorm.Ensemble`.
 """
 
 from pyronorm.baselines.calibration import (

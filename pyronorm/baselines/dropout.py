@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import Point
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs
-from pyronorm.infer.draws import Chains, Draws, draw_latents
+from pyronorm.infer.posterior import as_posterior
+from pyronorm.latents import Draws
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import Seed, seeded
 
 __all__ = ["predict_dropout"]
 
@@ -24,9 +26,10 @@ def predict_dropout(
     data: Data,
     num_samples: int = 32,
     *,
-    guide: Callable[..., Any] | Chains | None = None,
+    posterior: Any = None,
     batch_size: int = 256,
     keep_samples: bool = True,
+    seed: Seed = None,
 ) -> Prediction:
     r"""Predict with dropout: an average over passes, each with masks of its own.
 
@@ -40,9 +43,10 @@ def predict_dropout(
             ``plain=True``.
         data: as in :func:`pyronorm.predict`.
         num_samples: ``S``, number of passes.
-        guide: posterior of the latents, one draw for each pass; None for the neutral latents.
+        posterior: of the latents, one draw for each pass; None for the neutral latents.
         batch_size: examples at once, where the data do not come in batches.
         keep_samples: whether to keep the mean given each pass.
+        seed: for draws and masks, see :func:`pyronorm.randomness.seeded`.
 
     Returns:
         The prediction; its mutual information is between the data and the masks (and the latents).
@@ -56,9 +60,11 @@ def predict_dropout(
     """
     dropouts = _dropouts(model)
     batches = as_batches(data, batch_size)
-    draws = draw_latents(model, Point(model) if guide is None else guide, num_samples, batches)
+    posterior = Point(model) if posterior is None else posterior
+    found = as_posterior(posterior, "predict_dropout", model.space)
     model.network.check_statistics()
-    with torch.no_grad():
+    with torch.no_grad(), seeded(seed, model.network.like):
+        draws = found.draw(model, num_samples, data=batches)
         parts = [
             model.likelihood.predict(output, keep_samples=keep_samples)
             for output in _outputs(model, dropouts, draws, batches, batch_size)

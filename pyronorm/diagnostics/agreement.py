@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.infer import Draws
+from pyronorm.latents import Draws
 
 __all__ = [
     "Agreement",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -11,15 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyro.infer import MCMC
 from torch import Tensor
 
 from pyronorm.errors import OptionError
-from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, gather
-from pyronorm.infer.draws import Chains, Draws, draw_latents, draw_prior
-from pyronorm.infer.predict import evaluate_draws
+from pyronorm.infer.ensemble import Members
+from pyronorm.infer.predict import draws_for, evaluate_draws
+from pyronorm.infer.pyro_guide import draw_prior
+from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import Seed, seeded
 
 __all__ = ["channels", "to_arviz"]
 
@@ -28,13 +28,13 @@ _Groups = dict[str, dict[str, Any]]  # NumPy arrays by group and variable
 
 def to_arviz(
     model: NormalizationModel,
-    posterior: Callable[..., Any] | StatisticsBank | Chains | MCMC,
+    posterior: Any,
     data: Data | None = None,
-    num_samples: int = 200,
+    num_samples: int | None = None,
     *,
     batch_size: int = 256,
     include_inputs: bool = True,
-    seed: int | None = None,
+    seed: Seed = None,
 ) -> Any:
     r"""Export a posterior over normalization statistics to ArviZ.
 
@@ -59,31 +59,31 @@ def to_arviz(
 
     Args:
         model: the model; its network runs in evaluation mode.
-        posterior: a guide (as in :func:`pyronorm.predict`), a statistics bank (its rows, the first
-            ``num_samples`` of them), or chains of :func:`pyronorm.run_nuts` or of a finished Pyro
-            MCMC run (all draws).
+        posterior: any posterior, as in :func:`pyronorm.predict`. The members of an ensemble are its
+            chains.
         data: pairs ``(x, y)``, or inputs alone; None leaves out all that needs data. For
             ``az.loo`` these must be the training data; on held-out data the log likelihood is
             already out of sample.
-        num_samples: number of draws.
+        num_samples: number of draws (of each member of an ensemble); None for all of stored draws
+            and chains, all rows of a bank of fewer than 200, and 200 else.
         batch_size: examples at once, where the data do not come in batches.
         include_inputs: whether to store ``x``.
-        seed: seeds torch for the draws, and restores its state after; None uses it as it is.
+        seed: for the draws, see :func:`pyronorm.randomness.seeded`.
 
     Returns:
         An InferenceData (ArviZ 0.x) or a DataTree (ArviZ 1.x).
 
     Raises:
-        OptionError: if ``num_samples`` is below 1.
+        OptionError: if ``posterior`` is none, or has not that many draws.
         StatisticsError: if population statistics are missing or stale.
         DataError: if data are empty, impossible or not finite.
     """
-    if num_samples < 1:
-        raise OptionError(f"to_arviz: num_samples must be at least 1, got {num_samples}.")
     network = model.network
     model_data = None if data is None else gather(data, batch_size)
-    with _seeded(seed), torch.no_grad():
-        draws, chains, extra = _draw(model, posterior, num_samples, model_data)
+    batches = None if model_data is None else [model_data]
+    with seeded(seed, network.like), torch.no_grad():
+        members = draws_for(model, posterior, num_samples, batches, None, "to_arviz", 200)
+        draws = members[0][1] if len(members) == 1 else Draws.join([mine for _, mine in members])
         shift, scale = draws.shift, draws.scale
         groups: _Groups = {"posterior": _latents(model, draws)}
         mean, std = network.reference_statistics()
@@ -92,16 +92,17 @@ def to_arviz(
             groups["posterior"] |= {"mean": _numpy(mean - std * shift), "std": _numpy(std / scale)}
             constant = {"reference_mean": mean, "reference_std": std}
         if model.prior.is_proper:
-            groups["prior"] = _latents(model, draw_prior(model, num_samples))
+            groups["prior"] = _latents(model, draw_prior(model, len(draws)))
         log_prior = model.prior.log_prob(model.space, shift, scale, draws.hyper)
-        groups["sample_stats"] = {"log_prior": _numpy(log_prior), **extra}
-        if draws.log_q is not None:
-            groups["sample_stats"]["log_q"] = _numpy(draws.log_q)
+        groups["sample_stats"] = {"log_prior": _numpy(log_prior)}
+        groups["sample_stats"] |= {name: _numpy(value) for name, value in draws.stats.items()}
+        if draws.log_density is not None:
+            groups["sample_stats"]["log_q"] = _numpy(draws.log_density)
         if model_data is not None:
-            _add_data(groups, model, draws, log_prior, model_data, batch_size)
+            _add_data(groups, model, members, log_prior, model_data, batch_size)
             if include_inputs:
                 constant["x"] = model_data[0]
-    _split_chains(groups, chains)
+    _split_chains(groups, draws.num_chains)
     if constant:
         groups["constant_data"] = {key: _numpy(value) for key, value in constant.items()}
     return _build(groups, model, _attributes(model, posterior, seed))
@@ -141,30 +142,10 @@ def _latents(model: NormalizationModel, draws: Draws) -> dict[str, Any]:
     return {name: _numpy(value) for name, value in found.items()}
 
 
-def _draw(
-    model: NormalizationModel,
-    posterior: Any,
-    num_samples: int,
-    data: tuple[Tensor, Tensor | None] | None,
-) -> tuple[Draws, int, dict[str, Any]]:
-    """Draws, the number of chains they form, and further sample statistics."""
-    space = model.space
-    if isinstance(posterior, StatisticsBank):
-        posterior.check(space, "to_arviz")
-        return Draws(posterior.shift[:num_samples], posterior.scale[:num_samples]), 1, {}
-    if isinstance(posterior, MCMC):
-        posterior = Chains.of(posterior, space)
-    if isinstance(posterior, Chains):
-        diverging = posterior.diverging.flatten().cpu().numpy()
-        return posterior.draws(), len(posterior.shift), {"diverging": diverging}
-    batches = None if data is None else [data]
-    return draw_latents(model, posterior, num_samples, batches), 1, {}
-
-
 def _add_data(
     groups: _Groups,
     model: NormalizationModel,
-    draws: Draws,
+    members: Members,
     log_prior: Tensor,
     data: tuple[Tensor, Tensor | None],
     batch_size: int,
@@ -172,7 +153,7 @@ def _add_data(
     x, y = data
     predictive, log_likelihood = [], []
     batches = x if y is None else (x, y)
-    for _, y_batch, output in evaluate_draws(model, draws, batches, batch_size):
+    for _, y_batch, output in evaluate_draws(members, batches, batch_size):
         distribution = model.likelihood.distribution(output, 1)
         predictive.append(distribution.sample())
         if y_batch is not None:
@@ -227,9 +208,7 @@ def _build(groups: _Groups, model: NormalizationModel, attributes: dict[str, Any
     return tree
 
 
-def _attributes(
-    model: NormalizationModel, posterior: Any, seed: int | None
-) -> dict[str, str | int]:
+def _attributes(model: NormalizationModel, posterior: Any, seed: Seed) -> dict[str, str | int]:
     normalizers = dict.fromkeys(layer.normalizer for layer in model.space.layers)
     return {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -242,18 +221,8 @@ def _attributes(
         "prior": repr(model.prior),
         "likelihood": type(model.likelihood).__name__,
         "num_data": model.num_data,
-        "seed": "none" if seed is None else seed,
+        "seed": seed if isinstance(seed, int) else "none" if seed is None else "generator",
     }
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def _numpy(value: Tensor) -> NDArray[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.infer.data import Data, as_batches
-from pyronorm.infer.draws import Chains, draw_latents
-from pyronorm.infer.predict import evaluate_draws
+from pyronorm.infer.predict import draws_for, evaluate_draws
 from pyronorm.likelihoods import Bernoulli, Categorical, Normal
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import Seed
 
 __all__ = ["check_classes", "classification_metrics", "evaluate", "regression_metrics"]
 
@@ -114,11 +113,12 @@ def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
 
 def evaluate(
     model: NormalizationModel,
-    guide: Callable[..., Any] | Chains,
+    posterior: Any,
     data: Data,
-    num_samples: int = 32,
+    num_samples: int | None = None,
     *,
     batch_size: int = 256,
+    seed: Seed = None,
 ) -> dict[str, float]:
     """Metrics of the posterior predictive distribution on held-out data.
 
@@ -127,10 +127,11 @@ def evaluate(
 
     Args:
         model: the model.
-        guide: as in :func:`pyronorm.predict`.
+        posterior: as in :func:`pyronorm.predict`.
         data: pairs ``(x, y)``.
-        num_samples: number of draws.
+        num_samples: as in :func:`pyronorm.predict`.
         batch_size: examples at once, where the data do not come in batches.
+        seed: for the draws.
 
     Returns:
         The metrics by name.
@@ -140,10 +141,10 @@ def evaluate(
         OptionError: for a likelihood of your own; use :func:`pyronorm.predict` and your metrics.
     """
     batches = as_batches(data, batch_size)
-    draws = draw_latents(model, guide, num_samples, batches)
+    members = draws_for(model, posterior, num_samples, batches, seed, "evaluate")
     means, targets, log_p = [], [], []
     with torch.no_grad():
-        for _, y, output in evaluate_draws(model, draws, batches):
+        for _, y, output in evaluate_draws(members, batches):
             if y is None:
                 raise DataError("evaluate: needs pairs (x, y), got x alone.")
             log_p.append(model.likelihood.log_prob(output, y, 1))
@@ -155,7 +156,7 @@ def evaluate(
     if isinstance(model.likelihood, Bernoulli):
         return classification_metrics(torch.stack([1 - mean, mean], -1), y.long())
     if isinstance(model.likelihood, Normal):
-        density = torch.logsumexp(torch.cat(log_p, 1), 0) - math.log(num_samples)
+        density = torch.logsumexp(torch.cat(log_p, 1), 0) - math.log(len(log_p[0]))
         return {"nll": -float(density.mean()), **regression_metrics(mean, y)}
     raise OptionError(
         f"evaluate: no metrics for the likelihood {type(model.likelihood).__name__}; use predict() "

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyronorm.errors import OptionError
-from pyronorm.infer import Chains, Draws, draw_latents, draw_prior
+from pyronorm.infer import as_posterior, draw_prior
 from pyronorm.infer.data import evaluation_mode
 from pyronorm.infer.predict import evaluate_draws
+from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
 
 __all__ = ["Calibration", "Uniformity", "simulation_based_calibration"]
@@ -117,7 +118,7 @@ class Calibration:
 def simulation_based_calibration(
     model: NormalizationModel,
     x: Tensor,
-    fit: Callable[[Tensor, Tensor], Draws | Chains | Callable[..., Any]],
+    fit: Callable[[Tensor, Tensor], Any],
     num_simulations: int = 200,
     num_draws: int = 99,
     *,
@@ -138,9 +139,9 @@ def simulation_based_calibration(
     Args:
         model: the model, with a proper prior; its network runs in evaluation mode.
         x: inputs, ``num_data`` of them, the same in every simulation.
-        fit: called with ``x`` and simulated ``y``; returns the posterior: draws (exactly ``num_draws``
-            of them), chains of :func:`pyronorm.run_nuts` (``num_draws`` of their draws, evenly spaced;
-            they should be far enough apart to be nearly independent), or a trained guide.
+        fit: called with ``x`` and simulated ``y``; returns the posterior. Of stored draws and
+            chains ``num_draws`` are taken, evenly spaced; those of chains should be far enough apart
+            to be nearly independent.
         num_simulations: how many.
         num_draws: ``L``; one below a multiple of the bins that ranks are to be counted in.
         seed: seeds torch, whose state is restored afterwards; None uses it as it is.
@@ -151,7 +152,7 @@ def simulation_based_calibration(
 
     Raises:
         OptionError: if the prior is improper, the numbers are not positive, ``x`` are not
-            ``num_data`` examples, or ``fit`` returns another number of draws.
+            ``num_data`` examples, or ``fit`` returns no posterior or fewer draws.
         StatisticsError: if population statistics are missing or stale.
 
     Source: Talts, Betancourt, Simpson, Vehtari & Gelman, "Validating Bayesian Inference Algorithms
@@ -182,17 +183,8 @@ def simulation_based_calibration(
             with torch.no_grad():
                 truth = draw_prior(model, 1)
                 y = _simulate(model, truth, x)
-            posterior = fit(x, y)
-            torch.manual_seed(after)
-            draws = (
-                posterior
-                if isinstance(posterior, Draws)
-                else draw_latents(model, posterior, num_draws, (x, y))
-            )
-            if len(draws) != num_draws:
-                raise OptionError(
-                    f"{where}: fit returned {len(draws)} draws, expected num_draws={num_draws}."
-                )
+            posterior = as_posterior(fit(x, y), f"{where}, fit", space)
+            draws = posterior.draw(model, num_draws, data=(x, y), seed=after)
             for name, values in ranks.items():
                 space.check(getattr(draws, name), where)
                 values.append((getattr(draws, name) < getattr(truth, name)).sum(0))
@@ -205,6 +197,6 @@ def _simulate(model: NormalizationModel, truth: Draws, x: Tensor) -> Tensor:
     with evaluation_mode(model):
         parts = [
             model.likelihood.distribution(output, 1).sample()[0]
-            for _, _, output in evaluate_draws(model, truth, x)
+            for _, _, output in evaluate_draws([(model, truth)], x)
         ]
     return torch.cat(parts)

@@ -1,36 +1,27 @@
-"""Prediction with several networks, each with a posterior of its own."""
+"""Several networks, each with a posterior of its own."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from pyronorm.errors import DataError, OptionError
-from pyronorm.infer.data import Data, as_batches
-from pyronorm.infer.draws import draw_latents
-from pyronorm.infer.predict import evaluate_draws
-from pyronorm.likelihoods import Prediction
+from pyronorm.errors import OptionError
+from pyronorm.infer.data import Data
+from pyronorm.infer.posterior import Posterior, as_posterior
+from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import Seed, seeded
 
-__all__ = ["Members", "ensemble_nll", "predict_ensemble"]
+__all__ = ["Ensemble", "Members", "draw_members"]
 
-Members = Sequence[tuple[NormalizationModel, Callable[..., Any]]]
-"""The networks of an ensemble: pairs of a model and a guide for it."""
+Members = Sequence[tuple[NormalizationModel, Draws]]
+"""Networks and the draws that belong to each."""
 
 
-def predict_ensemble(
-    members: Members,
-    data: Data,
-    num_samples: int = 32,
-    *,
-    batch_size: int = 256,
-    keep_samples: bool = True,
-) -> Prediction:
-    r"""Predict with a deep ensemble whose members have posteriors of their latents.
+class Ensemble:
+    r"""A deep ensemble whose members have posteriors of their latents: a posterior itself.
 
     Several training runs over one architecture give several sets of weights. A bank or a guide belongs
     to the weights it was collected or trained with, so the mixture over runs is one of *pairs*,
@@ -39,97 +30,115 @@ def predict_ensemble(
         p(y | x) = \frac{1}{KS} \sum_{k=1}^K \sum_{s=1}^S p(y | x, w_k, z_{ks}), \qquad
         z_{ks} \sim q_k .
 
-    With :class:`pyronorm.guides.BatchNoise` that is batch noise on top of a deep ensemble, with
-    :class:`pyronorm.guides.Point` a deep ensemble. The mutual information is between the data and the
-    pair of member and draw.
+    With a statistics bank that is batch noise on top of a deep ensemble, with
+    :class:`pyronorm.guides.Point` a deep ensemble. The mutual information of a prediction is between
+    the data and the pair of member and draw. Use it with one of its own models::
+
+        ensemble = pn.Ensemble([(model, guide), (model2, guide2)])
+        pn.predict(ensemble.model, ensemble, x)
 
     Args:
-        members: pairs of a model and a guide for it. The likelihoods must be the same, parameters
+        members: pairs of a model and a posterior for it. The likelihoods must be the same, parameters
             included; the networks may differ in all but their output.
-        data: as in :func:`pyronorm.predict`; it is iterated once.
-        num_samples: ``S``, number of draws of *each* member.
-        batch_size: examples at once, where the data do not come in batches.
-        keep_samples: whether to keep the mean given each draw, members one after the other.
-
-    Returns:
-        The prediction, on the first member's device.
 
     Raises:
-        OptionError: if there is no member, or the likelihoods differ.
-        DataError: if there are no data.
-        StatisticsError: if a member's population statistics are missing or stale.
+        OptionError: if there is no member, one is no pair of model and posterior, or the likelihoods
+            differ.
 
     Source: Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty
     Estimation using Deep Ensembles" (NeurIPS 2017), with a posterior for each member.
     """
-    parts: list[Prediction] = []
-    with torch.no_grad():
-        for _, output in _evaluate(members, data, num_samples, batch_size):
-            parts.append(members[0][0].likelihood.predict(output, keep_samples=keep_samples))
-    return Prediction.join(parts)
 
+    def __init__(self, members: Iterable[Any]) -> None:
+        pairs = list(members)
+        if not pairs:
+            raise OptionError("Ensemble: an ensemble needs at least one pair (model, posterior).")
+        for position, pair in enumerate(pairs):
+            if not (
+                isinstance(pair, tuple)
+                and len(pair) == 2
+                and isinstance(pair[0], NormalizationModel)
+            ):
+                raise OptionError(
+                    f"Ensemble: member {position} must be a pair (NormalizationModel, posterior), got "
+                    f"{type(pair).__name__}."
+                )
+        self.members: tuple[tuple[NormalizationModel, Posterior], ...] = tuple(
+            (model, as_posterior(posterior, f"Ensemble, member {position}", model.space))
+            for position, (model, posterior) in enumerate(pairs)
+        )
+        self._check()
 
-def ensemble_nll(
-    members: Members, data: Data, num_samples: int = 32, *, batch_size: int = 256
-) -> float:
-    r"""Mean negative log predictive density :math:`-\log\frac{1}{KS}\sum_{ks} p(y|x,w_k,z_{ks})`.
+    def __repr__(self) -> str:
+        """Name the members' posteriors."""
+        kinds = dict.fromkeys(type(posterior).__name__ for _, posterior in self.members)
+        return f"Ensemble({len(self.members)} networks with {', '.join(kinds)})"
 
-    Args:
-        members: as in :func:`predict_ensemble`.
-        data: pairs ``(x, y)``.
-        num_samples: ``S``, number of draws of each member.
-        batch_size: examples at once, where the data do not come in batches.
+    @property
+    def model(self) -> NormalizationModel:
+        """The first member's model; its likelihood is that of all."""
+        return self.members[0][0]
 
-    Returns:
-        The mean over examples, in nats.
+    def draw(
+        self, model: NormalizationModel, num_samples: int, *, data: Any = None, seed: Seed = None
+    ) -> Draws:
+        """Draw the latents of every member, each member a chain.
 
-    Raises:
-        OptionError: if there is no member, or the likelihoods differ.
-        DataError: if there are no data, no ``y``, or impossible ones.
-    """
-    parts: list[Tensor] = []
-    with torch.no_grad():
-        for y, output in _evaluate(members, data, num_samples, batch_size):
-            if y is None:
-                raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
-            likelihood = members[0][0].likelihood
-            parts.append(torch.logsumexp(likelihood.log_prob(output, y, 1), 0))
-    return math.log(num_samples * len(members)) - float(torch.cat(parts).mean())
+        Args:
+            model: one of the members' models.
+            num_samples: number of draws of *each* member.
+            data: for posteriors that look at data.
+            seed: see :func:`pyronorm.randomness.seeded`.
 
+        Returns:
+            ``K`` chains of ``num_samples`` draws.
 
-def _evaluate(
-    members: Members, data: Data, num_samples: int, batch_size: int
-) -> Iterator[tuple[Tensor | None, Tensor]]:
-    """Yield ``y`` and the outputs of all members, (member * sample, batch, *out), by batch."""
-    _check(members)
-    batches = as_batches(data, batch_size)
-    draws = [draw_latents(model, guide, num_samples, batches) for model, guide in members]
-    empty = True
-    # Batch by batch through all members: a loader that shuffles has another order in each pass.
-    for batch in batches:
-        empty = False
-        outputs: list[Tensor] = []
-        first: Tensor | None = None
-        for (model, _), mine in zip(members, draws, strict=True):
-            for _, y, output in evaluate_draws(model, mine, [batch]):
-                first = y if not outputs else first
-                outputs.append(output if not outputs else output.to(outputs[0].device))
-        yield first, torch.cat(outputs)
-    if empty:
-        raise DataError("data: there is no batch.")
+        Raises:
+            OptionError: if the model is none of the ensemble's.
+            ShapeError: if the members' latents differ.
+        """
+        return Draws.join(
+            [
+                Draws(d.shift, d.scale, d.log_density, d.hyper)
+                for _, d in self.draw_each(model, num_samples, data=data, seed=seed)
+            ]
+        )
 
-
-def _check(members: Members) -> None:
-    if not members:
-        raise OptionError("members: an ensemble needs at least one pair (model, guide).")
-    first = members[0][0].likelihood
-    state = first.state_dict()
-    for position, (model, _) in enumerate(members):
-        other = model.likelihood.state_dict()
-        same = type(model.likelihood) is type(first) and other.keys() == state.keys()
-        if not same or any(not torch.equal(v.cpu(), state[k].cpu()) for k, v in other.items()):
+    def draw_each(
+        self, model: NormalizationModel, num_samples: int, *, data: Any = None, seed: Seed = None
+    ) -> Members:
+        """The same by member, for networks whose latents may differ."""
+        if all(model is not mine for mine, _ in self.members):
             raise OptionError(
-                f"members: the likelihood of member {position} ({type(model.likelihood).__name__}) "
-                f"is not that of member 0 ({type(first).__name__}), parameters included. Build all "
-                "models with one likelihood; a learned noise has to be shared or fixed."
+                "Ensemble: the model given is none of the ensemble's; give one of its own, "
+                "ensemble.model."
             )
+        with seeded(seed, *(mine.network.like for mine, _ in self.members)):
+            return [(m, p.draw(m, num_samples, data=data)) for m, p in self.members]
+
+    def _check(self) -> None:
+        first = self.model.likelihood
+        state = first.state_dict()
+        for position, (model, _) in enumerate(self.members):
+            other = model.likelihood.state_dict()
+            same = type(model.likelihood) is type(first) and other.keys() == state.keys()
+            if not same or any(not torch.equal(v.cpu(), state[k].cpu()) for k, v in other.items()):
+                raise OptionError(
+                    f"Ensemble: the likelihood of member {position} "
+                    f"({type(model.likelihood).__name__}) is not that of member 0 "
+                    f"({type(first).__name__}), parameters included. Build all models with one "
+                    "likelihood; a learned noise has to be shared or fixed."
+                )
+
+
+def draw_members(
+    model: NormalizationModel,
+    posterior: Posterior,
+    num_samples: int,
+    data: Data | None = None,
+    seed: Seed = None,
+) -> Members:
+    """Draws of a posterior with the network they belong to; of an ensemble, by member."""
+    if isinstance(posterior, Ensemble):
+        return posterior.draw_each(model, num_samples, data=data, seed=seed)
+    return [(model, posterior.draw(model, num_samples, data=data, seed=seed))]

@@ -12,7 +12,8 @@ from torch import nn
 
 from pyronorm.errors import OptionError
 from pyronorm.infer.data import Data, evaluation_mode, gather
-from pyronorm.infer.draws import Chains
+from pyronorm.infer.pyro_guide import draws_of_mcmc
+from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel, init_to_neutral
 
 __all__ = ["run_nuts"]
@@ -30,7 +31,7 @@ def run_nuts(
     jit: bool = False,
     seed: int | None = None,
     progress: bool = True,
-) -> Chains:
+) -> Draws:
     """Sample the posterior of the latents by NUTS, with the network frozen.
 
     The network runs in evaluation mode on all the data at once, and its weights are constants. Each
@@ -53,7 +54,8 @@ def run_nuts(
         progress: whether to show a progress bar per chain.
 
     Returns:
-        The chains.
+        The draws of all chains, ``num_chains`` of them; ``stats["diverging"]`` says which trajectories
+        diverged.
 
     Raises:
         OptionError: if the data are not the model's ``num_data`` examples, or an option is too small.
@@ -98,8 +100,8 @@ def run_nuts(
             # Pyro looks at the sites first; from an improper prior it cannot draw for that.
             with InitMessenger(init_to_neutral):
                 mcmc.run(x, y)
-            chains.append(Chains.of(mcmc, model.space))
-    return Chains.join(chains)
+            chains.append(draws_of_mcmc(mcmc, model.space))
+    return Draws.join(chains)
 
 
 @contextmanager

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pyro import poutine
+from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyronorm.errors import DataError
+from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
-from pyronorm.infer.draws import Chains, Draws, draw_latents
+from pyronorm.infer.ensemble import Members, draw_members
+from pyronorm.infer.posterior import as_posterior, choose_num_samples
+from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import Seed
 
-__all__ = ["evaluate_draws", "log_likelihoods", "predict", "predictive_nll"]
+__all__ = [
+    "draws_for",
+    "evaluate_draws",
+    "log_likelihoods",
+    "predict",
+    "predictive_nll",
+]
 
 
 def predict(
     model: NormalizationModel,
-    guide: Callable[..., Any] | Chains,
+    posterior: Any,
     data: Data,
-    num_samples: int = 32,
+    num_samples: int | None = None,
     *,
     batch_size: int = 256,
     keep_samples: bool = True,
+    seed: Seed = None,
 ) -> Prediction:
-    r"""Predict with the posterior of a guide: an average over draws of the latents.
+    r"""Predict with a posterior: an average over draws of the latents.
 
     :math:`p(y | x) = \frac1S\sum_s p(y | x, z_s)` with :math:`z_s \sim q`. The same draws serve all
     examples, since the latents are global. The network is in evaluation mode for the time of the
@@ -35,64 +47,121 @@ def predict(
     :class:`~pyronorm.LatentNetwork`; equal draws are evaluated once.
 
     Args:
-        model: the model.
-        guide: one of :mod:`pyronorm.guides`, a trained Pyro autoguide, a guide of your own, or
-            chains of :func:`pyronorm.run_nuts`.
+        model: the model; for a :class:`pyronorm.Ensemble` one of its own.
+        posterior: any :class:`~pyronorm.infer.Posterior`: one of :mod:`pyronorm.guides`, a statistics
+            bank, draws or chains, an ensemble, a Pyro guide or MCMC run.
         data: inputs ``x``, alone or in pairs ``(x, y)`` of which ``y`` is not used.
-        num_samples: ``S``, number of draws.
+        num_samples: ``S``, number of draws (of each member of an ensemble); None for all of
+            stored draws, all rows of a bank of fewer than 32, and 32 else.
         batch_size: examples at once, where the data do not come in batches.
         keep_samples: whether to keep the mean given each draw, ``S`` times as large as ``mean``.
+        seed: for the draws, see :func:`pyronorm.randomness.seeded`.
 
     Returns:
         The prediction, on the model's device.
 
     Raises:
+        OptionError: if ``posterior`` is none, or has not that many draws.
         DataError: if there are no data.
         StatisticsError: if population statistics are missing or stale.
     """
-    parts: list[Prediction] = []
     batches = as_batches(data, batch_size)
-    draws = draw_latents(model, guide, num_samples, batches)
+    members = draws_for(model, posterior, num_samples, batches, seed, "predict")
     with torch.no_grad():
-        for _, _, output in evaluate_draws(model, draws, batches):
-            parts.append(model.likelihood.predict(output, keep_samples=keep_samples))
+        parts = [
+            model.likelihood.predict(output, keep_samples=keep_samples)
+            for _, _, output in evaluate_draws(members, batches)
+        ]
     return Prediction.join(parts)
 
 
-def evaluate_draws(
-    model: NormalizationModel, draws: Draws, data: Data, batch_size: int = 256
-) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """Evaluate the network for draws of its latents, batch by batch.
+def draws_for(
+    model: NormalizationModel,
+    posterior: Any,
+    num_samples: int | None,
+    data: Data | None,
+    seed: Seed,
+    where: str,
+    default: int = 32,
+) -> Members:
+    """Check a posterior and draw from it, by network.
 
     Args:
-        model: the model; its network is in evaluation mode during each batch.
-        draws: draws of the latents.
-        data: inputs ``x`` or pairs ``(x, y)``.
+        model: the model.
+        posterior: what the caller was given.
+        num_samples: number of draws; None for all of stored draws, or ``default``.
+        data: for posteriors that look at data.
+        seed: for the draws.
+        where: the caller, for messages.
+        default: see ``num_samples``.
+
+    Raises:
+        OptionError: if the posterior is none, or has not that many draws.
+    """
+    found = as_posterior(posterior, where, model.space)
+    number = choose_num_samples(found, num_samples, default, where)
+    return draw_members(model, found, number, data, seed)
+
+
+def evaluate_draws(
+    members: Members, data: Data, batch_size: int = 256
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """Evaluate networks for draws of their latents, batch by batch.
+
+    Args:
+        members: networks and the draws for each; each is in evaluation mode during a batch.
+        data: inputs ``x`` or pairs ``(x, y)``; iterated once.
         batch_size: examples at once, where the data do not come in batches.
 
     Yields:
-        ``x``, ``y`` (or None), and the network's output of shape ``(sample, batch, *out)``.
+        ``x``, ``y`` (or None), and the outputs of shape ``(sample, batch, *out)``, members one after
+        the other, on the first network's device.
 
     Raises:
         DataError: if there are no data, or inputs that are not finite.
         StatisticsError: if population statistics are missing or stale.
     """
-    network = model.network
-    shift, scale, index = _unique(draws)
-    network.check_statistics()
+    unique = [_unique(draws.to(model.network.like)) for model, draws in members]
+    for model, _ in members:
+        model.network.check_statistics()
     empty = True
+    # Batch by batch through all members: a loader that shuffles has another order in each pass.
     for position, batch in enumerate(as_batches(data, batch_size)):
-        x, y = split(batch)
-        x = network.prepare(x)
-        y = None if y is None else y.to(x.device)
-        if x.is_floating_point() and not bool(x.isfinite().all()):
-            raise DataError(f"data: batch {position} has inputs that are not finite.")
+        given, y = split(batch)
+        outputs: list[Tensor] = []
+        for (model, _), (shift, scale, index) in zip(members, unique, strict=True):
+            network = model.network
+            mine = network.prepare(given)
+            if not outputs:
+                x = mine
+                if x.is_floating_point() and not bool(x.isfinite().all()):
+                    raise DataError(f"data: batch {position} has inputs that are not finite.")
+            if empty:
+                _refuse_other_sites(network, mine)
+            with evaluation_mode(model):
+                output = network(mine, shift, scale)
+            output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
+            outputs.append(output.to(x.device))
         empty = False
-        with evaluation_mode(model):
-            output = network(x, shift, scale)
-        yield x, y, output.to(torch.promote_types(output.dtype, torch.float32))[index]
+        y = None if y is None else y.to(x.device)
+        yield x, y, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if empty:
         raise DataError("data: there is no batch.")
+
+
+def _refuse_other_sites(network: LatentNetwork, x: Tensor) -> None:
+    """Refuse a network that samples on its own, a Bayesian layer say: that would be from its prior."""
+    if not any(isinstance(module, PyroModule) for module in network.modules()):
+        return
+    with evaluation_mode(network), poutine.trace() as tracer:
+        network(x)
+    others = [name for name in tracer.trace.nodes if tracer.trace.nodes[name]["type"] == "sample"]
+    if others:
+        raise OptionError(
+            f"the network samples {others} in its forward pass. pyronorm would predict with these drawn "
+            "from their prior: use pyro.infer.Predictive(model, guide=guide), which replays every "
+            "site of the guide."
+        )
 
 
 def _unique(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,25 +176,36 @@ def _unique(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def log_likelihoods(
-    model: NormalizationModel, draws: Draws, data: Data, batch_size: int = 256
+    model: NormalizationModel,
+    posterior: Any,
+    data: Data,
+    num_samples: int | None = None,
+    *,
+    batch_size: int = 256,
+    seed: Seed = None,
 ) -> Tensor:
     """Log likelihood of each example under each draw.
 
     Args:
         model: the model.
-        draws: draws of the latents.
+        posterior: as in :func:`predict`.
         data: pairs ``(x, y)``.
+        num_samples: as in :func:`predict`.
         batch_size: examples at once, where the data do not come in batches.
+        seed: for the draws.
 
     Returns:
         Shape ``(sample, example)``, in nats.
 
     Raises:
+        OptionError: if ``posterior`` is none, or has not that many draws.
         DataError: if there is no ``y``, or ``y`` is impossible.
         ShapeError: if ``y`` does not fit the network's output.
     """
     parts = []
-    for _, y, output in evaluate_draws(model, draws, data, batch_size):
+    batches = as_batches(data, batch_size)
+    members = draws_for(model, posterior, num_samples, batches, seed, "log_likelihoods")
+    for _, y, output in evaluate_draws(members, batches):
         if y is None:
             raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
         parts.append(model.likelihood.log_prob(output, y, 1))
@@ -134,22 +214,22 @@ def log_likelihoods(
 
 def predictive_nll(
     model: NormalizationModel,
-    guide: Callable[..., Any] | Chains,
+    posterior: Any,
     data: Data,
-    num_samples: int = 32,
+    num_samples: int | None = None,
     *,
     batch_size: int = 256,
+    seed: Seed = None,
 ) -> float:
     r"""Mean negative log predictive density :math:`-\log\frac1S\sum_s p(y|x,z_s)`, in nats.
 
     Args:
         model: the model.
-        guide: as in :func:`predict`.
+        posterior: as in :func:`predict`.
         data: pairs ``(x, y)``.
-        num_samples: ``S``, number of draws.
+        num_samples: as in :func:`predict`.
         batch_size: examples at once, where the data do not come in batches.
+        seed: for the draws.
     """
-    batches = as_batches(data, batch_size)
-    draws = draw_latents(model, guide, num_samples, batches)
-    log_p = log_likelihoods(model, draws, batches)
-    return float(math.log(num_samples) - torch.logsumexp(log_p, 0).mean())
+    log_p = log_likelihoods(model, posterior, data, num_samples, batch_size=batch_size, seed=seed)
+    return float(math.log(len(log_p)) - torch.logsumexp(log_p, 0).mean())

@@ -15,15 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from pyronorm import datasets, guides, likelihoods
 from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.diagnostics import classification_metrics, out_of_distribution
-from pyronorm.infer import (
-    Chains,
-    Optimization,
-    collect_bank,
-    draw_latents,
-    fit,
-    predict,
-)
-from pyronorm.latents import LatentNetwork
+from pyronorm.infer import Optimization, as_posterior, collect_bank, fit, predict
+from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import Analytic, Normalizer, Weight
@@ -158,11 +151,11 @@ def fit_model(
     return Trained(model, guide, history.seconds, x, training.batch_size, seed)
 
 
-def center(model: NormalizationModel, guide: guides.Guide, num_samples: int = 256) -> Chains:
+def center(model: NormalizationModel, guide: guides.Guide, num_samples: int = 256) -> Draws:
     """The mean shift and the geometric mean scale of draws, as a posterior of one draw."""
-    draws = draw_latents(model, guide, num_samples)
+    draws = as_posterior(guide, "center").draw(model, num_samples)
     shift, scale = draws.shift.mean(0), draws.scale.log().mean(0).exp()
-    return Chains(shift[None, None], scale[None, None], torch.zeros(1, 1, dtype=torch.bool))
+    return Draws(shift[None], scale[None])
 
 
 def metrics(

@@ -21,8 +21,8 @@ from pyronorm.datasets.uci import UCI
 from pyronorm.errors import OptionError
 from pyronorm.infer import (
     Optimization,
+    as_posterior,
     collect_bank,
-    draw_latents,
     estimate_population_statistics,
     fit,
 )
@@ -290,9 +290,10 @@ class UciNetworks:
 
         @torch.no_grad()
         def sample(x: Tensor) -> Tensor:
-            torch.manual_seed(self.seed)
-            latents = draw_latents(model, guide, draws)
-            outputs = [output for _, _, output in evaluate_draws(model, latents, x)]
+            latents = as_posterior(guide, self.__class__.__name__).draw(
+                model, draws, seed=self.seed
+            )
+            outputs = [output for _, _, output in evaluate_draws([(model, latents)], x)]
             return torch.cat(outputs, 1)[..., 0].double().cpu()
 
         return sample

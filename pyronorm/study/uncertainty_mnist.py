@@ -16,7 +16,7 @@ from pyronorm.conversion import convert
 from pyronorm.datasets import ImageData
 from pyronorm.diagnostics import selective_risk
 from pyronorm.errors import OptionError
-from pyronorm.infer import predict, predict_ensemble
+from pyronorm.infer import Ensemble, predict
 from pyronorm.latents import LatentNetwork
 from pyronorm.likelihoods import Prediction
 from pyronorm.study.architectures import check_network, make_network
@@ -152,10 +152,11 @@ class UncertaintyMNIST(Study):
             yield name, partial(_predict, first, guide, draws), seconds
         for name, key in (("ensemble", _BASELINE), ("ensemble, stochastic", "batch/stochastic")):
             posteriors = [m.posterior(METHODS[key], settings.bank_rows) for m in members]
-            pairs = [(m.model, guide) for m, (guide, _) in zip(members, posteriors, strict=True)]
+            pairs = zip(members, posteriors, strict=True)
+            ensemble = Ensemble((m.model, guide) for m, (guide, _) in pairs)
             each = 1 if key == _BASELINE else draws // settings.members
             total = sum(seconds for _, seconds in posteriors)
-            yield name, partial(_predict_ensemble, pairs, each), total
+            yield name, partial(_predict_ensemble, ensemble, each), total
 
     def _dropout(self, data: ImageData, seed: int, place: Place) -> Iterator[_Posterior]:
         """Dropout without normalization."""
@@ -266,14 +267,14 @@ def _predict(trained: Trained, guide: guides.Guide, draws: int, x: Tensor) -> Pr
     return predict(trained.model, guide, x, draws, keep_samples=False)
 
 
-def _predict_ensemble(pairs: Any, draws: int, x: Tensor) -> Prediction:
-    return predict_ensemble(pairs, x, draws, keep_samples=False)
+def _predict_ensemble(ensemble: Ensemble, draws: int, x: Tensor) -> Prediction:
+    return predict(ensemble.model, ensemble, x, draws, keep_samples=False)
 
 
 def _predict_dropout(
     trained: Trained, guide: guides.Guide | None, draws: int, x: Tensor
 ) -> Prediction:
-    return predict_dropout(trained.model, x, draws, guide=guide, keep_samples=False)
+    return predict_dropout(trained.model, x, draws, posterior=guide, keep_samples=False)
 
 
 def _draw_rejection(shown: Mapping[str, Mapping[str, Any]], figure: Figure) -> None:

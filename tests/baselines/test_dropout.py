@@ -77,7 +77,7 @@ def test_with_a_posterior_of_the_latents() -> None:
             module.p = 1e-12  # no value is dropped
     guide = pn.guides.FixedNoise(model, 8)
     torch.manual_seed(1)
-    found = predict_dropout(model, [x], 6, guide=guide)
+    found = predict_dropout(model, [x], 6, posterior=guide)
     torch.manual_seed(1)
     torch.testing.assert_close(found.samples, pn.predict(model, guide, [x], 6).samples)
 

@@ -13,7 +13,7 @@ from pyronorm import to_arviz
 from pyronorm.diagnostics import compare, loo
 from pyronorm.errors import OptionError
 from pyronorm.guides import MeanField
-from pyronorm.infer import Chains
+from pyronorm.latents import Draws
 from pyronorm.priors import Standard
 from tests.guides.cases import make_bank, make_guide, make_model
 from tests.guides.conjugate import Conjugate
@@ -117,10 +117,11 @@ def test_chains_need_no_correction():
     # Draws of the exact posterior, on its grid.
     index = torch.multinomial(problem.posterior().flatten(), 4000, replacement=True)
     shift, log_scale = (getattr(problem, k).flatten()[index] for k in ("shift", "log_scale"))
-    chains = Chains(
-        shift.view(2, 2000, 1),
-        log_scale.exp().view(2, 2000, 1),
-        torch.zeros(2, 2000, dtype=torch.bool),
+    chains = Draws(
+        shift[:, None],
+        log_scale.exp()[:, None],
+        num_chains=2,
+        stats={"diverging": torch.zeros(4000, dtype=torch.bool)},
     )
     idata = to_arviz(problem.model, chains, (problem.x, problem.y))
     found = loo(idata)
@@ -147,10 +148,11 @@ def test_compare_puts_guides_banks_and_chains_side_by_side():
         "mean field": to_arviz(model, MeanField(model, init_std=0.01), given, 40),
         "chains": to_arviz(
             model,
-            Chains(
-                0.1 * torch.randn(2, 20, 10),
-                torch.exp(0.1 * torch.randn(2, 20, 10)),
-                torch.zeros(2, 20, dtype=torch.bool),
+            Draws(
+                0.1 * torch.randn(40, 10),
+                torch.exp(0.1 * torch.randn(40, 10)),
+                num_chains=2,
+                stats={"diverging": torch.zeros(40, dtype=torch.bool)},
             ),
             given,
         ),

@@ -17,7 +17,8 @@ from torch import Tensor
 from pyronorm.diagnostics import Calibration, Uniformity, simulation_based_calibration
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.guides import MeanField, Point
-from pyronorm.infer import Chains, Draws, run_nuts
+from pyronorm.infer import run_nuts
+from pyronorm.latents import Draws
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.guides.cases import make_model
 from tests.guides.conjugate import Conjugate
@@ -152,7 +153,7 @@ def test_ranks_are_uniform_for_nuts():
     """False alarm 0.001; chains of 80 draws, 19 of them, which are nearly independent."""
     conjugate = problem()
 
-    def fit(x: Tensor, y: Tensor) -> Chains:
+    def fit(x: Tensor, y: Tensor) -> Draws:
         return run_nuts(conjugate.model, (x, y), 80, 60, 1, jit=True, progress=False)
 
     found = simulation_based_calibration(conjugate.model, conjugate.x, fit, 50, 19, seed=3)
@@ -242,7 +243,7 @@ def test_refusals(unchecked):
         run(draws=0)
     with pytest.raises(OptionError, match="num_data=20 examples, got 7"):
         run(x=x[:7])
-    with pytest.raises(OptionError, match="fit returned 5 draws, expected num_draws=9"):
+    with pytest.raises(OptionError, match="between 1 and 5, the number of draws"):
         run(draws=9)
     with pytest.raises(ShapeError, match="expected 1 channels"):
         run(lambda x, y: Draws(torch.zeros(5, 2), torch.ones(5, 2)))

@@ -13,7 +13,7 @@ import pyronorm as pn
 from pyronorm import NormalizationModel, convert, fit, normalizers, to_arviz
 from pyronorm.diagnostics import pareto_k
 from pyronorm.guides import Paired, Point
-from pyronorm.infer import draw_latents
+from pyronorm.infer import as_posterior
 from pyronorm.infer.elbo import default_elbo
 from pyronorm.likelihoods import Categorical
 from pyronorm.priors import BatchNoise, HierarchicalBatchNoise, ScaleInvariant, Standard
@@ -137,8 +137,8 @@ def test_kl_of_the_elbo_is_that_of_draws(case, prior):
         for name, parameter in guide.named_parameters():
             if not name.startswith("flows"):
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    draws = draw_latents(model, guide, 4000)
-    ratio = draws.log_q - prior.log_prob(model.space, draws.shift, draws.scale, draws.hyper)
+    draws = as_posterior(guide, "test").draw(model, 4000)
+    ratio = draws.log_density - prior.log_prob(model.space, draws.shift, draws.scale, draws.hyper)
     particles = {"num_particles": 100, "vectorize_particles": True, "max_plate_nesting": 0}
     elbo = type(default_elbo(guide))(**particles)
     like = model.network.like

@@ -7,7 +7,7 @@ from pyro import poutine
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.guides import PopulationStatistics
-from pyronorm.infer import draw_latents
+from pyronorm.infer import as_posterior
 from pyronorm.latents import Per
 from tests.guides.cases import make_bank, make_model
 
@@ -35,7 +35,7 @@ def test_it_says_how_far_the_truth_is():
     var, mean = torch.var_mean(x, 1, correction=0)
     truth = (mean - 3) / var.sqrt(), var.sqrt() / 0.7
     model = make_model()
-    draws = draw_latents(model, PopulationStatistics(model, n), 2000)
+    draws = as_posterior(PopulationStatistics(model, n), "test").draw(model, 2000)
     for expected, drawn in zip(truth, (draws.shift, draws.scale), strict=True):
         # false alarms at a rate of 1e-4
         assert scipy.stats.ks_2samp(expected.numpy(), drawn.flatten().numpy()).pvalue > 1e-4
@@ -53,7 +53,7 @@ def test_each_channel_has_its_number_and_large_ones_are_exact_in_float32():
     model = make_model()
     numbers = torch.tensor([5.0, 1e6] * 5)
     guide = PopulationStatistics(model, numbers)
-    draws = draw_latents(model, guide, 4000)
+    draws = as_posterior(guide, "test").draw(model, 4000)
     std = draws.scale.log().std(0)
     expected = 0.5 * torch.polygamma(1, (numbers - 1) / 2).sqrt()
     # 5 standard errors; the log of a chi-square of few degrees of freedom has heavier tails

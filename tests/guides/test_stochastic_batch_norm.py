@@ -8,7 +8,7 @@ from pyro import poutine
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import StochasticBatchNorm
-from pyronorm.infer import draw_latents
+from pyronorm.infer import as_posterior
 from tests.guides.cases import make_bank, make_model
 
 
@@ -16,7 +16,7 @@ def test_batch_means_are_normal_and_variances_log_normal_with_the_moments_of_the
     model = make_model()
     bank = make_bank(model)
     mean, std = model.network.reference_statistics()
-    draws = draw_latents(model, StochasticBatchNorm(model, bank), 20_000)
+    draws = as_posterior(StochasticBatchNorm(model, bank), "test").draw(model, 20_000)
     batch_mean = mean - std * draws.shift
     log_var = 2 * (std / draws.scale).log()
     rows = (bank.var + bank.eps).log()
@@ -30,7 +30,7 @@ def test_batch_means_are_normal_and_variances_log_normal_with_the_moments_of_the
 def test_channels_are_independent_and_nothing_is_learned():
     model = make_model()
     guide = StochasticBatchNorm(model, make_bank(model))
-    draws = draw_latents(model, guide, 20_000)
+    draws = as_posterior(guide, "test").draw(model, 20_000)
     correlation = torch.cat([draws.shift, draws.scale], -1).T.corrcoef() - torch.eye(20)
     assert correlation.abs().max() < 5 * 20_000**-0.5
     assert not list(guide.parameters())

@@ -10,7 +10,8 @@ from pyro.infer import MCMC, NUTS
 
 import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, StatisticsError
-from pyronorm.infer import Chains, run_nuts
+from pyronorm.infer import as_posterior, run_nuts
+from pyronorm.latents import Draws
 from pyronorm.priors import ScaleInvariant, Standard
 from tests.guides.cases import make_model
 from tests.guides.conjugate import Conjugate
@@ -31,7 +32,8 @@ def test_the_exact_posterior_of_a_linear_gaussian_model():
         problem.model, (problem.x, problem.y), 300, 150, 2, seed=4, jit=True, progress=False
     )
     weight = problem.posterior()
-    drawn = {"shift": chains.shift[..., 0], "log_scale": chains.scale[..., 0].log()}
+    shift, scale = (x.unflatten(0, (2, -1))[..., 0] for x in (chains.shift, chains.scale))
+    drawn = {"shift": shift, "log_scale": scale.log()}
     centred = {}
     for name, draws in drawn.items():
         grid = getattr(problem, name)
@@ -47,7 +49,7 @@ def test_the_exact_posterior_of_a_linear_gaussian_model():
     assert exact < -0.3  # the case has something to show
     found = (centred["shift"][1] * centred["log_scale"][1]).mean()
     assert abs(found - exact) < 5 / 100**0.5
-    assert not chains.diverging.any()
+    assert not chains.stats["diverging"].any()
 
 
 def test_shapes_and_seeds():
@@ -56,12 +58,13 @@ def test_shapes_and_seeds():
     state = torch.get_rng_state()
     a = run_nuts(model, data, num_chains=2, seed=1, **options)
     assert torch.equal(torch.get_rng_state(), state)
-    assert a.shift.shape == a.scale.shape == (2, 4, 10)
-    assert a.diverging.shape == (2, 4)
+    assert a.shift.shape == a.scale.shape == (8, 10)
+    assert a.num_chains == 2
+    assert a.stats["diverging"].shape == (8,)
     assert (a.scale > 0).all()
-    assert not torch.equal(a.shift[0], a.shift[1])
+    assert not torch.equal(a.shift[:4], a.shift[4:])
     b = run_nuts(model, data, num_chains=1, seed=2, **options)
-    assert torch.equal(b.shift[0], a.shift[1])  # chain k has seed + k
+    assert torch.equal(b.shift, a.shift[4:])  # chain k has seed + k
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -72,7 +75,7 @@ def test_an_improper_prior(jit: bool):
     chains = run_nuts(model, data, 6, 4, 1, max_tree_depth=2, seed=1, jit=jit, progress=False)
     assert chains.shift.isfinite().all()
     assert (chains.scale > 0).all()
-    assert len(torch.unique(chains.shift[0], dim=0)) > 1  # it moves
+    assert len(torch.unique(chains.shift, dim=0)) > 1  # it moves
 
 
 def test_the_network_is_frozen_meanwhile_and_as_before_afterwards():
@@ -100,10 +103,8 @@ def test_chains_predict_and_export_like_a_guide():
     shift, scale = torch.randn(2, 6, 10), torch.rand(2, 6, 10) + 0.5
     diverging = torch.zeros(2, 6, dtype=torch.bool)
     diverging[1, 4] = True
-    chains = Chains(shift, scale, diverging)
-    draws = chains.draws()
-    assert torch.equal(draws.shift, torch.cat([shift[0], shift[1]]))
-    assert torch.equal(chains.draws(2).scale, torch.stack([scale[0, 0], scale[1, 5]]))
+    stats = {"diverging": diverging.flatten()}
+    chains = draws = Draws(shift.flatten(0, 1), scale.flatten(0, 1), num_chains=2, stats=stats)
     prediction = pn.predict(model, chains, data[0], num_samples=12)
     with torch.no_grad():
         logits = model.network.eval()(data[0], draws.shift[:, None], draws.scale[:, None])
@@ -112,7 +113,7 @@ def test_chains_predict_and_export_like_a_guide():
     idata = pn.to_arviz(model, chains, data)
     np.testing.assert_array_equal(idata["posterior"]["shift"].values, shift.numpy())
     np.testing.assert_array_equal(idata["sample_stats"]["diverging"].values, diverging.numpy())
-    assert idata["posterior"].attrs["method"] == "Chains"
+    assert idata["posterior"].attrs["method"] == "Draws"
     for number in (0, 13):
         with pytest.raises(OptionError, match=r"num_samples must be (between 1 and 12|at least 1)"):
             pn.predict(model, chains, data[0], num_samples=number)
@@ -123,8 +124,12 @@ def test_chains_of_a_run_of_pyro():
     model.requires_grad_(False).eval()
     mcmc = MCMC(NUTS(model, max_tree_depth=2), 3, 2, disable_progbar=True)
     mcmc.run(*data)
-    chains = Chains.of(mcmc, model.space)
-    assert torch.equal(chains.shift, mcmc.get_samples(group_by_chain=True)["shift"])
+    draws = as_posterior(mcmc, "test", model.space)
+    assert isinstance(draws, Draws)
+    assert torch.equal(draws.shift, mcmc.get_samples()["shift"])
+    fresh = MCMC(NUTS(model), 3, 2, disable_progbar=True)
+    with pytest.raises(OptionError, match="has no samples"):
+        pn.predict(model, fresh, data[0])
 
 
 def test_refusals():

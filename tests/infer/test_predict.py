@@ -8,7 +8,7 @@ from torch import nn
 from pyronorm import NormalizationModel, convert, predict
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.guides import BatchNoise
-from pyronorm.infer import draw_latents, log_likelihoods, predictive_nll
+from pyronorm.infer import as_posterior, log_likelihoods, predictive_nll
 from pyronorm.likelihoods import Categorical, Normal
 from tests.guides.cases import CASES, make_bank, make_guide, make_model
 from tests.nets import conv_net, mlp, train_briefly
@@ -22,7 +22,7 @@ def test_mean_is_the_average_over_draws_in_evaluation_mode(case):
     torch.manual_seed(4)
     prediction = predict(model, guide, x, 6, batch_size=4)
     torch.manual_seed(4)
-    draws = draw_latents(model, guide, 6)
+    draws = as_posterior(guide, "test").draw(model, 6)
     network = model.network.eval()
     logits = torch.stack([network(x, *z) for z in zip(draws.shift, draws.scale, strict=True)])
     model.train()
@@ -117,7 +117,7 @@ def test_log_likelihood_and_predictive_nll():
     guide = make_guide("MeanField", model)
     x, y = torch.randn(9, 5), torch.randint(3, (9,))
     torch.manual_seed(2)
-    draws = draw_latents(model, guide, 6)
+    draws = as_posterior(guide, "test").draw(model, 6)
     log_p = log_likelihoods(model, draws, (x, y), batch_size=4)
     torch.manual_seed(2)
     samples = predict(model, guide, x, 6).samples
@@ -146,7 +146,7 @@ def test_bad_data_are_named():
         predict(model, guide, x, batch_size=4)
     with pytest.raises(DataError, match="there is no batch"):
         predict(model, guide, [])
-    draws = draw_latents(model, guide, 2)
+    draws = as_posterior(guide, "test").draw(model, 2)
     with pytest.raises(DataError, match="needs pairs"):
         log_likelihoods(model, draws, torch.randn(9, 5))
 

@@ -18,7 +18,7 @@ import pyronorm as pn
 from pyronorm import LatentSpace, to_arviz
 from pyronorm.errors import OptionError
 from pyronorm.guides import HyperGuide
-from pyronorm.infer import draw_latents, draw_prior
+from pyronorm.infer import as_posterior, draw_prior
 from pyronorm.latents import LatentLayer, Per
 from pyronorm.priors import BatchNoise, HierarchicalBatchNoise, Prior, Standard
 from tests.guides.cases import make_bank, make_guide, make_model
@@ -120,7 +120,7 @@ def test_draws_of_the_prior_have_its_moments():
     unit = draws.shift.double() * (1 + df).sqrt()
     assert scipy.stats.kstest(unit.flatten().numpy(), "norm").pvalue > 1e-4
     torch.testing.assert_close(
-        draws.log_q, prior.log_prob(make_model().space, draws.shift, draws.scale, draws.hyper)
+        draws.log_density, prior.log_prob(make_model().space, draws.shift, draws.scale, draws.hyper)
     )
 
 
@@ -202,7 +202,7 @@ def test_export():
     model = make_model(prior=HierarchicalBatchNoise(16.0, 3.0))
     data = torch.randn(50, 5), torch.randint(3, (50,))
     guide = make_guide("MeanField", model)
-    draws = draw_latents(model, guide, 30)
+    draws = as_posterior(guide, "test").draw(model, 30)
     idata = to_arviz(model, guide, data, 30, seed=1)
     posterior, stats = idata["posterior"], idata["sample_stats"]
     assert posterior["batch_size"].dims == ("chain", "draw", "batch_size_group")
@@ -218,7 +218,7 @@ def test_export():
         trace = poutine.trace(poutine.condition(guide, values)).get_trace()
         trace.compute_log_prob()
     log_q = sum(trace.nodes[k]["log_prob"][:, 0] for k in ("df", "shift", "scale"))
-    torch.testing.assert_close(draws.log_q, log_q)
+    torch.testing.assert_close(draws.log_density, log_q)
     assert math.isfinite(pn.diagnostics.pareto_k(idata).k)
     # A bank knows no batch size: its prior density is the marginal one.
     bank = make_bank(model)

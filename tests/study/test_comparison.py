@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import pyronorm as pn
 from pyronorm import datasets, guides, plots, priors
 from pyronorm.datasets import ImageData
-from pyronorm.infer import Chains
+from pyronorm.latents import Draws
 from pyronorm.normalizers import Analytic, LatentNorm
 from pyronorm.study import (
     METHODS,
@@ -125,7 +125,7 @@ class Spy:
             elif name == "collect_bank":
                 self.now += SECONDS["bank"]
                 calls.banks.append(noted)
-            elif name == "predict" and isinstance(args[1], Chains):
+            elif name == "predict" and isinstance(args[1], Draws):
                 calls.centers.append(noted)
             elif name == "predict":
                 self.now += SECONDS["predict"][len(calls.predictions) % 3]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,6 @@ from pyronorm.diagnostics import (
 )
 from pyronorm.guides import Guide, Point
 from pyronorm.infer import (
-    Chains,
-    Draws,
     Objective,
     Optimization,
     collect_bank,
@@ -39,6 +37,7 @@ from pyronorm.infer import (
     predictive_nll,
     run_nuts,
 )
+from pyronorm.latents import Draws
 from pyronorm.likelihoods import Categorical
 from pyronorm.model import NormalizationModel
 from pyronorm.study.device import make_fabric
@@ -100,15 +99,11 @@ def _run(
             seed=settings.seed,
             progress=False,
         )
-    judge = _Judge(model, train, test, latent_vectors(chains.draws()), settings)
-    half = settings.chains // 2
-    first, second = (
-        Chains(chains.shift[part], chains.scale[part], chains.diverging[part])
-        for part in (slice(half), slice(half, None))
-    )
+    judge = _Judge(model, train, test, latent_vectors(chains), settings)
+    first, second = _halves(chains)
     rows = [
         judge("nuts", chains, clock, None),
-        judge("nuts-half", first, _Clock(), latent_vectors(second.draws())),
+        judge("nuts-half", first, _Clock(), latent_vectors(second)),
     ]
     for candidate in candidates:
         say(candidate.name)
@@ -237,8 +232,8 @@ class _Judge:
         """Judge a posterior, by other draws than all of NUTS if ``truth`` is given."""
         settings = self.settings
         number = settings.num_samples
-        if isinstance(posterior, Chains):
-            number = min(number, posterior.diverging.numel())
+        if isinstance(posterior, Draws):
+            number = min(number, len(posterior))
         idata = to_arviz(
             self.model, posterior, self.train, number, include_inputs=False, seed=settings.seed
         )
@@ -255,8 +250,7 @@ class _Judge:
             settings.directions,
             settings.seed,
         )
-        torch.manual_seed(settings.seed)
-        nll = predictive_nll(self.model, posterior, self.test, number)
+        nll = predictive_nll(self.model, posterior, self.test, number, seed=settings.seed)
         if name != "nuts-half":
             del idata["posterior_predictive"]  # simulated training data: large, and of little use
             self.idatas[name] = idata
@@ -274,10 +268,22 @@ def _by_density(idata: Any) -> tuple[float, float, float]:
     return pareto_k(idata).k, float(ratios.mean()), error
 
 
-def _mixing(chains: Chains) -> Mixing:
+def _halves(chains: Draws) -> tuple[Draws, Draws]:
+    """The first and the second half of the chains."""
+    half = chains.num_chains // 2
+    middle = len(chains) // chains.num_chains * half
+    parts = chains[:middle], chains[middle:]
+    first, second = (
+        replace(part, num_chains=number)
+        for part, number in zip(parts, (half, chains.num_chains - half), strict=True)
+    )
+    return first, second
+
+
+def _mixing(chains: Draws) -> Mixing:
     import arviz as az
 
-    vectors = torch.cat([chains.shift, chains.scale.log()], -1).double().numpy()
+    vectors = latent_vectors(chains).unflatten(0, (chains.num_chains, -1)).double().numpy()
 
     def of(measure: Any, **options: Any) -> Tensor:
         values = [float(measure(vectors[..., i], **options)) for i in range(vectors.shape[-1])]
@@ -287,5 +293,5 @@ def _mixing(chains: Chains) -> Mixing:
         rhat=of(az.rhat),
         ess_bulk=of(az.ess),
         ess_tail=of(az.ess, method="tail", prob=(0.05, 0.95)),
-        divergences=int(chains.diverging.sum()),
+        divergences=int(chains.stats["diverging"].sum()),
     )
