@@ -99,13 +99,13 @@ def test_weight_decay_is_the_network_s_alone(data, monkeypatch) -> None:
 def test_the_center_is_mean_shift_and_geometric_mean_scale(data: datasets.ImageData) -> None:
     trained = trained_by("weight/mean-field", data)
     middle = center(trained.model, trained.guide, 20_000)
-    assert middle.shift.shape == (1, 1, trained.model.space.num_channels)
+    assert middle.shift.shape == (1, trained.model.space.num_channels)
     error = trained.guide.shift_log_std.detach().exp().max() * 5 / 20_000**0.5
     torch.testing.assert_close(
-        middle.shift[0, 0], trained.guide.shift_loc.detach(), atol=float(error), rtol=0
+        middle.shift[0], trained.guide.shift_loc.detach(), atol=float(error), rtol=0
     )
     torch.testing.assert_close(
-        middle.scale[0, 0], trained.guide.log_scale_loc.detach().exp(), atol=0.01, rtol=0
+        middle.scale[0], trained.guide.log_scale_loc.detach().exp(), atol=0.01, rtol=0
     )
 
 
