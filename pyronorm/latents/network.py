@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 
 from pyronorm.conversion.kinds import is_normalization
 from pyronorm.errors import ConversionError, OptionError, ShapeError
-from pyronorm.latents.prefix import Prefix
 from pyronorm.latents.space import LatentSpace
 from pyronorm.normalizers import LatentNorm
-from pyronorm.normalizers.base import under_autocast
+from pyronorm.normalizers.base import handed_over, under_autocast
 from pyronorm.normalizers.freshness import check_statistics, watch_loading
 from pyronorm.propagation.propagate import Propagation, propagate
 
@@ -46,8 +44,7 @@ class LatentNetwork(nn.Module):
 
     Many draws are evaluated in chunks: several draws at once (``torch.func.vmap``) while that is
     faster and fits in bounded memory, one after the other otherwise, and always so under autocast,
-    which ``vmap`` ignores; what lies before the first latent layer runs once. Running the network
-    writes no buffer and leaves nothing behind.
+    which ``vmap`` ignores. Running the network writes no buffer and leaves nothing behind.
 
     In evaluation mode the population statistics of batch layers must belong to the present weights;
     missing or stale ones are refused.
@@ -148,13 +145,8 @@ class LatentNetwork(nn.Module):
             return self._forward(x, shift, scale)
         # Moments do not depend on the latents: once for all layers and draws.
         known = propagate(list(propagations.values()), self.like)
-        try:
-            for layer, pair in zip(propagations, known, strict=True):
-                layer.__dict__["propagated"] = pair
+        with handed_over({}, dict(zip(propagations, known, strict=True))):
             return self._forward(x, shift, scale)
-        finally:
-            for layer in propagations:
-                layer.__dict__["propagated"] = None
 
     def _forward(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
         if shift is None or scale is None:
@@ -217,68 +209,56 @@ class LatentNetwork(nn.Module):
             ]
         )
 
-    def _evaluate(
-        self,
-        x: Tensor,
-        shift: Tensor | None,
-        scale: Tensor | None,
-        around: AbstractContextManager[None] | None = None,
-    ) -> Tensor:
+    def _evaluate(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
         """Hand the latents to the layers for one call; shape (channel,) or (1 or batch, channel)."""
-        if shift is not None and scale is not None:
-            sizes = self.space.sizes
-            latents = zip(shift.split(sizes, -1), scale.split(sizes, -1), strict=True)
-            for layer, pair in zip(self.layers, latents, strict=True):
-                layer.__dict__["latents"] = pair  # as layer.latents = pair, and faster
-        try:
-            with around or nullcontext():
-                output: Tensor = self.network(x)
-        finally:
-            for layer in self.layers:
-                layer.__dict__["latents"] = None
+        with handed_over(self._latents(shift, scale)):
+            output: Tensor = self.network(x)
         return output
 
-    def _evaluate_one(
-        self,
-        x: Tensor,
-        shift: Tensor,
-        scale: Tensor,
-        around: AbstractContextManager[None] | None = None,
-    ) -> Tensor:
+    def _latents(
+        self, shift: Tensor | None, scale: Tensor | None
+    ) -> dict[LatentNorm, tuple[Tensor, Tensor]]:
+        if shift is None or scale is None:
+            return {}
+        sizes = self.space.sizes
+        pairs = zip(shift.split(sizes, -1), scale.split(sizes, -1), strict=True)
+        return dict(zip(self.layers, pairs, strict=True))
+
+    def _evaluate_one(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         # One draw for all examples folds into the layers' own kernel.
         if shift.ndim == 2 and len(shift) == 1:
             shift, scale = shift[0], scale[0]
-        return self._evaluate(x, shift, scale, around)
+        return self._evaluate(x, shift, scale)
 
     def _evaluate_many(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Many draws: latents of shape (sample, 1 or batch, channel)."""
         if len(shift) == 1:
             return self._evaluate_one(x, shift[0], scale[0])[None]
         if torch.compiler.is_compiling():
-            # The compiler sees the whole graph, so it needs neither recording nor measuring.
+            # The compiler sees the whole graph, so it needs no measuring.
             chunk = self.samples_per_call or len(shift)
             parts = zip(shift.split(chunk), scale.split(chunk), strict=True)
             return torch.cat([torch.func.vmap(self._evaluate, (None, 0, 0))(x, *p) for p in parts])
-        prefix = Prefix(self.layers)
-        outputs = [self._evaluate_one(x, shift[0], scale[0], prefix.record())[None]]
-        chunk = self.samples_per_call or self._chunk(x, prefix.largest_activation)
+        sizes: list[int] = []
+        with handed_over({}, sizes=sizes):
+            outputs = [self._evaluate_one(x, shift[0], scale[0])[None]]
+        chunk = self.samples_per_call or self._chunk(x, max(sizes, default=0))
         if under_autocast(x.device.type):
             chunk = 1  # inside of vmap torch ignores autocast
         for start in range(1, len(shift), chunk):
             some = slice(start, start + chunk)
             if chunk == 1:
-                output = self._evaluate_one(x, shift[start], scale[start], prefix.replay())[None]
+                output = self._evaluate_one(x, shift[start], scale[start])[None]
             else:
-                output = self._evaluate_together(x, shift[some], scale[some], prefix)
+                output = self._evaluate_together(x, shift[some], scale[some])
             outputs.append(output)
         return torch.cat(outputs)
 
-    def _evaluate_together(self, x: Tensor, shift: Tensor, scale: Tensor, prefix: Prefix) -> Tensor:
-        def evaluate(shift: Tensor, scale: Tensor) -> Tensor:
-            return self._evaluate(x, shift, scale, prefix.replay())
-
+    def _evaluate_together(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         try:
-            return torch.func.vmap(evaluate, randomness="different")(shift, scale)
+            return torch.func.vmap(self._evaluate, (None, 0, 0), randomness="different")(
+                x, shift, scale
+            )
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.stats import Moments
 
+if TYPE_CHECKING:
+    from pyronorm.normalizers.freshness import Stamp
+
 __all__ = [
     "LatentNorm",
     "Normalizer",
@@ -23,6 +27,7 @@ __all__ = [
     "affine_each",
     "float32_affine",
     "full_precision",
+    "handed_over",
 ]
 
 
@@ -139,6 +144,50 @@ def _population_in_words(layer: LatentNorm) -> str:
     return f"population of {count:,} batch{'es' if count > 1 else ''} in evaluation"
 
 
+_Pairs = Mapping["LatentNorm", tuple[Tensor, Tensor]]
+
+
+@no_type_check  # torch.compile cannot see through run-time type checks here
+class handed_over:  # noqa: N801
+    """Context in which layers have latents, in this thread; the only place that gives them any.
+
+    Contexts nest: layers that the inner one says nothing of keep what the outer one gave them.
+
+    Args:
+        latents: shift and scale of some layers.
+        propagated: mean and variance of the input of some layers with a ``propagation``.
+        sizes: gets the number of elements of each layer's output.
+    """
+
+    def __init__(
+        self, latents: _Pairs, propagated: _Pairs | None = None, sizes: list[int] | None = None
+    ) -> None:
+        self.latents, self.propagated, self.sizes = latents, propagated or {}, sizes
+
+    def __enter__(self) -> None:
+        self._before = before = _HANDED.now
+        if before is not None:
+            self.latents = {**before.latents, **self.latents}
+            self.propagated = {**before.propagated, **self.propagated}
+            self.sizes = before.sizes if self.sizes is None else self.sizes
+        _HANDED.now = self
+
+    def __exit__(self, *error: object) -> None:
+        _HANDED.now = self._before
+
+
+class _Handed(threading.local):
+    """What is handed over now, in this thread: layers are shared by all threads.
+
+    torch.compile reads and writes such variables, while it cannot follow those of ``contextvars``.
+    """
+
+    now: handed_over | None = None
+
+
+_HANDED = _Handed()
+
+
 class LatentNorm(nn.Module):
     r"""A normalization layer whose statistics carry latent ``shift`` and ``scale``.
 
@@ -165,7 +214,6 @@ class LatentNorm(nn.Module):
     Attributes:
         propagation: set by :func:`pyronorm.convert` for an :class:`Analytic` normalizer: mean and
             variance of the layer's input as a function of the weights.
-        propagated: its result, where that is known for the time of one call.
 
     Shape:
         - input: ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if
@@ -180,9 +228,7 @@ class LatentNorm(nn.Module):
 
     weight: Tensor | None
     bias: Tensor | None
-    latents: tuple[Tensor, Tensor] | None
     propagation: Callable[[Tensor], tuple[Tensor, Tensor]] | None
-    propagated: tuple[Tensor, Tensor] | None
     recorder: Callable[[LatentNorm, Moments], None] | None
 
     def __init__(
@@ -211,16 +257,26 @@ class LatentNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels)) if affine and bias else None
         for key, value in normalizer.buffers(num_channels).items():
             self.register_buffer(key, value)
-        self.statistics_stamp: frozenset[int] | None = None  # see freshness.py
-        self.latents = None
+        self.statistics_stamp: Stamp | None = None
         self.propagation = None
-        self.propagated = None
         self.recorder = None
 
     @property
     def eps(self) -> float:
         """Added to the variance under the root."""
         return 1e-5 if self.normalizer.eps is None else self.normalizer.eps
+
+    @property
+    def latents(self) -> tuple[Tensor, Tensor] | None:
+        """The shift and scale handed over for the present call; None for neutral ones."""
+        now = _HANDED.now
+        return None if now is None else now.latents.get(self)
+
+    @property
+    def propagated(self) -> tuple[Tensor, Tensor] | None:
+        """The result of :attr:`propagation`, where it is known for the present call."""
+        now = _HANDED.now
+        return None if now is None else now.propagated.get(self)
 
     def state(self, name: str) -> Tensor:
         """The buffer of that name."""
@@ -233,12 +289,16 @@ class LatentNorm(nn.Module):
         self._check_input(x)
         move = self.channel_last and not self.normalizer.handles_channel_last
         y = self._normalize(x.movedim(-1, 1) if move else x)
+        now = _HANDED.now
+        if now is not None and now.sizes is not None:
+            now.sizes.append(y.numel())
         return y.movedim(1, -1) if move else y
 
     def _normalize(self, x: Tensor) -> Tensor:
-        if self.latents is None:
+        latents = self.latents
+        if latents is None:
             return self.normalizer.normalize(self, x, self.weight, self.bias)
-        shift, scale = self.latents
+        shift, scale = latents
         weight, bias = self._fold(shift, scale)
         if shift.ndim == 1:
             return self.normalizer.normalize(self, x, weight, bias)

@@ -2,21 +2,24 @@
 
 Population statistics are estimated for one set of weights. Training on makes them stale, and a
 network evaluated with stale statistics is silently wrong. So each layer that keeps them carries a
-*stamp*: the hashes of all parameters of the network at the time of the estimate. A stamp is
-compared with the present parameters before the statistics are used.
+*stamp*: the fingerprint of all parameters and buffers of the network, itself included, at the time
+of the estimate. A stamp is compared with the present fingerprint before the statistics are used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pyronorm.errors import StatisticsError
 from pyronorm.normalizers.base import LatentNorm
+from pyronorm.normalizers.fingerprint import fingerprint, named_tensors
 
 __all__ = [
+    "Stamp",
     "batch_layers",
     "check_statistics",
     "invalidate_statistics",
@@ -29,6 +32,19 @@ _FIX = (
     "Call pyronorm.estimate_population_statistics(network, train_data); or, if they are right, "
     "pyronorm.trust_statistics(network)."
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Stamp:
+    """The network that a layer's statistics belong to.
+
+    Attributes:
+        layer: the layer's name in it.
+        hashes: a hash of each parameter and buffer, by name.
+    """
+
+    layer: str
+    hashes: Mapping[str, int]
 
 
 def batch_layers(network: nn.Module) -> list[LatentNorm]:
@@ -44,10 +60,10 @@ def stamp_statistics(network: nn.Module) -> None:
     Args:
         network: a converted network; only the stamps of its layers change.
     """
-    hashes = frozenset(_hashes(network))
-    for layer in batch_layers(network):
+    hashes = fingerprint(network)
+    for name, layer in _named_batch_layers(network):
         known = int(layer.state("num_batches_tracked")) > 0
-        layer.statistics_stamp = hashes if known else None
+        layer.statistics_stamp = Stamp(name, hashes) if known else None
 
 
 def trust_statistics(network: nn.Module) -> None:
@@ -81,24 +97,53 @@ def check_statistics(network: nn.Module) -> None:
     Raises:
         StatisticsError: naming the first layer concerned, and what to do.
     """
-    layers = batch_layers(network)
-    missing = [layer.name for layer in layers if layer.statistics_stamp is None]
+    layers = _named_batch_layers(network)
+    if not layers:
+        return
+    stamps = [(name, layer.statistics_stamp) for name, layer in layers]
+    missing = [layer.name for _, layer in layers if layer.statistics_stamp is None]
     if missing:
         raise StatisticsError(
             f"{missing[0]} has no population statistics for evaluation mode "
             f"({len(missing)} of {len(layers)} batch layers). {_FIX}"
         )
-    if layers:
-        hashes = _hashes(network)
-        for layer in layers:
-            assert layer.statistics_stamp is not None
-            changed = sum(h not in layer.statistics_stamp for h in hashes)
-            if changed:
-                raise StatisticsError(
-                    f"{layer.name}: the population statistics are stale, {changed} of "
-                    f"{len(hashes)} parameter tensors have changed since they were estimated. "
-                    f"{_FIX}"
-                )
+    present = fingerprint(network)
+    compared: set[tuple[int, str]] = set()
+    for name, stamp in stamps:
+        assert stamp is not None
+        # All layers have one stamp, as a rule: its hashes are compared once.
+        key = (id(stamp.hashes), stamp.layer.removesuffix(name))
+        changed = [] if key in compared else _differences(stamp, name, present)
+        compared.add(key)
+        if changed:
+            first = ", ".join(map(repr, changed[:3])) + (", ..." if len(changed) > 3 else "")
+            raise StatisticsError(
+                f"{name or 'the layer'}: the population statistics are stale, {len(changed)} of "
+                f"{len(present)} tensors ({first}) are not what they were estimated for. {_FIX}"
+            )
+
+
+def _named_batch_layers(network: nn.Module) -> list[tuple[str, LatentNorm]]:
+    return [
+        (name, m)
+        for name, m in network.named_modules()
+        if isinstance(m, LatentNorm) and m.normalizer.uses_batch
+    ]
+
+
+def _differences(stamp: Stamp, name: str, present: Mapping[str, int]) -> list[str]:
+    """Names of the tensors that are not as in the stamp of the layer of that name now."""
+    known = stamp.hashes
+    if stamp.layer != name and stamp.layer.endswith(f".{name}"):  # a part of that network
+        start = stamp.layer.removesuffix(name)
+        known = {k.removeprefix(start): v for k, v in known.items() if k.startswith(start)}
+    elif stamp.layer != name and name.endswith(f".{stamp.layer}"):  # that network in another
+        start = name.removesuffix(stamp.layer)
+        known = {start + k: v for k, v in known.items()}
+    changed = [k for k, v in present.items() if known.get(k) != v]
+    # What comes after all that is present may be missing: the first layers alone are as they were.
+    last = max((i for i, k in enumerate(known) if k in present), default=0)
+    return changed + [k for i, k in enumerate(known) if i < last and k not in present]
 
 
 def watch_loading(network: nn.Module) -> None:
@@ -108,16 +153,8 @@ def watch_loading(network: nn.Module) -> None:
 
 
 def _after_loading(module: nn.Module, incompatible_keys: Any) -> None:
-    stamp_statistics(module)
-
-
-@torch.no_grad()
-def _hashes(network: nn.Module) -> list[int]:
-    """One integer per parameter tensor: exact, the same on every device and for exact casts."""
-    sums: list[Tensor] = [
-        parameter.double().view(torch.int64).sum() for parameter in network.parameters()
-    ]
-    if not sums:
-        return []
-    device = sums[0].device
-    return [int(h) for h in torch.stack([s.to(device) for s in sums]).tolist()]
+    # A file without some of the tensors does not say for which weights its statistics are.
+    missing = incompatible_keys.missing_keys
+    own = [name for name, _ in named_tensors(module)]
+    if not any(key == name or key.endswith(f".{name}") for key in missing for name in own):
+        stamp_statistics(module)

@@ -9,6 +9,7 @@ from torch import nn
 from pyronorm import LatentNetwork, convert, estimate_population_statistics
 from pyronorm.errors import ShapeError
 from pyronorm.normalizers import RMS, Batch, Ghost, Group, LatentNorm, Population, Weight
+from tests.giving import give
 from tests.nets import SHAPES, conv_net, frozen_net
 
 
@@ -94,7 +95,7 @@ def test_a_weight_without_bias_takes_latents(layer, shape):
     if len(layer.normalized_shape) > 1:
         shift, scale = shift[:, None], scale[:, None]
     x_hat = nn.functional.layer_norm(x, layer.normalized_shape)
-    new.latents = (shift.flatten(), scale.flatten())
+    give(new, (shift.flatten(), scale.flatten()))
     torch.testing.assert_close(new(x), layer.weight * scale * (x_hat + shift))
 
 
@@ -115,7 +116,7 @@ def test_a_missing_bias_stays_missing(kind, normalizer):
         torch.testing.assert_close(new(x), layer(x))
     x_hat = new(x) / layer.weight[:, None]
     shift, scale = torch.randn(6, 1), torch.rand(6, 1) + 0.5
-    new.latents = (shift[:, 0], scale[:, 0])
+    give(new, (shift[:, 0], scale[:, 0]))
     torch.testing.assert_close(new(x), layer.weight[:, None] * scale * (x_hat + shift))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pyronorm.conversion import analytic_start, convert, data_dependent_start
 from pyronorm.errors import ConversionError, StatisticsError
 from pyronorm.normalizers import Analytic, LatentNorm, Weight
+from tests.giving import give
 from tests.nets import SHAPES, ResNet, conv_net, mlp
 
 NORMALIZERS = [Weight(), Analytic()]
@@ -101,7 +102,7 @@ def test_data_dependent_start_for_a_channel_last_linear_layer():
     torch.testing.assert_close(y.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std(0, correction=0), torch.ones(6))
     layer = network[1]
-    layer.latents = (torch.randn(7, 6), torch.rand(7, 6) + 0.5)
+    give(layer, (torch.randn(7, 6), torch.rand(7, 6) + 0.5))
     expected = layer.latents[1][:, None] * (y.view(7, 4, 6) + layer.latents[0][:, None])
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 

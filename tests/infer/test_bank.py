@@ -16,6 +16,7 @@ from pyronorm import (
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
 from pyronorm.normalizers import Batch, LatentNorm
 from pyronorm.stats import log_var_mean, log_var_variance, shift_variance
+from tests.giving import give
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
 NETS = {
@@ -77,7 +78,7 @@ def test_a_row_is_the_original_network_with_that_batchs_statistics_layer_by_laye
             torch.testing.assert_close(variances[name][row], norm.running_var, rtol=1e-4, atol=1e-6)
         expected = outputs_of_norms(original.eval(), nn.modules.batchnorm._BatchNorm, test)
         for layer in latent.layers:
-            layer.latents = None
+            give(layer, None)
         shift, scale = bank.shift[row], bank.scale[row]
         seen: list[torch.Tensor] = []
         handles = [

@@ -13,6 +13,8 @@ from pyronorm.conversion import convert
 from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import Analytic, Batch, Group, Instance, Layer, Population, Weight
+from pyronorm.normalizers.base import handed_over
+from tests.giving import give
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
 NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight(), Analytic()]
@@ -34,10 +36,10 @@ def by_hand(network: LatentNetwork, x, shift, scale) -> torch.Tensor:
     """One draw for all examples, handed to the layers without LatentNetwork's help."""
     shifts, scales = network.space.unpack(shift), network.space.unpack(scale)
     for name in network.space.names:
-        network.network.get_submodule(name).latents = (shifts[name], scales[name])
+        give(network.network.get_submodule(name), (shifts[name], scales[name]))
     y = network.network(x)
     for layer in network.layers:
-        layer.latents = None
+        give(layer, None)
     return y
 
 
@@ -158,21 +160,6 @@ def test_residual_network_with_in_place_operations(shape):
     torch.testing.assert_close(network(x, shift, scale), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_part_before_the_first_latent_runs_once():
-    network = LatentNetwork(convert(train_briefly(conv_net(2), SHAPES[2], steps=1))).eval()
-    x = torch.randn(5, *SHAPES[2])
-    for chunk in (None, 1, 3):
-        network.samples_per_call = chunk
-        with torch.profiler.profile(record_shapes=True) as profile:
-            network(x, *draw(network, 8, 1))
-        first = [
-            event
-            for event in profile.events()
-            if event.name == "aten::conv2d" and event.input_shapes[1] == [4, 2, 3, 3]
-        ]
-        assert len(first) == 1
-
-
 def test_dropout_differs_between_draws():
     torch.manual_seed(3)
     network = nn.Sequential(nn.GroupNorm(1, 4), nn.Dropout(0.5))
@@ -289,3 +276,27 @@ def test_latents_of_a_half_precision_network_are_float32():
     assert LatentNetwork(convert(conv_net(2)).double()).like.dtype == torch.float64
     stateless = nn.Sequential(nn.GroupNorm(1, 4, affine=False))
     assert LatentNetwork(convert(stateless)).like.dtype == torch.float32
+
+
+class Twin(nn.Module):
+    """Calls a network of its own for two inputs."""
+
+    def __init__(self, inner: LatentNetwork) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) - self.inner(-x)
+
+
+def test_a_network_inside_another_keeps_the_outer_latents():
+    inner = LatentNetwork(convert(nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4))))
+    outer = LatentNetwork(Twin(inner))
+    x, (shift, scale) = torch.randn(5, 3), draw(outer)
+    expected = inner(x, shift, scale) - inner(-x, shift, scale)
+    torch.testing.assert_close(outer(x, shift, scale), expected)
+    own = draw(outer)
+    with handed_over(dict(zip(outer.layers, [(shift, scale)], strict=True))):
+        torch.testing.assert_close(inner(x, *own), inner(x, *own))
+        torch.testing.assert_close(inner(x), inner(x, shift, scale))
+    assert all(layer.latents is None for layer in outer.layers)

@@ -20,6 +20,7 @@ from pyronorm.normalizers import Analytic, LatentNorm
 from pyronorm.propagation.propagate import Propagation, build_propagation
 from pyronorm.propagation.tracing import trace
 from pyronorm.stats import propagation as moments
+from tests.giving import give
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
 LIKE = torch.empty(0)
@@ -274,7 +275,7 @@ def test_it_follows_the_definition(network, x, batch):
         LatentNetwork(network)(x, *packed(latents)), expected, rtol=1e-4, atol=1e-5
     )
     for layer, pair in zip((network[1], network[4]), latents, strict=True):
-        layer.latents = pair
+        give(layer, pair)
     torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -297,7 +298,7 @@ def test_gradients_are_those_of_the_definition(network, x):
         fixed = tuple(part.detach() for part in layer.propagation(LIKE.double()))
         layer.propagation = lambda like, fixed=fixed: fixed
     for layer, pair in zip((frozen[1], frozen[4]), latents, strict=True):
-        layer.latents = pair
+        give(layer, pair)
     parameters = dict(frozen.named_parameters())
     without = grads(frozen(x))
     assert (without[0] - expected[0]).abs().max() > 0.1 * expected[0].abs().max()
@@ -381,7 +382,7 @@ def test_vmap_over_latents_of_the_layers_themselves(network, x):
     shift, scale = torch.randn(3, 1, 4), torch.rand(3, 1, 4) + 0.5
 
     def evaluate(shift: Tensor, scale: Tensor) -> Tensor:
-        network[1].latents = (shift, scale)
+        give(network[1], (shift, scale))
         return network(x)
 
     together = torch.func.vmap(evaluate)(shift, scale)
@@ -536,7 +537,7 @@ def test_without_affine_map(affine, latents):
     y = original[0](x)
     expected = (y - mean[:, None]) / std[:, None]
     if latents:
-        layer.latents = (torch.randn(4), torch.rand(4) + 0.5)
+        give(layer, (torch.randn(4), torch.rand(4) + 0.5))
         expected = layer.latents[1][:, None] * (expected + layer.latents[0][:, None])
     torch.testing.assert_close(layer(y), expected, rtol=1e-4, atol=1e-5)
 

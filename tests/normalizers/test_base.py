@@ -7,6 +7,7 @@ from torch import nn
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.normalizers import Batch, Group, Instance, LatentNorm, Layer, Population, affine_each
+from tests.giving import give
 
 
 def reference(layer: LatentNorm, x: torch.Tensor, shift, scale) -> torch.Tensor:
@@ -52,7 +53,7 @@ def test_latents_follow_the_definition(normalizer, shape, affine, examples):
     x = torch.randn(shape) * 2 + 1
     batch = () if examples is None else (examples,)
     shift, scale = torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5
-    layer.latents = (shift, scale)
+    give(layer, (shift, scale))
     torch.testing.assert_close(layer(x), reference(layer, x, shift, scale), rtol=1e-5, atol=1e-5)
 
 
@@ -64,7 +65,9 @@ def test_channel_last_is_channel_first_moved(normalizer, examples):
     last.load_state_dict(first.state_dict())
     x = torch.randn(4, 6, 5)
     batch = () if examples is None else (examples,)
-    first.latents = last.latents = (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5)
+    pair = (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5)
+    give(first, pair)
+    give(last, pair)
     torch.testing.assert_close(last(x.movedim(1, -1)), first(x).movedim(1, -1))
 
 
@@ -72,7 +75,7 @@ def test_neutral_latents_are_no_latents(normalizer):
     layer = make(normalizer)
     x = torch.randn(4, 6, 5)
     without = layer(x)
-    layer.latents = (torch.zeros(6), torch.ones(6))
+    give(layer, (torch.zeros(6), torch.ones(6)))
     torch.testing.assert_close(layer(x), without)
 
 
@@ -83,7 +86,7 @@ def test_gradients_reach_latents_weights_and_input(normalizer):
     scale = (torch.rand(6, dtype=torch.double) + 0.5).requires_grad_()
 
     def evaluate(x, shift, scale, weight, bias):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
     assert torch.autograd.gradcheck(evaluate, (x, shift, scale, layer.weight, layer.bias))
@@ -91,7 +94,7 @@ def test_gradients_reach_latents_weights_and_input(normalizer):
 
 def test_one_kernel_call_and_no_other_pass_over_the_activations(normalizer):
     layer = make(normalizer)
-    layer.latents = (torch.randn(6), torch.rand(6) + 0.5)
+    give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(4, 6, 50, 50)
     with torch.profiler.profile(record_shapes=True) as profile:
         layer(x)
@@ -107,7 +110,7 @@ def test_one_kernel_call_and_no_other_pass_over_the_activations(normalizer):
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_memory_format_is_kept(memory_format):
     layer = make(Batch())
-    layer.latents = (torch.randn(6), torch.rand(6) + 0.5)
+    give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(4, 6, 5, 7).to(memory_format=memory_format)
     y = layer(x)
     assert y.is_contiguous(memory_format=memory_format)
@@ -118,7 +121,7 @@ def test_memory_format_is_kept(memory_format):
 def test_bfloat16_autocast_keeps_statistics_in_float32(normalizer, examples):
     layer = make(normalizer)
     batch = () if examples is None else (examples,)
-    layer.latents = (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5)
+    give(layer, (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5))
     # A mean far from 0 would drown the variance if statistics were taken in bfloat16.
     x = (torch.randn(4, 6, 64) + 8).bfloat16()
     exact = layer(x.float())
@@ -138,7 +141,7 @@ def test_bfloat16_statistics_far_from_zero(kind, form):
     x = (torch.randn(4, 6, 64) + 100).bfloat16()
     exact = layer(x.float())
     if form == "latents per example":
-        layer.latents = (torch.zeros(4, 6), torch.ones(4, 6))
+        give(layer, (torch.zeros(4, 6), torch.ones(4, 6)))
     if form == "bfloat16 network":
         layer.bfloat16()
     assert (layer(x).float() - exact).abs().max() < 0.02
@@ -152,10 +155,11 @@ def test_dtype_of_the_input_is_kept(normalizer, dtype):
     assert neutral.dtype == dtype
     like = torch.promote_types(dtype, torch.float32)
     for examples in ((), (4,)):
-        layer.latents = (
+        pair = (
             torch.zeros(*examples, 6, dtype=like),
             torch.ones(*examples, 6, dtype=like),
         )
+        give(layer, pair)
         y = layer(x)
         assert y.dtype == dtype
         tolerance = {} if dtype == torch.float64 else {"rtol": 0.05, "atol": 0.05}
@@ -173,7 +177,7 @@ def test_input_without_the_channels_is_refused_by_name():
 
 def test_latents_for_another_batch_are_refused():
     layer = LatentNorm(Batch(), 6)
-    layer.latents = (torch.zeros(3, 6), torch.ones(3, 6))
+    give(layer, (torch.zeros(3, 6), torch.ones(3, 6)))
     with pytest.raises(ShapeError, match="latents for 3 examples, but the input has 4"):
         layer(torch.randn(4, 6))
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from pyronorm.errors import ShapeError
 from pyronorm.normalizers import Batch, LatentNorm, Population
+from tests.giving import give
 
 SHAPES = [(8, 3), (8, 3, 5), (8, 3, 4, 5), (8, 3, 2, 4, 5)]
 TORCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -112,7 +113,7 @@ def test_vmap_over_latents_equals_a_loop(normalizer):
     x, shift, scale = torch.randn(8, 3, 5), torch.randn(4, 1, 3), torch.rand(4, 1, 3) + 0.5
 
     def evaluate(shift, scale):
-        ours.latents = (shift, scale)
+        give(ours, (shift, scale))
         return ours(x)
 
     for training in (True, False):

@@ -17,6 +17,7 @@ from pyronorm import (
 )
 from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError
 from pyronorm.normalizers import Batch, Ghost, LatentNorm
+from tests.giving import give
 from tests.nets import conv_net, mlp, train_briefly
 from tests.normalizers.test_batch import SHAPES, pair
 
@@ -58,7 +59,7 @@ def test_latents_follow_the_definition(examples, training):
     x_hat = (y - theirs.bias[:, None]) / theirs.weight[:, None]
     batch = () if examples is None else (examples,)
     shift, scale = torch.randn(*batch, 3), torch.rand(*batch, 3) + 0.5
-    ours.latents = (shift, scale)
+    give(ours, (shift, scale))
     expected = theirs.weight[:, None] * scale[..., None] * (x_hat + shift[..., None])
     expected = expected + theirs.bias[:, None]
     torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5)
@@ -72,7 +73,7 @@ def test_gradients_reach_everything():
     scale = (torch.rand(3, dtype=torch.double) + 0.5).requires_grad_()
 
     def evaluate(x, shift, scale, weight, bias):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
     assert torch.autograd.gradcheck(evaluate, (x, shift, scale, layer.weight, layer.bias))
@@ -85,7 +86,7 @@ def test_vmap_over_latents_equals_a_loop(training):
     x, shift, scale = torch.randn(8, 3, 5), torch.randn(4, 1, 3), torch.rand(4, 1, 3) + 0.5
 
     def evaluate(shift, scale):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return layer(x)
 
     together = torch.func.vmap(evaluate)(shift, scale)
@@ -95,7 +96,7 @@ def test_vmap_over_latents_equals_a_loop(training):
 
 def test_autocast_memory_format_and_purity():
     _, layer = pair((8, 3, 4, 5), Ghost(3))
-    layer.latents = (torch.randn(3), torch.rand(3) + 0.5)
+    give(layer, (torch.randn(3), torch.rand(3) + 0.5))
     before = copy.deepcopy(layer.state_dict())
     x = (torch.randn(8, 3, 4, 5) + 8).bfloat16().to(memory_format=torch.channels_last)
     exact = layer(x.float())

@@ -6,6 +6,7 @@ from torch import nn
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.normalizers import Group, Instance, LatentNorm, Layer
+from tests.giving import give
 
 
 def randomize(layer: nn.Module) -> nn.Module:
@@ -67,7 +68,7 @@ def test_channel_last_latents_act_on_the_last_axis(examples):
     x_hat = torch.nn.functional.layer_norm(x, (6,))
     per = (lambda v: v) if examples is None else (lambda v: v[:, None])
     expected = ours.weight * per(scale) * (x_hat + per(shift)) + ours.bias
-    ours.latents = (shift, scale)
+    give(ours, (shift, scale))
     torch.testing.assert_close(ours(x), expected)
 
 
@@ -82,7 +83,7 @@ def test_layer_over_channels_and_positions(affine, examples):
     torch.testing.assert_close(ours(x), theirs(x))
     batch = () if examples is None else (examples,)
     shift, scale = torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5
-    ours.latents = (shift, scale)
+    give(ours, (shift, scale))
     x_hat = torch.nn.functional.layer_norm(x, shape, eps=1e-2)
     expected = scale[..., None, None] * (x_hat + shift[..., None, None])
     if affine:
@@ -132,7 +133,7 @@ def test_vmap_over_latents_equals_a_loop(normalizer):
     x, shift, scale = torch.randn(4, 6, 5), torch.randn(7, 1, 6), torch.rand(7, 1, 6) + 0.5
 
     def evaluate(shift, scale):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return layer(x)
 
     together = torch.func.vmap(evaluate)(shift, scale)
@@ -148,7 +149,7 @@ def test_gradients_reach_everything(normalizer):
     scale = (torch.rand(6, dtype=torch.double) + 0.5).requires_grad_()
 
     def evaluate(x, shift, scale):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return layer(x)
 
     assert torch.autograd.gradcheck(evaluate, (x, shift, scale))

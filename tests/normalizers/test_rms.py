@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from pyronorm.normalizers import RMS, LatentNorm
+from tests.giving import give
 from tests.normalizers.test_group import randomize
 
 
@@ -67,7 +68,7 @@ def test_latents_follow_the_definition(channel_last, affine, bias, examples, lat
     if latent:
         batch = () if examples is None else (examples,)
         shift, scale = torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
     expected = by_definition(layer, x, shift, scale)
     torch.testing.assert_close(layer(x), expected.float(), rtol=1e-5, atol=1e-5)
 
@@ -86,7 +87,7 @@ def test_gradients_reach_everything(channel_last):
     scale = (torch.rand(6, dtype=torch.double) + 0.5).requires_grad_()
 
     def evaluate(x, shift, scale, weight, bias):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
     assert torch.autograd.gradcheck(evaluate, (x, shift, scale, layer.weight, layer.bias))
@@ -100,7 +101,7 @@ def test_vmap_over_latents_equals_a_loop(channel_last, examples):
     shift, scale = torch.randn(7, examples, 6), torch.rand(7, examples, 6) + 0.5
 
     def evaluate(shift, scale):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return layer(x)
 
     together = torch.func.vmap(evaluate)(shift, scale)
@@ -114,7 +115,7 @@ def test_vmap_over_latents_equals_a_loop(channel_last, examples):
 def test_bfloat16_keeps_statistics_in_float32(channel_last, examples, autocast):
     layer = make(channel_last=channel_last, eps=None)
     batch = () if examples is None else (examples,)
-    layer.latents = (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5)
+    give(layer, (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5))
     # 600 squares of about 1 added up in bfloat16, which has 8 bits, would stop at 256
     x = (torch.randn(4, 100, 6) if channel_last else torch.randn(4, 6, 100)).bfloat16()
     exact = layer(x.float())
@@ -126,7 +127,7 @@ def test_bfloat16_keeps_statistics_in_float32(channel_last, examples, autocast):
 
 def test_memory_format_is_kept():
     layer = make()
-    layer.latents = (torch.randn(6), torch.rand(6) + 0.5)
+    give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(4, 6, 5, 7).to(memory_format=torch.channels_last)
     y = layer(x)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -135,7 +136,7 @@ def test_memory_format_is_kept():
 
 def test_one_pass_over_the_activations_beside_the_statistics():
     layer = make()
-    layer.latents = (torch.randn(6), torch.rand(6) + 0.5)
+    give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(4, 6, 50, 50)
     with torch.profiler.profile(record_shapes=True) as profile:
         layer(x)

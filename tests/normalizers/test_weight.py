@@ -10,6 +10,7 @@ from torch import nn
 from pyronorm.conversion import convert
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers import Analytic, LatentNorm, Weight
+from tests.giving import give
 from tests.nets import ResNet, train_briefly
 
 LINEAR = {
@@ -79,7 +80,7 @@ def test_latents_follow_the_definition(case, examples):
     layer, x = case
     batch = () if examples is None else (examples,)
     shift, scale = torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5
-    layer.latents = (shift, scale)
+    give(layer, (shift, scale))
     expected = definition(layer, x, shift, scale)
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -110,7 +111,7 @@ def test_scale_of_the_weight_does_not_matter(case):
 
 def test_one_convolution_and_nothing_else_touches_the_activations():
     layer = LatentNorm(Weight(), 6, linear=nn.Conv2d(4, 6, 3, padding=1))
-    layer.latents = (torch.randn(6), torch.rand(6) + 0.5)
+    give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(2, 4, 30, 30)
     with torch.profiler.profile(record_shapes=True) as profile:
         layer(x)
@@ -130,7 +131,7 @@ def test_gradients_reach_everything(case):
     scale = (torch.rand(6, dtype=torch.double) + 0.5).requires_grad_()
 
     def evaluate(x, shift, scale, v, weight):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return torch.func.functional_call(layer, {"linear.weight": v, "weight": weight}, (x,))
 
     inputs = (x, shift, scale, layer.linear.weight, layer.weight)
@@ -168,7 +169,7 @@ def test_vmap_over_latents_equals_a_loop(case):
     shift, scale = torch.randn(3, 1, 6), torch.rand(3, 1, 6) + 0.5
 
     def evaluate(shift, scale):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return layer(x)
 
     together = torch.func.vmap(evaluate)(shift, scale)
@@ -271,7 +272,7 @@ def test_a_layer_it_cannot_own_is_refused():
 def test_bfloat16_autocast_is_close():
     layer = LatentNorm(Weight(), 6, linear=nn.Conv2d(4, 6, 3))
     x = torch.randn(2, 4, 8, 8)
-    layer.latents = (torch.randn(6), torch.rand(6) + 0.5)
+    give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     exact = layer(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = layer(x)
@@ -283,7 +284,7 @@ def test_bfloat16_autocast_is_close():
 def test_bfloat16_network_takes_float32_latents(case, examples):
     layer, x = case
     batch = () if examples is None else (examples,)
-    layer.latents = (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5)
+    give(layer, (torch.randn(*batch, 6), torch.rand(*batch, 6) + 0.5))
     exact = layer(x)
     y = layer.bfloat16()(x.bfloat16())
     assert y.dtype == torch.bfloat16

@@ -12,6 +12,7 @@ from torch import nn
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.normalizers import Batch, BatchWhitening, GroupWhitening, LatentNorm
 from pyronorm.stats import Eigen, Newton
+from tests.giving import give
 
 C = 6
 EPS = 1e-3
@@ -101,7 +102,7 @@ def test_training_mode_is_the_definition(normalizer, shape, affine):
     torch.testing.assert_close(layer(x), weight * expected + bias)
     for batch in ((), (1,), (shape[0],)):
         shift, scale = draw(*batch, dtype=torch.float64)
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         full = weight * per_channel(scale, x) * (expected + per_channel(shift, x)) + bias
         torch.testing.assert_close(layer(x), full)
     if isinstance(normalizer, GroupWhitening):
@@ -124,7 +125,7 @@ def test_evaluation_mode_whitens_with_the_population(solver, shape):
     expected = per_channel(layer.weight, x) * whitened + per_channel(layer.bias, x)
     torch.testing.assert_close(layer(x), expected)
     shift, scale = draw(shape[0], dtype=torch.float64)
-    layer.latents = (shift, scale)
+    give(layer, (shift, scale))
     weight = per_channel(layer.weight, x) * per_channel(scale, x)
     expected = weight * (whitened + per_channel(shift, x)) + per_channel(layer.bias, x)
     torch.testing.assert_close(layer(x), expected)
@@ -187,7 +188,7 @@ def test_gradients_reach_everything(normalizer, training, shape):
     latents = [v.requires_grad_() for v in draw(dtype=torch.float64)]
 
     def evaluate(x, shift, scale, weight, bias):
-        layer.latents = (shift, scale)
+        give(layer, (shift, scale))
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
     assert torch.autograd.gradcheck(evaluate, (x, *latents, layer.weight, layer.bias))
@@ -202,7 +203,7 @@ def test_vmap_over_latents_and_inputs_equals_a_loop(normalizer, training, shape)
         shift, scale = draw(3, *batch)
 
         def evaluate(x, shift, scale):
-            layer.latents = (shift, scale)
+            give(layer, (shift, scale))
             return layer(x)
 
         for inputs, axis in ((x, 0), (x[0], None)):
@@ -240,7 +241,7 @@ def test_running_writes_no_buffer(normalizer, training):
 @pytest.mark.parametrize("examples", [None, 5])
 def test_channels_last_in_memory_gives_the_same(normalizer, training, examples):
     layer = make(normalizer).train(training)
-    layer.latents = draw() if examples is None else draw(examples)
+    give(layer, draw() if examples is None else draw(examples))
     x = correlated((5, C, 4, 3))
     y = layer(x)
     last = layer(x.to(memory_format=torch.channels_last))
@@ -249,7 +250,7 @@ def test_channels_last_in_memory_gives_the_same(normalizer, training, examples):
         assert y.is_contiguous()
         assert last.is_contiguous(memory_format=torch.channels_last)
     volume = correlated((4, C, 2, 3, 4))
-    layer.latents = None
+    give(layer, None)
     last = layer(volume.to(memory_format=torch.channels_last_3d))
     torch.testing.assert_close(last, layer(volume), rtol=1e-4, atol=1e-4)
 
@@ -259,7 +260,9 @@ def test_a_channel_last_layer_is_a_channel_first_layer_moved(normalizer, example
     first = make(normalizer)
     last = make(normalizer, channel_last=True)
     last.load_state_dict(first.state_dict())
-    first.latents = last.latents = draw() if examples is None else draw(examples)
+    pair = draw() if examples is None else draw(examples)
+    give(first, pair)
+    give(last, pair)
     x = correlated((5, C, 7))
     expected = first(x).movedim(1, -1)
     torch.testing.assert_close(last(x.movedim(1, -1)), expected, rtol=1e-4, atol=1e-4)
@@ -269,7 +272,7 @@ def test_a_channel_last_layer_is_a_channel_first_layer_moved(normalizer, example
 @pytest.mark.parametrize("examples", [None, 5])
 def test_bfloat16_autocast_keeps_statistics_in_float32(normalizer, examples, training):
     layer = make(normalizer).train(training)
-    layer.latents = draw() if examples is None else draw(examples)
+    give(layer, draw() if examples is None else draw(examples))
     # A mean far from 0 would drown the covariances if they were taken in bfloat16.
     x = (correlated((5, C, 64)) + 8).bfloat16()
     exact = layer(x.float())
