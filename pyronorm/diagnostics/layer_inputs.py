@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError, DataError
-from pyronorm.infer.data import Data, inputs
+from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.latents import LatentSpace
 from pyronorm.normalizers import LatentNorm
@@ -90,7 +90,7 @@ def input_shape(network: nn.Module, data: Data, batch_size: int = 256) -> InputS
         counts[layer] += x.shape[0] * x.shape[2]
 
     with batch_statistics_mode(latent.network), watching(layers, see):
-        for x in inputs(data, latent, batch_size, shuffle=True):
+        for x in inputs(data, latent, batch_size, shuffle=True, least=least_examples(latent)):
             latent.network(x)
     if not powers:
         raise DataError("input_shape: there is no batch.")

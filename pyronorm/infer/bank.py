@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
+from pyronorm.checks import check_count
+from pyronorm.errors import ConversionError, DataError, StatisticsError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
 from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
+from pyronorm.randomness import Seed, seeded
 from pyronorm.stats import Moments
 
 __all__ = ["collect_bank"]
@@ -19,7 +21,12 @@ __all__ = ["collect_bank"]
 
 @torch.no_grad()
 def collect_bank(
-    network: nn.Module, data: Data, num_batches: int | None = None, batch_size: int = 256
+    network: nn.Module,
+    data: Data,
+    num_batches: int | None = None,
+    batch_size: int = 256,
+    *,
+    seed: Seed = None,
 ) -> StatisticsBank:
     r"""Collect batch statistics of all layers for many training batches.
 
@@ -36,6 +43,8 @@ def collect_bank(
             ``batch_size``. A last batch that is smaller is left out.
         num_batches: rows of the bank; None for one pass over the data.
         batch_size: examples per batch, where the data do not come in batches.
+        seed: makes the order repeatable, and leaves torch's generators as they were; a loader with a
+            generator of its own draws from that. None draws from torch's generators.
 
     Returns:
         The bank; give it to :class:`pyronorm.guides.BatchNoise` (Monte-Carlo batch normalization),
@@ -65,8 +74,8 @@ def collect_bank(
                 "a scale (whitening multiplies by a random matrix). Use a guide that needs no bank "
                 "(MeanField, FixedNoise, LowRank), or the Batch normalizer."
             )
-    if num_batches is not None and num_batches < 1:
-        raise OptionError(f"collect_bank: num_batches must be positive, got {num_batches}.")
+    if num_batches is not None:
+        check_count("collect_bank", "num_batches", num_batches)
     latent.check_statistics()
     row: dict[LatentNorm, Moments] = {}
 
@@ -82,7 +91,11 @@ def collect_bank(
     means: list[Tensor] = []
     variances: list[Tensor] = []
     size = 0
-    with batch_statistics_mode(latent.network), recording(layers, note):
+    with (
+        seeded(seed, latent.like),
+        batch_statistics_mode(latent.network),
+        recording(layers, note),
+    ):
         while not means or (num_batches is not None and len(means) < num_batches):
             before = len(means)
             for x in inputs(data, latent, batch_size, shuffle=True):

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
+from pyronorm.checks import check_count
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.latents import LatentNetwork
+from pyronorm.normalizers.freshness import batch_layers
 
-__all__ = ["Data", "as_batches", "evaluation_mode", "gather", "inputs", "kept_modes", "split"]
+__all__ = [
+    "Data",
+    "as_batches",
+    "count_examples",
+    "evaluation_mode",
+    "folded",
+    "gather",
+    "has_small_rest",
+    "inputs",
+    "kept_modes",
+    "least_examples",
+    "num_batches",
+    "num_examples",
+    "split",
+]
 
 Data = Iterable[Any] | Dataset[Any] | Tensor
 """A DataLoader (or any iterable of batches that can be iterated again), a Dataset, a tensor ``x``, or
@@ -21,38 +47,52 @@ a pair of tensors ``(x, y)``. A batch is ``x`` or ``(x, y)``, examples on axis 0
 
 
 def as_batches(
-    data: Data, batch_size: int = 256, *, shuffle: bool = False, seed: int | None = None
+    data: Data,
+    batch_size: int = 256,
+    *,
+    shuffle: bool = False,
+    seed: int | None = None,
+    least: int = 1,
 ) -> Iterable[Any]:
     """Return an iterable of batches.
 
     Args:
         data: in any of the forms of :data:`Data`.
         batch_size: examples per batch, where the data do not come in batches.
-        shuffle: shuffle data that do not come in batches; a rest of one example is then left out.
+        shuffle: shuffle data that do not come in batches and have a length.
         seed: seeds the order, apart from torch's own generator; None draws from that.
+        least: a rest of fewer examples joins the batch before it; see :func:`folded` for data that
+            come in batches.
 
     Raises:
         DataError: if the data have no such form, or can be iterated only once.
+        OptionError: if ``batch_size`` is below 1.
         ShapeError: if ``x`` and ``y`` differ in length.
     """
+    check_count("data", "batch_size", batch_size)
     if isinstance(data, Tensor):
         data = _Tensors((data,))
     elif isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):
         data = _Tensors(data)
     if isinstance(data, DataLoader):
         return data
+    # A loader takes a number from its generator even if it does not shuffle.
+    generator = None if shuffle and seed is None else torch.Generator()
+    if generator is not None and seed is not None:
+        generator.manual_seed(seed)
+    if isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size=batch_size, generator=generator)
     if isinstance(data, Dataset):
-        # A loader takes a number from its generator even if it does not shuffle.
-        generator = None if shuffle and seed is None else torch.Generator()
-        if generator is not None and seed is not None:
-            generator.manual_seed(seed)
-        rest = len(data) % batch_size  # type: ignore[arg-type]
+        if not hasattr(data, "__len__"):
+            raise DataError(
+                f"data: {type(data).__name__} is a Dataset without a length. Give it a __len__, or make "
+                "it an IterableDataset."
+            )
+        order = RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
         return DataLoader(
             data,
-            batch_size=batch_size,
-            shuffle=shuffle,
+            batch_sampler=_Batches(order, batch_size, least=least),
             generator=generator,
-            drop_last=shuffle and rest == 1,  # one example has no batch statistics
             collate_fn=tuple if isinstance(data, _Tensors) else None,
         )
     if isinstance(data, Iterator):
@@ -66,6 +106,112 @@ def as_batches(
         "data: expected a DataLoader, an iterable of batches, a Dataset, a tensor or a pair of "
         f"tensors, got {type(data).__name__}."
     )
+
+
+class _Batches(BatchSampler):
+    """Indices in batches; a rest of fewer than ``least`` joins the batch before it.
+
+    Args:
+        sampler: gives the indices, and how many there are.
+        batch_size: indices per batch.
+        drop_last: as Lightning calls it when it makes one for several processes; not used.
+        least: the smallest rest.
+    """
+
+    def __init__(
+        self, sampler: Sampler[int], batch_size: int, drop_last: bool = False, least: int = 1
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        self.least = least
+
+    def __iter__(self) -> Iterator[list[int]]:
+        indices = iter(self.sampler)
+        for size in self._sizes():
+            yield list(islice(indices, size))
+
+    def __len__(self) -> int:
+        return len(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        full, rest = divmod(len(self.sampler), self.batch_size)  # type: ignore[arg-type]
+        sizes = [self.batch_size] * full
+        if rest and sizes and rest < self.least:
+            sizes[-1] += rest
+        elif rest:
+            sizes.append(rest)
+        return sizes
+
+
+def folded(batches: Iterable[Any], least: int) -> Iterator[Any]:
+    """Iterate over batches; one of fewer than ``least`` examples joins the batch before it.
+
+    A loader's rest of one example has no batch statistics. Nothing happens where the first batch is as
+    small, or nothing is small.
+
+    Args:
+        batches: batches.
+        least: the fewest examples of a batch.
+    """
+    if not has_small_rest(batches, least):
+        yield from batches
+        return
+    held: Any = None
+    for batch in batches:
+        if held is None:
+            held = batch
+        elif num_examples(batch) < least <= num_examples(held):
+            held = tree_map(_joined, held, batch)
+        else:
+            yield held
+            held = batch
+    if held is not None:
+        yield held
+
+
+def has_small_rest(batches: Iterable[Any], least: int) -> bool:
+    """Whether there may be a batch of fewer than ``least`` examples, apart from the first."""
+    if least <= 1:
+        return False
+    if not isinstance(batches, DataLoader):
+        return True
+    if isinstance(batches.batch_sampler, _Batches):
+        return batches.batch_sampler.least < least
+    if isinstance(batches.dataset, IterableDataset) or batches.batch_size is None:
+        return not batches.drop_last
+    rest = len(batches.sampler) % batches.batch_size  # type: ignore[arg-type]
+    return not batches.drop_last and 0 < rest < least
+
+
+def least_examples(network: nn.Module) -> int:
+    """The fewest examples that batch statistics of the network need for certain; 1 without any."""
+    return max((layer.normalizer.least_batch_size for layer in batch_layers(network)), default=1)
+
+
+def num_examples(batch: Any) -> int:
+    """The number of examples of a batch, on axis 0 of its first tensor."""
+    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), 0)
+
+
+def num_batches(batches: Iterable[Any]) -> int | None:
+    """The number of batches, None where they do not say."""
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:  # a loader of a stream has a method for it, which fails
+        return None
+
+
+def count_examples(batches: Iterable[Any]) -> int | None:
+    """The number of examples of a pass over data, None where they do not say."""
+    if not isinstance(batches, DataLoader) or isinstance(batches.dataset, IterableDataset):
+        return None
+    sampler: Any = batches.sampler if batches.batch_size is not None else None
+    if isinstance(batches.batch_sampler, _Batches):
+        sampler = batches.batch_sampler.sampler
+    return len(sampler) if isinstance(sampler, Sized) else None
+
+
+def _joined(first: Any, second: Any) -> Any:
+    return torch.cat([first, second]) if isinstance(first, Tensor) else first
 
 
 class _Tensors(Dataset[tuple[Tensor, ...]]):
@@ -101,10 +247,26 @@ def split(batch: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def inputs(
-    data: Data, network: LatentNetwork, batch_size: int = 256, *, shuffle: bool = False
+    data: Data,
+    network: LatentNetwork,
+    batch_size: int = 256,
+    *,
+    shuffle: bool = False,
+    seed: int | None = None,
+    least: int = 1,
 ) -> Iterator[Tensor]:
-    """Iterate over the inputs ``x`` of all batches, on the network's device."""
-    for batch in as_batches(data, batch_size, shuffle=shuffle):
+    """Iterate over the inputs ``x`` of all batches, on the network's device.
+
+    Args:
+        data: in any of the forms of :data:`Data`.
+        network: says where, and in which precision.
+        batch_size: as in :func:`as_batches`, and so are the others.
+        shuffle: whether to shuffle.
+        seed: seeds the order.
+        least: as in :func:`folded`.
+    """
+    batches = as_batches(data, batch_size, shuffle=shuffle, seed=seed, least=least)
+    for batch in folded(batches, least):
         yield network.prepare(split(batch)[0])
 
 

@@ -9,8 +9,9 @@ from itertools import islice
 import torch
 from torch import nn
 
-from pyronorm.errors import DataError, OptionError, StatisticsError
-from pyronorm.infer.data import Data, evaluation_mode, inputs
+from pyronorm.checks import check_count
+from pyronorm.errors import DataError, StatisticsError
+from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
 from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
@@ -83,10 +84,8 @@ def estimate_population_statistics(
     layers = batch_layers(root)
     if not layers:
         return
-    if num_batches is not None and num_batches < 1:
-        raise OptionError(
-            f"estimate_population_statistics: num_batches must be positive, got {num_batches}."
-        )
+    if num_batches is not None:
+        check_count("estimate_population_statistics", "num_batches", num_batches)
     totals: dict[LatentNorm, Moments] = {}
 
     def add(layer: LatentNorm, moments: Moments) -> None:
@@ -95,7 +94,7 @@ def estimate_population_statistics(
 
     seen = 0
     with batch_statistics_mode(root), recording(layers, add):
-        for x in islice(inputs(data, latent, batch_size), num_batches):
+        for x in islice(inputs(data, latent, batch_size, least=least_examples(root)), num_batches):
             root(x)
             seen += 1
     if seen == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,31 @@ from torch.utils.data import DataLoader
 from pyronorm.checks import check_count, check_instance, check_positive
 from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import Guide
-from pyronorm.infer.data import Data, as_batches, kept_modes, split
+from pyronorm.infer.data import (
+    Data,
+    as_batches,
+    count_examples,
+    folded,
+    has_small_rest,
+    kept_modes,
+    least_examples,
+    num_batches,
+    split,
+)
 from pyronorm.infer.elbo import default_elbo
 from pyronorm.infer.generators import Generators, kept_order
 from pyronorm.infer.history import Epoch, History
 from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.predict import predictive_nll
+from pyronorm.infer.preparation import (
+    check_guide,
+    check_num_data,
+    check_parameters,
+    default_fabric,
+    frozen,
+    parameter_groups,
+)
 from pyronorm.infer.step import Augment, Step
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.freshness import batch_layers, invalidate_statistics
@@ -107,7 +125,7 @@ class Trainer:
         check_instance(
             "fit", "model", model, NormalizationModel, "NormalizationModel(network, ...)"
         )
-        _check_guide(model, guide)
+        check_guide(model, guide)
         check_instance(
             "fit", "optimization", optimization, Optimization, "Optimization(accumulate=2)"
         )
@@ -126,7 +144,7 @@ class Trainer:
         elbo = default_elbo(guide) if objective.elbo is None else objective.elbo
         self.model = model
         self.guide = guide
-        self.fabric = _default_fabric() if fabric is None else fabric
+        self.fabric = default_fabric() if fabric is None else fabric
         self.validation = validation
         self.callbacks = list(callbacks)
         self.history = History()
@@ -144,14 +162,18 @@ class Trainer:
         self._stop = False
         start = None if seed is None else seed_value(seed)
         self._generators = Generators(start, self.fabric.device)
-        batches: Iterable[Any] = as_batches(train_data, batch_size, shuffle=True, seed=start)
+        least = least_examples(model.network) if train_network else 1
+        batches = as_batches(train_data, batch_size, shuffle=True, seed=start, least=least)
+        self._least = least if has_small_rest(batches, least) else 1
+        self._expected = count_examples(batches)
+        check_num_data(model.num_data, self._expected, batches)
         if isinstance(batches, DataLoader):
             batches = self.fabric.setup_dataloaders(batches)
         self._batches = batches
         with self._training():
             self.fabric.to_device(model)
             self._make_guide_parameters()
-            groups = self._parameter_groups()
+            groups = parameter_groups(model, guide)
             make = optimization.optimizer
             lr = 1e-3 if lr is None else lr
             self.optimizer = Adam(groups, lr=lr) if make is None else make(groups)
@@ -266,20 +288,25 @@ class Trainer:
     def _pass_over_data(self, number: int) -> float:
         """Train on all batches and return the mean loss."""
         step = self._step
-        total = len(self._batches) if isinstance(self._batches, Sized) else None
+        total = num_batches(self._batches)
         count = 0
         step.start()
-        for count, batch in enumerate(self._batches, start=1):
+        examples = 0
+        for count, batch in enumerate(folded(self._batches, self._least), start=1):
             x, y = self._pair(batch)
+            examples += len(x)
             self.epochs_done = number - 1 + ((count - 1) / total if total else 0.0)
             if step(x, y, self.epochs_done):
                 self.epochs_done = number - 1 + (count / total if total else 0.0)
                 self._after_step()
         if count == 0:
             raise DataError("fit: train_data has no batch.")
+        if number == 1 and self._expected is None:
+            check_num_data(self.model.num_data, examples, range(count))
         if step.finish():
             self._after_step()
-        self._check_parameters()
+        self.epochs_done = float(number)
+        check_parameters(self.model, self.guide)
         return step.total / count
 
     def _before_change(self) -> None:
@@ -299,18 +326,6 @@ class Trainer:
             raise DataError("fit: train_data must give pairs (x, y), got x alone.")
         return self.model.network.prepare(x), self.fabric.to_device(y)
 
-    def _check_parameters(self) -> None:
-        named = [*self.model.named_parameters(), *self.guide.named_parameters()]
-        if not named:
-            return
-        finite = torch.stack([p.detach().isfinite().all() for _, p in named]).tolist()
-        wrong = [name for (name, _), good in zip(named, finite, strict=True) if not good]
-        if wrong:
-            raise DataError(
-                f"fit: {wrong[0]} has values that are not finite ({len(wrong)} of {len(named)} "
-                "parameters): training diverged. Lower the learning rate, or set gradient_clip_norm."
-            )
-
     def _make_guide_parameters(self) -> None:
         """Run the guide once: an autoguide makes its parameters at its first call."""
         self.fabric.to_device(self.guide)
@@ -323,24 +338,6 @@ class Trainer:
             return
         raise DataError("fit: train_data has no batch.")
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        modules = {
-            "network": self.model.network,
-            "likelihood": self.model.likelihood,
-            "guide": self.guide,
-        }
-        groups = [
-            {"name": name, "params": [p for p in module.parameters() if p.requires_grad]}
-            for name, module in modules.items()
-        ]
-        groups = [group for group in groups if group["params"]]
-        if not groups:
-            raise OptionError(
-                "fit: there is nothing to train: the network is frozen, and the guide and the "
-                "likelihood have no parameters."
-            )
-        return groups
-
     @contextmanager
     def _training(self) -> Iterator[None]:
         """Modes, generators and Pyro's store of training; afterwards they are as they were."""
@@ -349,7 +346,7 @@ class Trainer:
             self._generators.use(),
             kept_modes(self.model),
             kept_modes(self.guide),
-            _frozen(self.model.network, not self._train_network),
+            frozen(self.model.network, not self._train_network),
         ):
             self.model.train()
             self.guide.train()
@@ -370,30 +367,3 @@ class Trainer:
             if method is not None:
                 method(self, *arguments)
         self.fabric.call(hook, self, *arguments)
-
-
-def _check_guide(model: NormalizationModel, guide: Any) -> None:
-    if not isinstance(guide, nn.Module) or guide is model:
-        came = f"the class {guide.__name__}" if isinstance(guide, type) else type(guide).__name__
-        raise OptionError(
-            "fit: guide must be a guide of pyronorm.guides, an autoguide of Pyro, or a module of your "
-            f"own, made for the model, such as pyronorm.guides.MeanField(model), got {came}."
-        )
-
-
-@contextmanager
-def _frozen(network: nn.Module, frozen: bool) -> Iterator[None]:
-    parameters = [p for p in network.parameters() if p.requires_grad] if frozen else []
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-def _default_fabric() -> Fabric:
-    from lightning_fabric import Fabric
-
-    return Fabric(accelerator="auto", devices=1)

@@ -58,6 +58,11 @@ class Normalizer(ABC):
         """Examples behind one pair of batch statistics; None for as many as come together."""
         return None
 
+    @property
+    def least_batch_size(self) -> int:
+        """The fewest examples that batch statistics need, whatever the positions of an example."""
+        return 2 if self.uses_batch else 1
+
     def describe(self, layer: LatentNorm) -> str:
         """Where the statistics of that layer come from, in words, for a conversion report.
 

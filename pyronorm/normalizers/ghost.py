@@ -25,9 +25,10 @@ class Ghost(Normalizer):
     In training mode the batch is cut, in order, into virtual batches of ``virtual_batch_size``
     examples, and each is normalized with its own mean and biased variance: the noise of small
     batches while training on large ones. A rest is a virtual batch of its own, as is a batch smaller
-    than ``virtual_batch_size``; it needs two values per channel. Otherwise it is :class:`Batch`:
-    population statistics for evaluation come from :func:`pyronorm.estimate_population_statistics`,
-    which runs over the data with virtual batches and pools them exactly.
+    than ``virtual_batch_size``; a rest with a single value per channel joins the one before it.
+    Otherwise it is :class:`Batch`: population statistics for evaluation come from
+    :func:`pyronorm.estimate_population_statistics`, which runs over the data with virtual batches and
+    pools them exactly.
 
     A statistics bank (:func:`pyronorm.collect_bank`) has one virtual batch in each row, so it is
     collected with batches of ``virtual_batch_size``.
@@ -72,8 +73,10 @@ class Ghost(Normalizer):
         """Normalize each virtual batch (training mode), or with the population (evaluation)."""
         if not layer.training:
             return _BATCH.normalize(layer, x, weight, bias)
-        self._check_rest(layer, x)
-        parts = x.split(self.virtual_batch_size)
+        parts = list(x.split(self.virtual_batch_size))
+        self._check(layer, parts[0])
+        if _values(parts[-1]) < 2:
+            parts[-2:] = [torch.cat(parts[-2:])]
         # One kernel call per part and a join: faster than one call on rearranged data, whose
         # rearranging copies the activations twice (measured), and it keeps the memory format.
         outputs = [_BATCH.normalize(layer, part, weight, bias) for part in parts]
@@ -85,14 +88,16 @@ class Ghost(Normalizer):
             return _BATCH.normalize_each(layer, x, weight, bias)
         return super().normalize_each(layer, x, weight, bias)
 
-    def _check_rest(self, layer: LatentNorm, x: Tensor) -> None:
-        examples = len(x)
-        rest = examples % self.virtual_batch_size or min(examples, self.virtual_batch_size)
-        if rest * math.prod(x.shape[2:]) < 2:
+    def _check(self, layer: LatentNorm, x: Tensor) -> None:
+        if _values(x) < 2:
             raise ShapeError(
-                f"{layer.name}: the last virtual batch of a batch of {examples} has {rest} "
-                f"example(s), and batch statistics need at least 2 values per channel (input of "
-                f"shape {tuple(x.shape)}, virtual_batch_size={self.virtual_batch_size}). Use batches "
-                "whose size is a multiple of virtual_batch_size (drop_last=True in the DataLoader "
-                "drops a rest), or evaluation mode."
+                f"{layer.name}: a virtual batch has {len(x)} example(s), and batch statistics need at "
+                f"least 2 values per channel (input of shape {tuple(x.shape)}, "
+                f"virtual_batch_size={self.virtual_batch_size}). Use larger batches, or evaluation "
+                "mode."
             )
+
+
+def _values(x: Tensor) -> int:
+    """Values per channel."""
+    return len(x) * math.prod(x.shape[2:])

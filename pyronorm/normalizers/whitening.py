@@ -82,6 +82,11 @@ class BatchWhitening(Normalizer):
             "num_batches_tracked": torch.tensor(0, dtype=torch.long),
         }
 
+    @property
+    def least_batch_size(self) -> int:
+        """One more than there are channels in a group: fewer have a covariance without full rank."""
+        return self.channels_per_group + 1
+
     def population(self, moments: Moments) -> dict[str, Tensor]:
         """Mean and covariances."""
         assert moments.cov is not None

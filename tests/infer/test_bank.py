@@ -195,7 +195,7 @@ def test_errors():
         collect_bank(network, [])
     with pytest.raises(DataError, match="one size, got 8 and then 12"):
         collect_bank(network, [x[:8], x[8:]])
-    with pytest.raises(OptionError, match="num_batches must be positive"):
+    with pytest.raises(OptionError, match="num_batches must be at least 1"):
         collect_bank(network, x, num_batches=0)
     x[3] = torch.nan
     with pytest.raises(StatisticsError, match="1 has batch statistics that are not finite"):

@@ -129,7 +129,7 @@ def test_nothing_to_train_is_refused():
 
 
 def test_validation_and_early_stopping_restore_the_best_epoch():
-    model = make()
+    model = make(num_data=24)
     guide = MeanField(model)
     validation = data(40)
     history = quiet(

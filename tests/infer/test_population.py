@@ -77,7 +77,7 @@ def test_number_of_batches():
     estimate_population_statistics(network, x, num_batches=2, batch_size=6)
     torch.testing.assert_close(network[1].running_mean, network[0](x[:12]).mean(0))
     assert network[1].num_batches_tracked == 2
-    with pytest.raises(OptionError, match="num_batches must be positive"):
+    with pytest.raises(OptionError, match="num_batches must be at least 1"):
         estimate_population_statistics(network, x, num_batches=0)
 
 

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, StatisticsError
@@ -386,3 +386,88 @@ def test_the_same_trainer_object_is_not_shared(unchecked):
         options = {"epochs": 2, "seed": 1, "progress": False, "validation": validation}
         history = pn.fit(twin, Point(twin), data(), callbacks=[stopping], **options)
         assert history.best_epoch > 0
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(*data(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "normalizer", [None, pn.normalizers.BatchWhitening(2), pn.normalizers.Ghost(16)]
+)
+@pytest.mark.parametrize("form", ["tensors", "loader", "stream"])
+def test_a_rest_of_one_example_is_no_end(normalizer, form):
+    """47 examples in batches of 23: the last one joins the second batch, in training and statistics."""
+    x, y = (part[:47] for part in data())
+    network = pn.convert(mlp(norm=nn.BatchNorm1d), normalizer)
+    model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), 47)
+    train: object = (x, y)
+    if form == "loader":
+        train = DataLoader(TensorDataset(x, y), batch_size=23, shuffle=True)
+    elif form == "stream":
+
+        class Fewer(Stream):
+            def __iter__(self):
+                return iter(zip(x, y, strict=True))
+
+        train = DataLoader(Fewer(), batch_size=23)
+    trainer = pn.Trainer(model, Point(model), train, batch_size=23, lr=0.01)
+    trainer.run(2)
+    assert trainer.steps == 4
+    if normalizer is None:
+        hidden = network[0](x)
+        torch.testing.assert_close(network[1].running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["stream", "stream in a loader"])
+def test_streams_train_predict_and_fill_banks(form):
+    model = make()
+    guide = MeanField(model)
+    stream = Stream() if form == "stream" else DataLoader(Stream(), batch_size=16)
+    history = pn.fit(
+        model,
+        guide,
+        stream,
+        epochs=2,
+        batch_size=16,
+        validation=pn.Validation(stream),
+        progress=False,
+    )
+    assert len(history.epochs) == 2
+    assert pn.predict(model, guide, stream, 2).mean.shape == (NUM_DATA, 3)
+    assert len(pn.collect_bank(model, stream, batch_size=16)) == 3
+
+
+@pytest.mark.parametrize("form", ["tensors", "loader", "batches"])
+def test_the_number_of_batches_is_no_number_of_examples(form):
+    x, y = data()
+    model = make(num_data=6)
+    train: object = (x, y)
+    if form == "loader":
+        train = DataLoader(TensorDataset(x, y), batch_size=8)
+    elif form == "batches":
+        train = list(zip(x.split(8), y.split(8), strict=True))
+    with pytest.raises(OptionError, match=r"number of batches; the data have 48 examples"):
+        pn.fit(model, Point(model), train, batch_size=8, progress=False)
+
+
+def test_another_number_of_examples_is_said():
+    model = make(num_data=100)
+    with pytest.warns(UserWarning, match="num_data=100, but an epoch has 48 examples"):
+        pn.Trainer(model, Point(model), data())
+    stream = DataLoader(Stream(), batch_size=8)
+    with pytest.warns(UserWarning, match="num_data=100, but an epoch has 48 examples"):
+        pn.fit(model, Point(model), stream, epochs=2, progress=False)
+    batches = list(zip(*(part[:40].split(10) for part in data()), strict=True))
+    pn.fit(make(num_data=48), Point(model), batches, epochs=1, progress=False)  # a rest was dropped
+
+
+def test_a_bank_with_a_seed_leaves_the_generators_alone():
+    model = make()
+    pn.estimate_population_statistics(model, data())
+    state = torch.get_rng_state()
+    banks = [pn.collect_bank(model, data(), 4, 16, seed=3) for _ in range(2)]
+    assert torch.equal(banks[0].mean, banks[1].mean)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(pn.collect_bank(model, data(), 4, 16, seed=4).mean, banks[0].mean)
