@@ -72,7 +72,8 @@ class Definition(nn.Module):
 class TestFilterResponse(NormalizerConformance):
     """All that a normalizer has to hold."""
 
-    spatial_dims = (1, 2, 3)  # it needs positions
+    spatial_dims = (1, 2, 3)
+    needs_positions = True
 
     def make(self, num_channels: int) -> Normalizer:
         """Return the normalizer to check."""

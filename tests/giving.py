@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyronorm.normalizers import LatentNorm
-from pyronorm.normalizers.base import handed_over
+from pyronorm.normalizers.handover import handed_over
 
 _present: dict[LatentNorm, tuple[Tensor, Tensor]] = {}
 _contexts: list[handed_over] = []

@@ -6,21 +6,16 @@ import copy
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, nn
 
-from pyronorm.conversion.carry import carry_affine, carry_hooks, carry_start, carry_statistics
-from pyronorm.conversion.feeding import find_feeding_layers
-from pyronorm.conversion.kinds import CONVERTIBLE, is_normalization, kind_of, refuse_unconvertible
+from pyronorm.conversion.build import build
+from pyronorm.conversion.origin import LayerOrigin
+from pyronorm.conversion.registry import is_normalization, kind_of, registered
+from pyronorm.conversion.surroundings import Surroundings, replace
 from pyronorm.conversion.transformer import keep_latents_in_transformers
 from pyronorm.errors import ConversionError, OptionError
-from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.freshness import stamp_statistics, watch_loading
-from pyronorm.normalizers.group import Layer
-from pyronorm.normalizers.weight import Weight
-from pyronorm.propagation.propagate import build_propagation
-from pyronorm.propagation.tracing import trace
 
 __all__ = ["convert"]
 
@@ -33,12 +28,13 @@ def convert(
 ) -> nn.Module:
     r"""Return a copy of a network whose normalization layers carry latent statistics.
 
-    Every BatchNorm1d/2d/3d, GroupNorm, LayerNorm, RMSNorm and InstanceNorm1d/2d/3d, and the
-    FrozenBatchNorm2d of torchvision, becomes a :class:`LatentNorm` at the same place. Weights, biases
-    and population statistics are kept, under the same ``state_dict`` keys, and hooks as well; without
-    latents the copy computes what the original computes. The original is not touched. A layer that
-    is registered at several places, or called several times, stays one layer with one shift and
-    scale. :func:`pyronorm.conversion_report` tells what has become of each layer.
+    Every BatchNorm1d/2d/3d, GroupNorm, LayerNorm, RMSNorm and InstanceNorm1d/2d/3d, every frozen batch
+    normalization, and every layer of a class that :func:`pyronorm.conversion.register` was told of,
+    becomes a :class:`LatentNorm` at the same place. Weights, biases and population statistics are
+    kept, under the same ``state_dict`` keys, and hooks as well; without latents the copy computes
+    what the original computes. The original is not touched. A layer that is registered at several
+    places, or called several times, stays one layer with one shift and scale.
+    :func:`pyronorm.conversion_report` tells what has become of each layer.
 
     In evaluation mode ``torch.nn.TransformerEncoderLayer`` may go around its normalization layers by
     a fused kernel; the copy never does.
@@ -53,9 +49,9 @@ def convert(
             other kinds it changes, and has to be trained).
         only: names of the layers to convert, as in ``network.named_modules()``; shell patterns such
             as ``"layer1.*"`` are allowed. The others stay as they are.
-        example_input: a batch as the network takes it; needed for :class:`~pyronorm.normalizers.Weight`
-            and :class:`~pyronorm.normalizers.Analytic`, which have to know the layers before each
-            normalization.
+        example_input: a batch as the network takes it, for a normalizer that has to know the layers
+            before each normalization (:class:`~pyronorm.normalizers.Weight`,
+            :class:`~pyronorm.normalizers.Analytic`).
 
     Returns:
         A new module of the network's class (or a :class:`LatentNorm`, if ``network`` is itself a
@@ -67,40 +63,34 @@ def convert(
         OptionError: if ``only`` matches no layer, or ``example_input`` is missing.
 
     Example:
-        >>> network = convert(torch.nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+        >>> network = convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
         >>> network[1]
         LatentNorm(Batch(eps=1e-05), num_channels=8)
     """
-    _refuse_lazy(network)
-    targets = _targets(network, only)
-    for name, module in targets.items():
-        refuse_unconvertible(name, module)
-    new = _copy(network)
-    old = {name: new.get_submodule(name) for name in targets}
-    feeding: dict[str, str] = {}
-    if isinstance(normalizer, (Weight, Analytic)) and example_input is None:
+    if normalizer is not None and normalizer.needs_example and example_input is None:
         raise OptionError(
             f"convert: the {type(normalizer).__name__} normalizer needs example_input, a batch as the "
             "network takes it, to follow the network up to each normalization."
         )
-    if isinstance(normalizer, Weight) and example_input is not None:
-        feeding = find_feeding_layers(network, list(targets), example_input)
+    _refuse_lazy(network)
+    targets = _targets(network, only)
+    kinds = {name: kind_of(name, module) for name, module in targets.items()}
+    new = _copy(network)
+    old = {name: new.get_submodule(name) for name in targets}
+    surroundings = Surroundings(network, new, targets, example_input)
+    origins: dict[LatentNorm, LayerOrigin] = {}
     gone: list[nn.Module] = []
     for name, module in old.items():
-        if any(module is m for m in gone):
-            continue  # registered at two places, and replaced at both
-        linear = new.get_submodule(feeding[name]) if name in feeding else None
-        layer = _build(name, module, normalizer, linear)
-        layer.linear_name = feeding.get(name, "")
-        new = _replace(new, module, layer)
-        gone.append(module)
-        if linear is not None:
-            new = _replace(new, linear, nn.Identity(), keep_in=new.get_submodule(name))
-            gone.append(linear)
-    _refuse_stray_references(new, gone)
+        if not any(module is m for m in gone):  # or registered at two places, and replaced at both
+            layer = build(name, module, kinds[name], normalizer)
+            new = replace(new, module, layer)
+            origins[layer] = LayerOrigin(name, module, kinds[name], surroundings)
+            gone.append(module)
+    surroundings.new = new
+    for layer, origin in origins.items():
+        layer.normalizer.adopt(layer, origin)
+    _refuse_stray_references(new, gone + surroundings.taken)
     keep_latents_in_transformers(new)
-    if isinstance(normalizer, Analytic) and example_input is not None:
-        _link(network, new, targets, normalizer, example_input)
     stamp_statistics(new)
     watch_loading(new)
     return new
@@ -113,7 +103,7 @@ def _targets(network: nn.Module, only: Iterable[str] | None) -> dict[str, nn.Mod
     if not candidates:
         raise ConversionError(
             f"convert: {type(network).__name__} has no normalization layer. Convertible are "
-            f"{CONVERTIBLE}."
+            f"{registered()}."
         )
     if only is None:
         return candidates
@@ -155,88 +145,6 @@ def _copy(network: nn.Module) -> nn.Module:
         raise ConversionError(
             f"convert: {type(network).__name__} cannot be copied (copy.deepcopy): {error}"
         ) from error
-
-
-def _build(
-    name: str, old: nn.Module, normalizer: Normalizer | None, linear: nn.Module | None
-) -> LatentNorm:
-    """Make the latent layer that takes the place of ``old``, with its parameters and buffers."""
-    source = kind_of(old)
-    own = source.normalizer
-    if isinstance(own, Layer) and own.normalized_shape is not None and normalizer is not None:
-        raise ConversionError(
-            f"convert: layer {name!r} (LayerNorm over {own.normalized_shape}) has a weight per "
-            "position, which no other normalizer can take over. Leave it out with only=[...]."
-        )
-    if normalizer is not None:
-        own = normalizer if own.eps is None else normalizer.adapted(own.eps)
-    try:
-        new = LatentNorm(
-            own,
-            source.num_channels,
-            affine=False,
-            channel_last=source.channel_last,
-            linear=linear,
-        )
-    except OptionError as error:
-        raise ConversionError(f"convert: layer {name!r}: {error}") from error
-    new.name, new.original = name or "(network)", type(old).__name__
-    reference = _reference_tensor(old, linear)
-    if reference is not None:
-        new.to(device=reference.device)
-        for key, buffer in new._buffers.items():
-            if buffer is not None and buffer.is_floating_point():
-                new._buffers[key] = buffer.to(reference.dtype)
-    carry_affine(old, new)
-    carry_statistics(old, source, new)
-    carry_hooks(old, new)
-    if linear is not None:
-        linear.register_parameter("bias", None)  # the normalizer cancels it
-    return new.train(old.training)
-
-
-def _reference_tensor(old: nn.Module, linear: nn.Module | None) -> Tensor | None:
-    for module in (old, linear):
-        if module is not None:
-            for tensor in (*module.parameters(), *module.buffers()):
-                if tensor.is_floating_point():
-                    return tensor
-    return None
-
-
-@torch.no_grad()
-def _link(
-    network: nn.Module,
-    new: nn.Module,
-    targets: dict[str, nn.Module],
-    normalizer: Analytic,
-    example_input: Tensor,
-) -> None:
-    """Give analytic layers the network before them, and let them start where the old network was."""
-    calls = trace(network, example_input, whole=list(targets))
-    first: dict[int, str] = {}  # a module registered at two places is traced under its first name
-    for name, old in targets.items():
-        first.setdefault(id(old), name)
-    layers = {name: new.get_submodule(name) for name in first.values()}
-    for name, layer in layers.items():
-        assert isinstance(layer, LatentNorm)
-        layer.propagation = build_propagation(calls, name, new, *normalizer.input_statistics)
-    for name, layer in layers.items():
-        assert isinstance(layer, LatentNorm)
-        carry_start(targets[name], layer)
-
-
-def _replace(
-    root: nn.Module, old: nn.Module, new: nn.Module, keep_in: nn.Module | None = None
-) -> nn.Module:
-    """Put ``new`` wherever ``old`` is registered, except in ``keep_in``."""
-    if root is old:
-        return new
-    for parent in list(root.modules()):
-        for child, module in parent._modules.items():
-            if module is old and parent is not keep_in:
-                parent._modules[child] = new
-    return root
 
 
 def _refuse_stray_references(network: nn.Module, replaced: list[nn.Module]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from pyronorm.conversion.kinds import class_name, is_normalization
+from pyronorm.conversion.registry import class_name, is_normalization
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm
 

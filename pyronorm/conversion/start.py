@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyronorm.errors import ConversionError, StatisticsError
+from pyronorm.errors import ConversionError
 from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm
-from pyronorm.normalizers.weight import Weight
+from pyronorm.normalizers.start import StartNormalizer
+from pyronorm.propagation.operations import operation_for
 from pyronorm.propagation.propagate import Propagation, build_propagation
-from pyronorm.propagation.rules import rule_for
 from pyronorm.propagation.steps import Step, UnsupportedError
 from pyronorm.propagation.tracing import Call, trace
 from pyronorm.stats import channel_moments
@@ -39,8 +39,8 @@ def data_dependent_start(network: nn.Module, x: Tensor) -> None:
 
     Source: Salimans & Kingma, "Weight Normalization" (NeurIPS 2016), section 3.
     """
-    layers = _layers(network, (Weight, Analytic), "data_dependent_start")
-    handles = [layer.register_forward_pre_hook(_start) for layer in layers]
+    layers = _layers(network, "data_dependent_start")
+    handles = [layer.register_forward_pre_hook(_start) for layer, _ in layers]
     try:
         network(x)
     finally:
@@ -71,31 +71,29 @@ def analytic_start(
     Source: as :class:`~pyronorm.normalizers.Analytic`.
     """
     normalizer = Analytic() if normalizer is None else normalizer
-    layers = _layers(network, (Weight,), "analytic_start")
+    layers = [x for x in _layers(network, "analytic_start") if x[1].owns_linear]
+    if not layers:
+        raise ConversionError(
+            "analytic_start: the network has no normalizer that owns a linear layer, such as Weight."
+        )
     names = {module: name for name, module in network.named_modules()}
     calls = trace(network, example_input)
-    for layer in layers:
-        assert isinstance(layer.normalizer, Weight)
-        assert layer.linear is not None
-        statistics = normalizer.input_statistics
-        propagation = build_propagation(calls, names[layer], network, *statistics)
+    eps = 1e-5 if normalizer.eps is None else normalizer.eps
+    for layer, kind in layers:
+        propagation = build_propagation(calls, names[layer], network, *normalizer.input_statistics)
         mean, var = _after_linear(layer, calls.of_module(names[layer])[0], propagation)
-        norm = layer.normalizer.norm(layer.linear)
-        layer.state("start_mean").copy_(mean / norm)
-        eps = 1e-5 if normalizer.eps is None else normalizer.eps
-        layer.state("start_std").copy_((var / norm.square() + eps).sqrt())
+        mean, var = kind.of_projection(layer, mean, var)
+        kind.start(layer, mean, (var + eps).sqrt())
 
 
 def _after_linear(layer: LatentNorm, call: Call, propagation: Propagation) -> Gaussian:
-    """Moments behind the linear layer that a Weight normalizer owns."""
-    linear = layer.linear
-    rule = rule_for(call, linear)
-    assert linear is not None
-    assert rule is not None
+    """Moments behind the linear layer that a normalizer owns."""
+    linear = layer.get_submodule("linear")
+    operation = operation_for(call, linear)
+    assert operation is not None
+    step = Step(call, operation, linear, layer, {})
     try:
-        return rule(
-            Step(call, rule, linear, layer, {}), propagation(layer.state("start_mean").new_empty(0))
-        )
+        return step.moments(propagation(layer.state("start_mean").new_empty(0)))
     except UnsupportedError as error:
         raise ConversionError(
             f"analytic_start: cannot propagate moments through the {type(linear).__name__} of layer "
@@ -103,33 +101,24 @@ def _after_linear(layer: LatentNorm, call: Call, propagation: Propagation) -> Ga
         ) from None
 
 
-def _layers(
-    network: nn.Module, kinds: tuple[type[Weight | Analytic], ...], where: str
-) -> list[LatentNorm]:
+def _layers(network: nn.Module, where: str) -> list[tuple[LatentNorm, StartNormalizer]]:
     layers = [
-        m
-        for m in network.modules()
-        if isinstance(m, LatentNorm) and isinstance(m.normalizer, kinds)
+        (module, module.normalizer)
+        for module in network.modules()
+        if isinstance(module, LatentNorm) and isinstance(module.normalizer, StartNormalizer)
     ]
     if not layers:
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise ConversionError(f"{where}: the network has no {names} normalizer.")
+        raise ConversionError(
+            f"{where}: the network has no normalizer with start statistics, such as Weight or Analytic."
+        )
     return layers
 
 
 def _start(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
     assert isinstance(layer, LatentNorm)
-    assert isinstance(layer.normalizer, (Weight, Analytic))
+    assert isinstance(layer.normalizer, StartNormalizer)
     projection = layer.normalizer.projection(layer, args[0])
     if layer.channel_last and layer.normalizer.handles_channel_last:
         projection = projection.movedim(-1, 1)
     moments = channel_moments(projection)
-    mean, var = moments.mean, moments.var
-    if not bool((var > 0).all() & var.isfinite().all()):
-        raise StatisticsError(
-            f"{layer.name}: {int((~(var > 0)).sum())} of {layer.num_channels} channels are constant "
-            "or not finite on the given batch, so they give no start statistics. Pass a batch of "
-            "real data with at least two different examples."
-        )
-    layer.state("start_mean").copy_(mean)
-    layer.state("start_std").copy_(var.sqrt())
+    layer.normalizer.start(layer, moments.mean, moments.var.sqrt())

@@ -45,7 +45,7 @@ def batch_statistics_mode(network: nn.Module) -> Iterator[None]:
     """Batch layers in training mode, everything else (dropout) in evaluation mode."""
     with evaluation_mode(network):
         for layer in batch_layers(network):
-            layer.train()
+            layer.training = True  # not train(): a dropout that is part of it stays as it is
         yield
 
 

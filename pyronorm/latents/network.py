@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from pyronorm.conversion.kinds import is_normalization
+from pyronorm.conversion.registry import is_normalization
 from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.latents.space import LatentSpace
-from pyronorm.normalizers import LatentNorm
-from pyronorm.normalizers.base import handed_over, under_autocast
+from pyronorm.normalizers import LatentNorm, Normalizer
 from pyronorm.normalizers.freshness import check_statistics, watch_loading
-from pyronorm.propagation.propagate import Propagation, propagate
+from pyronorm.normalizers.handover import handed_over
+from pyronorm.normalizers.kernels import under_autocast
 
 __all__ = ["LatentNetwork"]
 
@@ -85,6 +86,11 @@ class LatentNetwork(nn.Module):
         self.network = network
         self.layers = tuple(m for m in network.modules() if isinstance(m, LatentNorm))
         """The layers with latents, in the order of :attr:`space`."""
+        by_kind: dict[type[Normalizer], list[LatentNorm]] = {}
+        for layer in self.layers:
+            if type(layer.normalizer).shared is not Normalizer.shared:
+                by_kind.setdefault(type(layer.normalizer), []).append(layer)
+        self._sharing = tuple(map(tuple, by_kind.values()))
         self.samples_per_call = samples_per_call
         self._checked: tuple[tuple[int, int], ...] | None = None
         watch_loading(network)
@@ -136,16 +142,14 @@ class LatentNetwork(nn.Module):
                 raise ShapeError("LatentNetwork: give both shift and scale, or neither.")
         else:
             self._check_shapes(x, shift, scale)
-        propagations = {
-            layer: layer.propagation
-            for layer in self.layers
-            if isinstance(layer.propagation, Propagation)
-        }
-        if not propagations:
+        # What latents do not change: once for all layers and draws.
+        shared: dict[LatentNorm, Any] = {}
+        for layers in self._sharing:
+            values = layers[0].normalizer.shared(layers, self.like)
+            shared |= zip(layers, values or (), strict=False)
+        if not shared:
             return self._forward(x, shift, scale)
-        # Moments do not depend on the latents: once for all layers and draws.
-        known = propagate(list(propagations.values()), self.like)
-        with handed_over({}, dict(zip(propagations, known, strict=True))):
+        with handed_over({}, shared):
             return self._forward(x, shift, scale)
 
     def _forward(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:

@@ -1,11 +1,12 @@
 """Normalizers: where the reference statistics of a normalization layer come from, one per file."""
 
 from pyronorm.normalizers.analytic import Analytic
-from pyronorm.normalizers.base import LatentNorm, Normalizer, affine, affine_each
+from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.batch import Batch, Population
 from pyronorm.normalizers.freshness import trust_statistics
 from pyronorm.normalizers.ghost import Ghost
 from pyronorm.normalizers.group import Group, Instance, Layer
+from pyronorm.normalizers.kernels import affine, affine_each
 from pyronorm.normalizers.rms import RMS
 from pyronorm.normalizers.weight import Weight
 from pyronorm.normalizers.whitening import BatchWhitening, GroupWhitening

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.errors import ConversionError, OptionError, StatisticsError
-from pyronorm.normalizers.base import LatentNorm, Normalizer, affine, affine_each
+from pyronorm.normalizers.base import LatentNorm
+from pyronorm.normalizers.kernels import affine, affine_each
+from pyronorm.normalizers.origin import Origin
+from pyronorm.normalizers.start import StartNormalizer
 from pyronorm.stats import channel_moments
 
 __all__ = ["Analytic"]
 
 
 @dataclass(frozen=True)
-class Analytic(Normalizer):
+class Analytic(StartNormalizer):
     r"""Analytic normalization: the statistics that the weights give to data of known moments.
 
     Mean and variance per channel are propagated through all operations between the normalizations
@@ -57,6 +61,7 @@ class Analytic(Normalizer):
     input_mean: float | tuple[float, ...] = 0.0
     input_std: float | tuple[float, ...] = 1.0
     eps: float | None = None
+    needs_example: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("input_mean", "input_std"):
@@ -91,9 +96,29 @@ class Analytic(Normalizer):
         """Mean and standard deviation of the input, each of length 1 or one per channel."""
         return _tuple(self.input_mean), _tuple(self.input_std)
 
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
-        """``start_mean`` and ``start_std``."""
-        return {"start_mean": torch.zeros(num_channels), "start_std": torch.ones(num_channels)}
+    def fitted(self, x: Tensor) -> Analytic:
+        """With the moments of these inputs."""
+        return replace(type(self).from_data(x), eps=self.eps)
+
+    @torch.no_grad()
+    def adopt(self, layer: LatentNorm, origin: Origin) -> None:
+        """Follow the network up to the layer, and start where its population statistics were."""
+        layer.surroundings = origin.moments_of_input(*self.input_statistics)
+        if origin.has_population and origin.mean is not None and origin.var is not None:
+            mean, std = self.moments(layer, origin.mean)
+            population_std = (origin.var + (origin.eps)).sqrt()
+            layer.state("start_mean").copy_((origin.mean - mean) / std)
+            layer.state("start_std").copy_(population_std / std)
+
+    def shared(
+        self, layers: Sequence[LatentNorm], like: Tensor
+    ) -> Sequence[tuple[Tensor, Tensor]] | None:
+        """The propagated moments of all layers, what they have in common computed once."""
+        known = [layer.surroundings for layer in layers]
+        if any(propagation is None for propagation in known):
+            return None  # made by hand; such a layer says so when it runs
+        moments: list[tuple[Tensor, Tensor]] = type(known[0]).together(known, like)
+        return moments
 
     def describe(self, layer: LatentNorm) -> str:
         """The weights before it, and where the propagation of moments begins."""
@@ -127,13 +152,13 @@ class Analytic(Normalizer):
             layer: the layer, whose input they are of.
             like: gives device and dtype (float32 at least).
         """
-        if layer.propagation is None:
+        if layer.surroundings is None:
             raise ConversionError(
                 f"{layer.name}: an Analytic normalizer has to know the network before it. Make it with "
                 "pyronorm.convert(network, Analytic(...), example_input=x)."
             )
         like = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
-        mean, var = layer.propagated or layer.propagation(like)
+        mean, var = layer.shared or layer.surroundings(like)
         return mean.to(like), (var.to(like) + layer.eps).sqrt()
 
     def projection(self, layer: LatentNorm, x: Tensor) -> Tensor:

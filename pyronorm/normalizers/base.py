@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, no_type_check
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
+from pyronorm.normalizers.handover import HANDED
+from pyronorm.normalizers.kernels import affine_each
+from pyronorm.normalizers.origin import Origin
 from pyronorm.stats import Moments
 
 if TYPE_CHECKING:
     from pyronorm.normalizers.freshness import Stamp
 
-__all__ = [
-    "LatentNorm",
-    "Normalizer",
-    "affine",
-    "affine_each",
-    "float32_affine",
-    "full_precision",
-    "handed_over",
-]
+__all__ = ["LatentNorm", "Normalizer"]
 
 
 class Normalizer(ABC):
@@ -53,6 +45,13 @@ class Normalizer(ABC):
     """Whether the layer keeps population statistics per channel, ``running_mean`` and ``running_var``,
     that the latents are relative to."""
 
+    owns_linear: ClassVar[bool] = False
+    """Whether the layer holds the linear layer before it (its part ``linear``), so that its input is
+    the linear layer's."""
+
+    needs_example: ClassVar[bool] = False
+    """Whether :meth:`adopt` has to follow a run of the network on an example."""
+
     @property
     def fixed_batch_size(self) -> int | None:
         """Examples behind one pair of batch statistics; None for as many as come together."""
@@ -67,10 +66,8 @@ class Normalizer(ABC):
         """Where the statistics of that layer come from, in words, for a conversion report.
 
         Unless overridden it goes by what the normalizer says of itself: :attr:`uses_batch`,
-        :attr:`keeps_population`, the linear layer it owns, or else the first line of its docstring.
+        :attr:`keeps_population`, or else the first line of its docstring.
         """
-        if layer.linear is not None:
-            return f"weights of {layer.linear_name or type(layer.linear).__name__}"
         if self.uses_batch:
             size = self.fixed_batch_size
             batch = "batch" if size is None else f"virtual batches of {size}"
@@ -80,6 +77,10 @@ class Normalizer(ABC):
         line = (type(self).__doc__ or "").strip().partition("\n")[0].rstrip(".")
         # A dataclass without a docstring is given its signature for one.
         return line if line and not line.startswith(f"{type(self).__name__}(") else "its own"
+
+    def channel_axis(self, layer: LatentNorm) -> int | None:
+        """The axis of the layer's input that holds its channels; None if the input has others."""
+        return -1 if layer.channel_last else 1
 
     def buffers(self, num_channels: int) -> dict[str, Tensor]:
         """Initial values of the buffers that a layer of that many channels must keep.
@@ -117,6 +118,48 @@ class Normalizer(ABC):
         """The normalizer with a converted layer's ``eps``, where it leaves its own open."""
         return replace(self, eps=eps) if self.eps is None else self  # type: ignore[type-var]
 
+    def adopt(self, layer: LatentNorm, origin: Origin) -> None:
+        """Take over what the original layer kept, and what the layer has to know of its place.
+
+        :func:`pyronorm.convert` calls it once for each layer, when all layers are in their places with
+        their weights and biases. Unless overridden it carries the population statistics, where the
+        normalizer keeps them.
+
+        Args:
+            layer: the new layer; its buffers, parts and :attr:`LatentNorm.surroundings` change.
+            origin: the layer it replaces, and what may be asked about the network.
+
+        Raises:
+            ConversionError: if the original lacks what this normalizer needs.
+        """
+        if not self.keeps_population or origin.mean is None or origin.var is None:
+            return
+        layer._buffers["running_mean"], layer._buffers["running_var"] = origin.mean, origin.var
+        if origin.num_batches is not None:
+            layer._buffers["num_batches_tracked"] = origin.num_batches
+        elif origin.has_population:
+            layer.state("num_batches_tracked").fill_(1)  # not counted, but known
+
+    def fitted(self, x: Tensor) -> Normalizer:
+        """The normalizer for a network of such inputs; itself, unless it depends on them.
+
+        Args:
+            x: inputs of the network, as many as there are.
+        """
+        return self
+
+    def shared(self, layers: Sequence[LatentNorm], like: Tensor) -> Sequence[Any] | None:
+        """What a call of the network computes once for all draws, since latents do not change it.
+
+        Args:
+            layers: all layers of the network whose normalizer is of this class.
+            like: gives device and dtype.
+
+        Returns:
+            One value per layer, its :attr:`LatentNorm.shared` during the call; None for nothing.
+        """
+        return None
+
     @abstractmethod
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
@@ -149,50 +192,6 @@ def _population_in_words(layer: LatentNorm) -> str:
     return f"population of {count:,} batch{'es' if count > 1 else ''} in evaluation"
 
 
-_Pairs = Mapping["LatentNorm", tuple[Tensor, Tensor]]
-
-
-@no_type_check  # torch.compile cannot see through run-time type checks here
-class handed_over:  # noqa: N801
-    """Context in which layers have latents, in this thread; the only place that gives them any.
-
-    Contexts nest: layers that the inner one says nothing of keep what the outer one gave them.
-
-    Args:
-        latents: shift and scale of some layers.
-        propagated: mean and variance of the input of some layers with a ``propagation``.
-        sizes: gets the number of elements of each layer's output.
-    """
-
-    def __init__(
-        self, latents: _Pairs, propagated: _Pairs | None = None, sizes: list[int] | None = None
-    ) -> None:
-        self.latents, self.propagated, self.sizes = latents, propagated or {}, sizes
-
-    def __enter__(self) -> None:
-        self._before = before = _HANDED.now
-        if before is not None:
-            self.latents = {**before.latents, **self.latents}
-            self.propagated = {**before.propagated, **self.propagated}
-            self.sizes = before.sizes if self.sizes is None else self.sizes
-        _HANDED.now = self
-
-    def __exit__(self, *error: object) -> None:
-        _HANDED.now = self._before
-
-
-class _Handed(threading.local):
-    """What is handed over now, in this thread: layers are shared by all threads.
-
-    torch.compile reads and writes such variables, while it cannot follow those of ``contextvars``.
-    """
-
-    now: handed_over | None = None
-
-
-_HANDED = _Handed()
-
-
 class LatentNorm(nn.Module):
     r"""A normalization layer whose statistics carry latent ``shift`` and ``scale``.
 
@@ -214,16 +213,22 @@ class LatentNorm(nn.Module):
         affine: whether to learn ``weight`` and ``bias``.
         bias: whether to learn ``bias``, where there is a ``weight``.
         channel_last: the channel axis is the last one instead of axis 1.
-        linear: the linear or convolution layer that a :class:`Weight` normalizer owns.
+        parts: modules that the layer holds, by name: those its normalizer works with, and those that
+            follow.
+        then: what is applied to the output, in order: an activation or dropout that belongs to the
+            original layer, as the name of a part or a function.
+        ranks: the numbers of axes that an input may have, as a converted layer's original takes
+            them; None for any from 2 on.
+        unbatched: whether an input with one axis less is a single example.
 
     Attributes:
-        propagation: set by :func:`pyronorm.convert` for an :class:`Analytic` normalizer: mean and
-            variance of the layer's input as a function of the weights.
+        surroundings: what :meth:`Normalizer.adopt` found out about the layer's place; for its
+            normalizer alone.
 
     Shape:
         - input: ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if
           ``channel_last``
-        - output: the same (with ``linear``: from its input to its output)
+        - output: the same (if the normalizer owns the linear layer: that layer's)
 
     Raises:
         ShapeError: if an input does not have the layer's channels.
@@ -233,7 +238,6 @@ class LatentNorm(nn.Module):
 
     weight: Tensor | None
     bias: Tensor | None
-    propagation: Callable[[Tensor], tuple[Tensor, Tensor]] | None
     recorder: Callable[[LatentNorm, Moments], None] | None
 
     def __init__(
@@ -244,7 +248,10 @@ class LatentNorm(nn.Module):
         affine: bool = True,
         bias: bool = True,
         channel_last: bool = False,
-        linear: nn.Module | None = None,
+        parts: Mapping[str, nn.Module] | None = None,
+        then: Sequence[str | Callable[[Tensor], Tensor]] = (),
+        ranks: Sequence[int] | None = None,
+        unbatched: bool = False,
     ) -> None:
         super().__init__()
         if num_channels < 1:
@@ -255,15 +262,18 @@ class LatentNorm(nn.Module):
         self.num_channels = num_channels
         self.channel_last = channel_last
         self.name = type(self).__name__
-        self.linear = linear
-        self.linear_name = ""  # where the linear layer was before it was taken in
+        for key, part in (parts or {}).items():
+            self.add_module(key, part)
+        self.then = tuple(then)
+        self.ranks = None if ranks is None else tuple(ranks)
+        self.unbatched = unbatched
         self.original = ""  # class of the converted layer, e.g. "BatchNorm2d"
         self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_channels)) if affine and bias else None
         for key, value in normalizer.buffers(num_channels).items():
             self.register_buffer(key, value)
         self.statistics_stamp: Stamp | None = None
-        self.propagation = None
+        self.surroundings: Any = None
         self.recorder = None
 
     @property
@@ -274,14 +284,14 @@ class LatentNorm(nn.Module):
     @property
     def latents(self) -> tuple[Tensor, Tensor] | None:
         """The shift and scale handed over for the present call; None for neutral ones."""
-        now = _HANDED.now
+        now = HANDED.now
         return None if now is None else now.latents.get(self)
 
     @property
-    def propagated(self) -> tuple[Tensor, Tensor] | None:
-        """The result of :attr:`propagation`, where it is known for the present call."""
-        now = _HANDED.now
-        return None if now is None else now.propagated.get(self)
+    def shared(self) -> Any:
+        """What :meth:`Normalizer.shared` computed for the layer, for the present call; None for nothing."""
+        now = HANDED.now
+        return None if now is None else now.shared.get(self)
 
     def state(self, name: str) -> Tensor:
         """The buffer of that name."""
@@ -289,15 +299,25 @@ class LatentNorm(nn.Module):
         assert value is not None
         return value
 
+    def part(self, name: str) -> nn.Module | None:
+        """The module of that name that the layer holds; None if there is none."""
+        return self._modules.get(name)
+
     def forward(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch *out_dims"]:
         """Normalize ``x``, with the latents handed over for this call if there are any."""
+        if self.unbatched and (x.ndim == 1 if self.ranks is None else x.ndim + 1 == self.ranks[0]):
+            y: Tensor = self.forward(x[None])[0]
+            return y
         self._check_input(x)
         move = self.channel_last and not self.normalizer.handles_channel_last
         y = self._normalize(x.movedim(-1, 1) if move else x)
-        now = _HANDED.now
+        y = y.movedim(1, -1) if move else y
+        for step in self.then:
+            y = self.get_submodule(step)(y) if isinstance(step, str) else step(y)
+        now = HANDED.now
         if now is not None and now.sizes is not None:
             now.sizes.append(y.numel())
-        return y.movedim(1, -1) if move else y
+        return y
 
     def _normalize(self, x: Tensor) -> Tensor:
         latents = self.latents
@@ -328,9 +348,11 @@ class LatentNorm(nn.Module):
         return weight, torch.addcmul(self.bias, weight, shift)
 
     def _check_input(self, x: Tensor) -> None:
-        channels = self.num_channels if self.linear is None else None
-        axis = -1 if self.channel_last else 1
-        if x.ndim < 2 or (channels is not None and x.shape[axis] != channels):
+        if self.ranks is not None and x.ndim not in self.ranks:
+            ranks = " or ".join(f"{n}D" for n in self.ranks)
+            raise ShapeError(f"{self.name}: expected {ranks} input (got {x.ndim}D input).")
+        axis = self.normalizer.channel_axis(self)
+        if x.ndim < 2 or (axis is not None and x.shape[axis] != self.num_channels):
             shape = "(batch, *spatial, channel)" if self.channel_last else "(batch, channel, ...)"
             raise ShapeError(
                 f"{self.name}: expected an input of shape {shape} with {self.num_channels} "
@@ -343,63 +365,3 @@ class LatentNorm(nn.Module):
         options += ", bias=False" if self.weight is not None and self.bias is None else ""
         options += ", channel_last=True" if self.channel_last else ""
         return f"{self.normalizer}, num_channels={self.num_channels}{options}"
-
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply an affine map per channel in one kernel, keeping the dtype of ``x``.
-
-    Args:
-        x: shape ``(batch, channel, *spatial)``.
-        weight: shape ``(channel,)``, float32 or the dtype of ``x``.
-        bias: like ``weight``.
-    """
-    zeros, ones = torch.zeros_like(weight), torch.ones_like(weight)
-    # torch 2.11 refuses eps = 0; 1 + 1e-38 is 1
-    return F.batch_norm(x, zeros, ones, weight, bias, False, 0.0, 1e-38)
-
-
-def affine_each(x: Tensor, weight: Tensor, bias: Tensor, *, channel_last: bool = False) -> Tensor:
-    """Apply one affine map per example and channel in one pass, keeping the dtype of ``x``.
-
-    Args:
-        x: shape ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)``.
-        weight: shape ``(batch or 1, channel)``.
-        bias: shape ``(batch or 1, channel)``.
-        channel_last: where the channel axis of ``x`` is.
-    """
-    weight, bias = (_over_positions(p, x.ndim, channel_last) for p in (weight, bias))
-    return torch.addcmul(bias, x, weight).to(x.dtype)
-
-
-def _over_positions(p: Tensor, ndim: int, channel_last: bool) -> Tensor:
-    ones = (1,) * (ndim - p.ndim)
-    return p.view(p.shape[:1] + ones + p.shape[1:] if channel_last else p.shape + ones)
-
-
-def float32_affine(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """For an input in half precision, the affine map in float32; otherwise as it is.
-
-    Batch and instance kernels keep their statistics in the precision of the weight, and in that of
-    the input if there is none: a mean of 100 would be off by up to 0.25.
-    """
-    if x.dtype not in (torch.bfloat16, torch.float16):
-        return weight, bias
-    weight = x.new_ones(x.shape[1], dtype=torch.float32) if weight is None else weight.float()
-    return weight, None if bias is None else bias.float()
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[None]:
-    """Switch autocast off on the device of ``x``, where it is on: for statistics."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if under_autocast(device) else nullcontext()
-
-
-# Looked up once: torch.compile of torch 2.11 cannot trace is_autocast_available.
-_AUTOCAST = {d: torch.amp.is_autocast_available(d) for d in ("cpu", "cuda", "xpu", "mps")}
-
-
-def under_autocast(device: str) -> bool:
-    """Whether autocast is on for a type of device."""
-    return _AUTOCAST.get(device, False) and torch.is_autocast_enabled(device)

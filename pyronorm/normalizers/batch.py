@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyronorm.errors import ShapeError
-from pyronorm.normalizers.base import LatentNorm, Normalizer, affine_each, float32_affine
+from pyronorm.errors import ConversionError, ShapeError
+from pyronorm.normalizers.base import LatentNorm, Normalizer
+from pyronorm.normalizers.kernels import affine_each, float32_affine
+from pyronorm.normalizers.origin import Origin
 from pyronorm.stats import channel_moments
 
 __all__ = ["Batch", "Population"]
@@ -68,6 +70,19 @@ class Population(Normalizer):
         """``running_mean``, ``running_var`` and ``num_batches_tracked``."""
         return _population_buffers(num_channels)
 
+    def adopt(self, layer: LatentNorm, origin: Origin) -> None:
+        """Take over the population statistics; a frozen layer keeps the keys of its state dict."""
+        if not origin.has_population:
+            raise ConversionError(
+                f"convert: layer {layer.name!r} ({type(origin.layer).__name__}) has no population "
+                "statistics for the Population normalizer: train the network with batch "
+                "normalization first."
+            )
+        super().adopt(layer, origin)
+        if origin.num_batches is None:
+            layer._buffers = {key: layer._buffers[key] for key in origin.layer._buffers}
+            layer.register_load_state_dict_pre_hook(_drop_num_batches)  # type: ignore[no-untyped-call]
+
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
@@ -77,6 +92,10 @@ class Population(Normalizer):
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Normalize with the population statistics and an affine map per example."""
         return _normalize_population_each(layer, x, weight, bias)
+
+
+def _drop_num_batches(module: nn.Module, state: Any, prefix: str, *args: Any) -> None:
+    state.pop(f"{prefix}num_batches_tracked", None)  # of a BatchNorm's state dict
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.normalizers.base import (
-    LatentNorm,
-    Normalizer,
-    affine_each,
-    float32_affine,
-    under_autocast,
-)
+from pyronorm.normalizers.base import LatentNorm, Normalizer
+from pyronorm.normalizers.kernels import affine_each, float32_affine, under_autocast
 
 __all__ = ["Group", "Instance", "Layer"]
 
@@ -96,7 +91,8 @@ class Layer(Normalizer):
     Args:
         eps: added to the variance; None takes the converted layer's own.
         normalized_shape: set by :func:`pyronorm.convert` for a torch.nn.LayerNorm over several axes
-            ``(channel, *spatial)``, whose weight has that shape; the latents belong to the channels.
+            ``(channel, *spatial)``, the last of the input, whose weight has that shape; the latents
+            belong to the channels.
 
     Source: Ba, Kiros & Hinton, "Layer Normalization" (2016).
     """
@@ -104,6 +100,12 @@ class Layer(Normalizer):
     eps: float | None = None
     normalized_shape: tuple[int, ...] | None = None
     handles_channel_last: ClassVar[bool] = True
+
+    def channel_axis(self, layer: LatentNorm) -> int:
+        """The first axis of :attr:`normalized_shape`, or as the layout says."""
+        if self.normalized_shape is not None:
+            return -len(self.normalized_shape)
+        return -1 if layer.channel_last else 1
 
     def describe(self, layer: LatentNorm) -> str:
         """Each example, or on channel-last inputs each of its positions."""
@@ -115,9 +117,9 @@ class Layer(Normalizer):
         """Normalize each example over all channels."""
         weight, bias = _match(weight, x), _match(bias, x)
         if self.normalized_shape is not None:
-            if tuple(x.shape[1:]) != self.normalized_shape:
+            if tuple(x.shape[-len(self.normalized_shape) :]) != self.normalized_shape:
                 raise ShapeError(
-                    f"{layer.name}: expected an input of shape (batch, "
+                    f"{layer.name}: expected an input of shape (batch, ..., "
                     f"{', '.join(map(str, self.normalized_shape))}), got {tuple(x.shape)}."
                 )
             shape = self.normalized_shape
@@ -135,6 +137,11 @@ class Layer(Normalizer):
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Normalize, then apply an affine map per example."""
         y = self.normalize(layer, x, None, None)
+        if self.normalized_shape is not None:  # positions may come before the channels, and after
+            before = (1,) * (x.ndim - 1 - len(self.normalized_shape))
+            after = (1,) * (1 + len(self.normalized_shape) - weight.ndim)
+            shape = (weight.shape[0], *before, *weight.shape[1:], *after)
+            return torch.addcmul(bias.view(shape), y, weight.view(shape)).to(x.dtype)
         return affine_each(y, weight, bias, channel_last=layer.channel_last)
 
 

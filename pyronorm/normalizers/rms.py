@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyronorm.normalizers.base import LatentNorm, Normalizer, affine_each
+from pyronorm.normalizers.base import LatentNorm, Normalizer
+from pyronorm.normalizers.kernels import affine_each
 
 __all__ = ["RMS"]
 

@@ -11,27 +11,17 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pyronorm.errors import ConversionError
-from pyronorm.normalizers.base import LatentNorm, Normalizer, affine_each
+from pyronorm.normalizers.base import LatentNorm
+from pyronorm.normalizers.kernels import affine_each
+from pyronorm.normalizers.linear import TRANSPOSED, by_output, is_linear
+from pyronorm.normalizers.origin import Origin
+from pyronorm.normalizers.start import StartNormalizer
 
-__all__ = ["Weight", "is_linear"]
-
-_TRANSPOSED: dict[type[nn.Module], Any] = {
-    nn.ConvTranspose1d: F.conv_transpose1d,
-    nn.ConvTranspose2d: F.conv_transpose2d,
-    nn.ConvTranspose3d: F.conv_transpose3d,
-}
-_LINEAR: tuple[Any, ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether a :class:`Weight` normalizer can own it: Linear, Conv1d/2d/3d, ConvTranspose1d/2d/3d."""
-    return isinstance(module, _LINEAR) and any(
-        type(module).forward is kind.forward for kind in _LINEAR
-    )
+__all__ = ["Weight"]
 
 
 @dataclass(frozen=True)
-class Weight(Normalizer):
+class Weight(StartNormalizer):
     r"""Weight normalization: the statistics are a function of the weights, not of the data.
 
     The layer owns the linear or convolution layer before it, with weight ``v`` per output channel:
@@ -58,10 +48,31 @@ class Weight(Normalizer):
 
     eps: float | None = None
     handles_channel_last: ClassVar[bool] = True
+    owns_linear: ClassVar[bool] = True
+    needs_example: ClassVar[bool] = True
 
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
-        """``start_mean`` and ``start_std``."""
-        return {"start_mean": torch.zeros(num_channels), "start_std": torch.ones(num_channels)}
+    @torch.no_grad()
+    def adopt(self, layer: LatentNorm, origin: Origin) -> None:
+        """Take in the linear layer, and start where the population statistics were."""
+        layer.surroundings, linear = origin.take_linear()
+        layer.add_module("linear", linear)
+        like: Any = linear.weight
+        for key in ("start_mean", "start_std"):
+            layer._buffers[key] = layer.state(key).to(like)
+        if origin.has_population and origin.mean is not None and origin.var is not None:
+            norm = self.norm(linear)
+            bias: Any = 0.0 if linear.bias is None else linear.bias
+            std = (origin.var + (origin.eps)).sqrt()
+            layer._buffers["start_mean"] = (origin.mean - bias) / norm
+            layer._buffers["start_std"] = std / norm
+        linear.register_parameter("bias", None)  # the normalizer cancels it
+
+    def channel_axis(self, layer: LatentNorm) -> None:
+        """None: the input is that of the linear layer."""
+
+    def describe(self, layer: LatentNorm) -> str:
+        """The weights of the linear layer, by its name in the original network."""
+        return f"weights of {layer.surroundings or type(layer.part('linear')).__name__}"
 
     def adapted(self, eps: float) -> Weight:
         """Itself: the ``eps`` of a converted layer belongs to a variance, not to a norm."""
@@ -92,7 +103,7 @@ class Weight(Normalizer):
         weight, bias = weight.to(v.dtype), None if bias is None else bias.to(v.dtype)
         if isinstance(linear, nn.Linear):
             return F.linear(x, weight, bias)
-        for kind, function in _TRANSPOSED.items():
+        for kind, function in TRANSPOSED.items():
             if isinstance(linear, kind):
                 groups = linear.groups
                 weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
@@ -113,23 +124,21 @@ class Weight(Normalizer):
         v = v.to(torch.promote_types(v.dtype, torch.float32))
         return (v.flatten(2).square().sum(2) + eps).sqrt().flatten()
 
+    def of_projection(self, layer: LatentNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """In units of the norms of the weights."""
+        norm = self.norm(_linear_of(layer)).to(mean)
+        return mean / norm, var / norm.square()
+
     def projection(self, layer: LatentNorm, x: Tensor) -> Tensor:
         r""":math:`\frac{v}{\lVert v\rVert} * x`, before any start statistics."""
         return self._apply_linear(layer, x, torch.ones_like(layer.state("start_std")), None)
 
 
-def by_output(linear: Any) -> Tensor:
-    """The weight with the axes (group, output channel of the group, inputs of it, *kernel)."""
-    groups = getattr(linear, "groups", 1)
-    weight: Tensor = linear.weight.unflatten(0, (groups, -1))
-    # A transposed convolution has the axes (input, output of the group, *kernel).
-    return weight.transpose(1, 2) if isinstance(linear, tuple(_TRANSPOSED)) else weight
-
-
 def _linear_of(layer: LatentNorm) -> nn.Linear | _ConvNd:
-    if layer.linear is None or not is_linear(layer.linear):
+    linear = layer.part("linear")
+    if linear is None or not is_linear(linear):
         raise ConversionError(
             f"{layer.name}: the Weight normalizer owns a linear or (transposed) convolution layer "
-            f"(LatentNorm(..., linear=layer)), got {type(layer.linear).__name__}."
+            f"(LatentNorm(..., parts={{'linear': layer}})), got {type(linear).__name__}."
         )
-    return layer.linear  # type: ignore[return-value]
+    return linear  # type: ignore[return-value]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
-from pyronorm.normalizers.base import LatentNorm, Normalizer, affine_each, full_precision
+from pyronorm.normalizers.base import LatentNorm, Normalizer
+from pyronorm.normalizers.kernels import affine_each, full_precision
 from pyronorm.stats import InverseRoot, Moments, Newton, centre_and_covary
 
 __all__ = ["BatchWhitening", "GroupWhitening"]

@@ -9,16 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError
-from pyronorm.normalizers.base import full_precision
-from pyronorm.propagation.rules import (
-    is_maximum,
-    is_pointwise,
-    is_sum,
-    may_follow_maximum,
-    normalized,
-    rule_for,
-    takes_several,
-)
+from pyronorm.normalizers.base import LatentNorm
+from pyronorm.normalizers.kernels import full_precision
+from pyronorm.propagation.operations import operation_for
 from pyronorm.propagation.steps import Step, UnsupportedError
 from pyronorm.propagation.tracing import Call, Parameter, Trace, Value, leaves
 from pyronorm.stats.propagation import Gaussian
@@ -56,6 +49,11 @@ class Propagation:
         """
         return propagate([self], like)[0]
 
+    @staticmethod
+    def together(propagations: Sequence[Propagation], like: Tensor) -> list[Gaussian]:
+        """The moments of several layers' inputs, by :func:`propagate`."""
+        return propagate(propagations, like)
+
     def run(self, steps: Iterable[Step], like: Tensor) -> Iterator[tuple[Value, Gaussian]]:
         """Do the steps one by one, and give each one's output with its moments.
 
@@ -75,7 +73,7 @@ class Propagation:
         yield self.source, known[self.source]
         for step in steps:
             inputs = [known[value] for value in step.inputs if value in known]
-            mean, var = step.rule(step, *inputs)
+            mean, var = step.moments(*inputs)
             known[step.call.outputs[0]] = mean.to(like), var.to(like)
             yield step.call.outputs[0], known[step.call.outputs[0]]
 
@@ -151,7 +149,7 @@ def build_propagation(
             continue
         step = _step(call, trace, network, target)
         steps[call.outputs[0].number] = step
-        if step.rule is not normalized:
+        if not step.operation.begins:
             wanted += step.inputs
     ordered = tuple(steps[number] for number in sorted(steps))
     result = Propagation(ordered, trace.input, source, input_mean, input_std)
@@ -173,16 +171,16 @@ def _input_of(call: Call, module: nn.Module) -> Value:
 
 def _step(call: Call, trace: Trace, network: nn.Module, target: str) -> Step:
     module = None if call.module is None else network.get_submodule(call.module)
-    rule = rule_for(call, module)
-    if rule is None or len(call.outputs) != 1:
+    operation = operation_for(call, module)
+    if operation is None or len(call.outputs) != 1:
         raise _refusal(call, target, module, "")
     if not call.inputs:
         raise _refusal(call, target, module, " of something other than the network's input")
     if not call.outputs[0].dtype.is_floating_point:
         raise _refusal(call, target, module, f" with a result of {call.outputs[0].dtype}")
-    if len(call.inputs) > 1 and not takes_several(rule):
+    if len(call.inputs) > 1 and not operation.several:
         raise _refusal(call, target, module, " with a computed weight or other argument")
-    if len(call.inputs) > 1 and is_sum(rule):
+    if len(call.inputs) > 1 and operation.independent:
         origins = [_origins(value, trace, network) for value in call.inputs]
         if len(set().union(*origins)) < sum(map(len, origins)):
             detail = (
@@ -191,11 +189,11 @@ def _step(call: Call, trace: Trace, network: nn.Module, target: str) -> Step:
             raise _refusal(call, target, module, detail)
     parameters = [p for p in leaves((call.args, call.kwargs)) if isinstance(p, Parameter)]
     owners = {p.owner: network.get_submodule(p.owner) for p in parameters}
-    step = Step(call, rule, module, network.get_submodule(call.place), owners)
+    step = Step(call, operation, module, network.get_submodule(call.place), owners)
     before = trace.producer(call.inputs[0])
-    if before is not None and before.inputs and is_maximum(rule):
+    if before is not None and before.inputs and operation.maximum:
         activation = _step(before, trace, network, target)
-        if may_follow_maximum(activation):
+        if activation.increasing:
             return replace(step, activation=activation)
     return step
 
@@ -210,12 +208,18 @@ def _origins(value: Value, trace: Trace, network: nn.Module) -> set[Value]:
         seen.add(value)
         call = trace.producer(value)
         module = None if call is None or call.module is None else network.get_submodule(call.module)
-        follow = call is not None and is_pointwise(rule_for(call, module), module)
-        if call is not None and follow and call.inputs:
+        if call is not None and call.inputs and _is_pointwise(call, module):
             wanted += call.inputs
         else:
             found.add(value)
     return found
+
+
+def _is_pointwise(call: Call, module: nn.Module | None) -> bool:
+    if isinstance(module, LatentNorm) and module.normalizer.owns_linear:
+        return False  # the linear layer mixes positions
+    operation = operation_for(call, module)
+    return operation is not None and operation.pointwise
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyronorm.propagation.tracing import Call, Parameter, Value
 from pyronorm.stats.propagation import Gaussian
 
-__all__ = ["Rule", "Step", "UnsupportedError", "plain_name"]
+__all__ = ["Operation", "Rule", "Step", "UnsupportedError", "each", "plain_name"]
 
 Rule: TypeAlias = Callable[..., Gaussian]
 """Takes a :class:`Step` and the moments of the inputs that have some."""
@@ -26,12 +26,41 @@ class UnsupportedError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
+class Operation:
+    """What there is to know of an operation: which calls it is, and what it does to moments.
+
+    Attributes:
+        rule: computes moments of the output from those of the inputs.
+        modules: the module classes that do it, subclasses included.
+        functions: the functions that do it, by their plain names.
+        pointwise: whether each output value is a function of one value of each input, and of
+            constants.
+        several: whether it has a use for more than one input with moments.
+        independent: whether it takes these inputs for independent: sums and products.
+        increasing: whether it never decreases, so that a max pooling behind it can be done before it;
+            a function of the step where that depends on the arguments.
+        maximum: whether it is a max pooling.
+        begins: whether its output does not depend on the moments before it.
+    """
+
+    rule: Rule
+    modules: tuple[type[nn.Module], ...] = ()
+    functions: tuple[str, ...] = ()
+    pointwise: bool = False
+    several: bool = False
+    independent: bool = False
+    increasing: bool | Callable[[Step], bool] = False
+    maximum: bool = False
+    begins: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One call, as an operation on moments.
 
     Attributes:
         call: the call, with arguments and shapes.
-        rule: computes moments of the output from those of the inputs.
+        operation: what it does to them.
         module: the module called; None for a function.
         place: the module whose code makes the call.
         owners: modules that hold the parameters among the arguments, by name.
@@ -39,11 +68,21 @@ class Step:
     """
 
     call: Call
-    rule: Rule
+    operation: Operation
     module: nn.Module | None
     place: nn.Module
     owners: dict[str, nn.Module]
     activation: Step | None = None
+
+    def moments(self, *inputs: Gaussian) -> Gaussian:
+        """Moments of the output from those of the inputs that have some."""
+        return self.operation.rule(self, *inputs)
+
+    @property
+    def increasing(self) -> bool:
+        """Whether this call never decreases in its input."""
+        increasing = self.operation.increasing
+        return increasing if isinstance(increasing, bool) else increasing(self)
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -107,3 +146,9 @@ def plain_name(function: str | None) -> str:
     plain = name.strip("_")
     operator = name.startswith("__") and plain[:1] in ("i", "r") and plain[1:] in _OPERATORS
     return plain[1:] if operator else plain
+
+
+def each(value: Any, axes: int) -> tuple[int, ...]:
+    """One value per axis, of an argument that may be one for all."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values

@@ -19,7 +19,7 @@ from pyronorm.infer import Optimization, as_posterior, collect_bank, fit, predic
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
-from pyronorm.normalizers import Analytic, Normalizer, Weight
+from pyronorm.normalizers import Normalizer
 from pyronorm.priors import BatchNoise
 from pyronorm.study.device import make_fabric
 from pyronorm.study.methods import Method
@@ -95,10 +95,10 @@ def train(
         device: Fabric's accelerator: "auto", "cpu", "cuda", "mps".
     """
     x = data.train.x
-    if isinstance(normalizer, Analytic):
-        normalizer = Analytic.from_data(x)
+    if normalizer is not None:
+        normalizer = normalizer.fitted(x)
     converted = convert(network, normalizer, example_input=x[:2])
-    if isinstance(normalizer, Weight):
+    if normalizer is not None and normalizer.owns_linear:
         data_dependent_start(converted, x[:_START])
     return fit_model(
         LatentNetwork.of(converted),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ __all__ = [
     "BATCH",
     "CHANNELS",
     "Pure",
+    "batch_norm",
     "data",
     "identity",
     "latents",
@@ -48,10 +49,20 @@ def data(
     return torch.randn(batch, channels or shape[0], *positions, dtype=torch.double)
 
 
+def batch_norm(channels: int, dims: int, eps: float, affine: bool) -> nn.Module:
+    """Torch's batch normalization; after one batch its statistics are those of this batch."""
+    return _NORM[dims](channels, eps=eps, affine=affine, momentum=None)
+
+
 def original(
-    dims: int, *, deep: bool = False, affine: bool = True, eps: float = 1e-5
+    dims: int,
+    *,
+    deep: bool = False,
+    affine: bool = True,
+    eps: float = 1e-5,
+    layer: Callable[[int, int, float, bool], nn.Module] = batch_norm,
 ) -> nn.Sequential:
-    """Build a network with torch's batch normalization, in float64, weights at random.
+    """Build a network with batch normalization or another layer, in float64, weights at random.
 
     A linear layer whose channels have very different means and scales, and its normalization; with
     ``deep`` the same again and a classifier behind it.
@@ -64,8 +75,7 @@ def original(
             factors = torch.logspace(-1, 1, CHANNELS)
             linear.weight.mul_(factors.view(-1, *(1,) * (linear.weight.ndim - 1)))
             linear.bias.copy_(torch.linspace(-20, 30, CHANNELS))
-        # Cumulative averages: after one batch the statistics are those of this batch.
-        return linear, _NORM[dims](CHANNELS, eps=eps, affine=affine, momentum=None)
+        return linear, layer(CHANNELS, dims, eps, affine)
 
     first = normalized(_SHAPES[dims][0])
     layers = OrderedDict[str, nn.Module](linear1=first[0], norm1=first[1])
@@ -77,14 +87,16 @@ def original(
     return _randomized(nn.Sequential(layers))
 
 
-def identity(dims: int) -> nn.Sequential:
-    """Build a linear layer that hands its input through, and its batch normalization."""
+def identity(
+    dims: int, layer: Callable[[int, int, float, bool], nn.Module] = batch_norm
+) -> nn.Sequential:
+    """Build a linear layer that hands its input through, and its normalization."""
     kernel: Any = {} if dims == 0 else {"kernel_size": 1}
     linear: Any = _LINEAR[dims](CHANNELS, CHANNELS, **kernel)
     with torch.no_grad():
         linear.weight.copy_(torch.eye(CHANNELS).view(linear.weight.shape))
         linear.bias.zero_()
-    layers = OrderedDict[str, nn.Module](linear1=linear, norm1=_NORM[dims](CHANNELS, momentum=None))
+    layers = OrderedDict[str, nn.Module](linear1=linear, norm1=layer(CHANNELS, dims, 1e-5, True))
     return _randomized(nn.Sequential(layers))
 
 
@@ -97,11 +109,12 @@ def transformer_layer(bias: bool) -> tuple[nn.Sequential, Tensor]:
 
 
 def _randomized(network: nn.Sequential) -> nn.Sequential:
-    for module in network:
-        if isinstance(module, (*_NORM, nn.LayerNorm)) and module.weight is not None:
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            if module.bias is not None:
-                nn.init.normal_(module.bias)
+    for name, module in network.named_children():
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if name.startswith("norm") and isinstance(weight, Tensor):
+            nn.init.uniform_(weight, 0.5, 1.5)
+            if isinstance(bias, Tensor):
+                nn.init.normal_(bias)
     return network.double()
 
 

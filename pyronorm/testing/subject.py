@@ -12,7 +12,15 @@ from pyronorm.conversion import convert
 from pyronorm.infer import estimate_population_statistics
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import Normalizer
-from pyronorm.testing.networks import CHANNELS, data, layout, modes, original, settle
+from pyronorm.testing.networks import (
+    CHANNELS,
+    batch_norm,
+    data,
+    layout,
+    modes,
+    original,
+    settle,
+)
 
 __all__ = ["Subject"]
 
@@ -21,8 +29,11 @@ class Subject(ABC):
     """A normalizer, and how to build networks that have it."""
 
     spatial_dims: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
-    """Numbers of spatial axes that the normalizer takes. Without 0 its statistics need several
-    positions per channel, and it has to refuse a single one by the layer's name."""
+    """Numbers of spatial axes that the normalizer takes."""
+
+    needs_positions: ClassVar[bool] = False
+    """Whether its statistics need several positions per channel; then it has to refuse a single one
+    by the layer's name."""
 
     independent_channels: ClassVar[bool] = True
     """Whether a channel's statistics are of this channel alone."""
@@ -46,6 +57,30 @@ class Subject(ABC):
         """
         return None
 
+    def original_layer(self, num_channels: int, dims: int, eps: float, affine: bool) -> nn.Module:
+        """Return the layer that the converted networks have; torch's batch normalization.
+
+        To be overridden for a layer class of your own, registered with
+        :func:`pyronorm.conversion.register`. Then :meth:`make` returns the normalizer it becomes, and
+        :meth:`torch_layer` may return such a layer too.
+
+        Args:
+            num_channels: number of channels.
+            dims: number of spatial axes, one of :attr:`spatial_dims`.
+            eps: added to the variance.
+            affine: whether it learns weight and bias.
+        """
+        return batch_norm(num_channels, dims, eps, affine)
+
+    def after(self, y: Tensor) -> Tensor:
+        """What the original layer does to its normalized output: nothing."""
+        return y
+
+    def _original(
+        self, dims: int, *, deep: bool = False, affine: bool = True, eps: float = 1e-5
+    ) -> nn.Sequential:
+        return original(dims, deep=deep, affine=affine, eps=eps, layer=self.original_layer)
+
     def convert(self, network: nn.Module, example_input: Tensor) -> nn.Module:
         """Convert a network; to be overridden if the normalizer asks for more than this."""
         return convert(network, self.make(CHANNELS), example_input=example_input)
@@ -66,7 +101,7 @@ class Subject(ABC):
     ) -> Iterator[tuple[LatentNetwork, Tensor, str]]:
         """Networks with their data in every layout and mode, and what to call that."""
         for dims in self.spatial_dims:
-            source = original(dims, deep=deep, affine=affine, eps=eps)
+            source = self._original(dims, deep=deep, affine=affine, eps=eps)
             network = self._network(source, data(dims))
             x = data(dims) * 1.5 + 0.5  # whose statistics are not those of the population
             for mode in modes(network):

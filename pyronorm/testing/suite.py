@@ -39,7 +39,6 @@ from pyronorm.testing.networks import (
     latents,
     layout,
     modes,
-    original,
     transformer_layer,
 )
 from pyronorm.testing.subject import Subject
@@ -59,7 +58,7 @@ class NormalizerConformance(Subject):
     Each check is a method ``test_...``. It raises an AssertionError that says what broke, or skips
     itself (``unittest.SkipTest``, which pytest knows too) where it does not apply. Networks are
     small, in float64 unless precision is the question; batches have 8 examples, or 1. What applies
-    is read off the normalizer's ``uses_batch`` and the two class variables.
+    is read off the normalizer's ``uses_batch`` and the class variables.
     """
 
     # What the layer computes.
@@ -81,7 +80,7 @@ class NormalizerConformance(Subject):
             if theirs is None:
                 raise SkipTest(f"torch_layer gives none for {dims} spatial axes")
             affine = getattr(theirs, "weight", None) is not None
-            source = original(dims, affine=affine, eps=getattr(theirs, "eps", 1e-5))
+            source = self._original(dims, affine=affine, eps=getattr(theirs, "eps", 1e-5))
             x, network = data(dims), self._network(source, data(dims))
             ours = network.layers[0].state_dict()
             state = {key: ours[key] for key in theirs.state_dict()}
@@ -97,7 +96,7 @@ class NormalizerConformance(Subject):
         if not self.independent_channels:
             raise SkipTest("independent_channels = False")
         for dims in self.spatial_dims:
-            x, before = data(dims), original(dims)
+            x, before = data(dims), self._original(dims)
             after = copy.deepcopy(before)
             linear: Any = after.get_submodule("linear1")
             with torch.no_grad():
@@ -123,6 +122,8 @@ class NormalizerConformance(Subject):
             raise SkipTest("no batch statistics of one channel alone")
         for network, x, case in self._cases(affine=False, eps=1e-9):
             estimate_population_statistics(network, [x])
+            for layer in network.layers:
+                layer.then = ()  # what follows is no normalization
             values = network(x).movedim(1, 0).flatten(1)
             mean, var = values.mean(1), values.var(1, correction=0)
             what = "over all values of each channel"
@@ -161,7 +162,7 @@ class NormalizerConformance(Subject):
         """``y = weight * scale * (x_hat + shift) + bias``, for one draw and for one per example."""
         for affine in (True, False):
             for network, x, case in self._cases(affine=affine):
-                follows_the_definition(network, x, f"{case}, affine={affine}")
+                follows_the_definition(network, x, f"{case}, affine={affine}", after=self.after)
 
     @check
     def test_channel_last_layout(self) -> None:
@@ -183,7 +184,7 @@ class NormalizerConformance(Subject):
             raise SkipTest("no batch statistics of one channel alone")
         for dims in self.spatial_dims:
             x = data(dims)
-            network = self._network(original(dims, deep=True), x)
+            network = self._network(self._original(dims, deep=True), x)
             estimate_population_statistics(network, [x, data(dims)])
             try:
                 bank = collect_bank(network, [x])
@@ -219,7 +220,7 @@ class NormalizerConformance(Subject):
         """``torch.compile`` takes the network in one graph, and changes nothing."""
         dims = self.spatial_dims[-1]
         x = data(dims)
-        network = self._network(original(dims), x)
+        network = self._network(self._original(dims), x)
         with without_type_checks():
             for mode in modes(network):
                 if not (network.training or self._uses_batch):
@@ -235,12 +236,12 @@ class NormalizerConformance(Subject):
         """Under bfloat16 autocast inputs and outputs are rounded, statistics are not."""
         dims = self.spatial_dims[-1]
         x = data(dims, channels=CHANNELS).bfloat16().float()
-        network = self._network(identity(dims).float(), x)
+        network = self._network(identity(dims, self.original_layer).float(), x)
         # Far from 0, statistics in bfloat16 are visibly off. A normalizer that owns the linear layer
         # works with its rounded weights, which are off there whatever the statistics.
-        if network.layers[0].linear is None:
+        if not network.layers[0].normalizer.owns_linear:
             x = (x + 100).bfloat16().float()
-            network = self._network(identity(dims).float(), x)
+            network = self._network(identity(dims, self.original_layer).float(), x)
         for mode in modes(network):
             for size, bits in (((), 6), ((BATCH,), 4)):
                 draws = latents(network, *size)
@@ -255,7 +256,7 @@ class NormalizerConformance(Subject):
         """``.double()``, ``.bfloat16()`` and ``.to(device)`` move all that the layer needs."""
         for dims in self.spatial_dims:
             x = data(dims).float()
-            network = self._network(original(dims).float(), x)
+            network = self._network(self._original(dims).float(), x)
             expected = network(x).double()
             same(network.double()(x.double()), expected, f"double() on {layout(dims)}", 1e-2)
             for mode in modes(network):
@@ -320,7 +321,9 @@ class NormalizerConformance(Subject):
             file = io.BytesIO()
             torch.save(network.state_dict(), file)
             other = data(x.ndim - 2) * 3 + 1
-            fresh = self._network(original(x.ndim - 2, deep=True), other).train(network.training)
+            fresh = self._network(self._original(x.ndim - 2, deep=True), other).train(
+                network.training
+            )
             file.seek(0)
             fresh.load_state_dict(torch.load(file))
             draws = latents(network)
@@ -347,8 +350,7 @@ class NormalizerConformance(Subject):
     @check
     def test_single_values_are_refused_by_name(self) -> None:
         """One value per channel: an error with the layer's name, or a result that depends on it."""
-        needs_positions = 0 not in self.spatial_dims
-        for dims in {0, *self.spatial_dims}:
+        for dims in {0, *self.spatial_dims} if self.needs_positions else self.spatial_dims:
             for batch, training in product((1, BATCH), (True, False)):
                 inputs = [data(dims, batch, single=True) for _ in range(2)]
                 mode = "in training mode" if training else "in evaluation mode"
@@ -357,11 +359,11 @@ class NormalizerConformance(Subject):
                 outputs: list[Tensor] = []
                 error: PyronormError | None = None
                 try:
-                    network = self._network(original(dims), data(dims)).train(training)
+                    network = self._network(self._original(dims), data(dims)).train(training)
                     outputs = [network(x) for x in inputs]
                 except PyronormError as refusal:
                     error = refusal
-                if needs_positions or (self._uses_batch and training and batch == 1):
+                if self.needs_positions or (self._uses_batch and training and batch == 1):
                     names_the_layer(error, f"nothing is left of {case}: it has to be refused")
                 else:
                     expect(error is None, f"{case}, is refused: {error}")

@@ -342,7 +342,7 @@ def test_population_without_statistics_is_refused():
 
 def test_layer_norm_over_positions_cannot_change_its_kind():
     with pytest.raises(
-        ConversionError, match=r"LayerNorm over \(6, 5\)\) has a weight per position"
+        ConversionError, match=r"LayerNorm\) normalizes over \(6, 5\) with a weight per position"
     ):
         convert(nn.Sequential(nn.LayerNorm((6, 5))), Group(2))
 

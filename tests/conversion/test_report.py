@@ -134,7 +134,7 @@ def test_a_weight_layer_knows_where_its_linear_layer_was():
     network = pn.convert(Sequence(original), Weight(), example_input=torch.randn(2, 2, 5, 5))
     (row,) = pn.conversion_report(network).converted
     assert row.statistics == "weights of layers.conv"
-    by_hand = LatentNorm(Weight(), 4, linear=nn.Conv2d(2, 4, 3))
+    by_hand = LatentNorm(Weight(), 4, parts={"linear": nn.Conv2d(2, 4, 3)})
     (row,) = pn.conversion_report(by_hand).converted
     assert row == LayerReport("LatentNorm", "LatentNorm", "Weight", 4, "weights of Conv2d")
 

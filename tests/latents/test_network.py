@@ -13,7 +13,7 @@ from pyronorm.conversion import convert
 from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import Analytic, Batch, Group, Instance, Layer, Population, Weight
-from pyronorm.normalizers.base import handed_over
+from pyronorm.normalizers.handover import handed_over
 from tests.giving import give
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-import pyronorm.latents.network as latent_module
 from pyronorm import LatentNetwork, NormalizationModel, data_dependent_start, guides
 from pyronorm.conversion import convert
 from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
@@ -295,8 +294,8 @@ def test_gradients_are_those_of_the_definition(network, x):
     # and the statistics have a part in them: the gradient of the first layers is another without
     frozen = copy.deepcopy(network)
     for layer in (frozen[1], frozen[4]):
-        fixed = tuple(part.detach() for part in layer.propagation(LIKE.double()))
-        layer.propagation = lambda like, fixed=fixed: fixed
+        fixed = tuple(part.detach() for part in layer.surroundings(LIKE.double()))
+        layer.surroundings = lambda like, fixed=fixed: fixed
     for layer, pair in zip((frozen[1], frozen[4]), latents, strict=True):
         give(layer, pair)
     parameters = dict(frozen.named_parameters())
@@ -352,7 +351,7 @@ def test_dropout_on_the_way_counts_in_training_mode():
         y = network.train(training)(x)
         assert y.mean(0).abs().max() < 0.05
         assert (y.var(0) - 1).abs().max() < 0.08
-        mean, var = network[2].propagation(LIKE)
+        mean, var = network[2].surroundings(LIKE)
         weight = network[1].weight
         expected = 0.25 + (0.25 + 1) if training else 0.25  # (var + p mean^2) / (1 - p)
         torch.testing.assert_close(var, expected * weight.square().sum(1))
@@ -418,9 +417,9 @@ def test_functional_call_takes_the_statistics_along(network, x):
 
 def test_moments_are_propagated_once_per_call_whatever_the_draws(network, x, monkeypatch):
     count = []
-    real = latent_module.propagate
+    real = Propagation.together
     monkeypatch.setattr(
-        latent_module, "propagate", lambda *args: count.append(len(args[0])) or real(*args)
+        Propagation, "together", lambda *args: count.append(len(args[0])) or real(*args)
     )
     alone = []
     # the layers have their own, which is not asked
@@ -433,10 +432,10 @@ def test_moments_are_propagated_once_per_call_whatever_the_draws(network, x, mon
 def test_what_was_handed_over_is_taken_back(network, x):
     latent = LatentNetwork(network)
     latent(x)
-    assert network[1].propagated is network[4].propagated is None
+    assert network[1].shared is network[4].shared is None
     with pytest.raises((ShapeError, RuntimeError)):
         latent(torch.randn(5, 3, 5, 6))
-    assert network[1].propagated is network[4].propagated is None
+    assert network[1].shared is network[4].shared is None
 
 
 def test_through_the_latent_network_or_not_is_the_same(network, x):
@@ -455,7 +454,7 @@ def test_copies_go_their_own_way(network, x, copying):
     twin(x).sum().backward()
     assert all(p.grad is None for p in network.parameters())
     assert all(p.grad is not None for p in twin.parameters())
-    assert twin[1].propagation.steps[0].module is twin[0]
+    assert twin[1].surroundings.steps[0].module is twin[0]
 
 
 def test_saved_and_loaded(network, x, tmp_path):
@@ -507,7 +506,7 @@ def test_bfloat16_autocast_keeps_statistics_in_float32(network, x):
     exact = LatentNetwork(network)(x, *latents)
     statistics = network[4].normalizer.reference(network[4], LIKE)
     seen = []
-    network[4].register_forward_pre_hook(lambda m, args: seen.append(m.propagated))
+    network[4].register_forward_pre_hook(lambda m, args: seen.append(m.shared))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = LatentNetwork(network)(x, *latents)
         under = network[4].normalizer.reference(network[4], LIKE.bfloat16())

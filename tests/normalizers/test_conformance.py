@@ -67,6 +67,7 @@ class TestLayer(NormalizerConformance):
 
 class TestInstance(NormalizerConformance):
     spatial_dims: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    needs_positions: ClassVar[bool] = True
 
     def make(self, num_channels):
         return Instance()

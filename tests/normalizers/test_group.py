@@ -93,7 +93,7 @@ def test_layer_over_channels_and_positions(affine, examples):
 
 def test_layer_over_several_axes_refuses_other_shapes():
     ours = LatentNorm(Layer(normalized_shape=(6, 3)), 6, affine=False)
-    with pytest.raises(ShapeError, match=r"shape \(batch, 6, 3\), got \(4, 6, 5\)"):
+    with pytest.raises(ShapeError, match=r"shape \(batch, ..., 6, 3\), got \(4, 6, 5\)"):
         ours(torch.randn(4, 6, 5))
 
 

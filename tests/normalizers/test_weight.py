@@ -40,7 +40,7 @@ LINEAR = {
 @pytest.fixture(params=LINEAR, ids=str)
 def case(request):
     make, shape = LINEAR[request.param]
-    layer = LatentNorm(Weight(), 6, linear=make())
+    layer = LatentNorm(Weight(), 6, parts={"linear": make()})
     nn.init.uniform_(layer.weight, 0.5, 1.5)
     nn.init.normal_(layer.bias)
     layer.start_mean.normal_()
@@ -110,7 +110,7 @@ def test_scale_of_the_weight_does_not_matter(case):
 
 
 def test_one_convolution_and_nothing_else_touches_the_activations():
-    layer = LatentNorm(Weight(), 6, linear=nn.Conv2d(4, 6, 3, padding=1))
+    layer = LatentNorm(Weight(), 6, parts={"linear": nn.Conv2d(4, 6, 3, padding=1)})
     give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(2, 4, 30, 30)
     with torch.profiler.profile(record_shapes=True) as profile:
@@ -155,7 +155,7 @@ def test_a_parametrized_layer_is_one_with_the_weight_that_it_has(parametrize, li
             parameter.add_(0.1 * torch.randn_like(parameter))
         plain.weight.copy_(linear.weight)
     assert not torch.equal(plain.weight.norm(), torch.ones(()))
-    ours, theirs = (LatentNorm(Weight(), 6, linear=layer) for layer in (linear, plain))
+    ours, theirs = (LatentNorm(Weight(), 6, parts={"linear": layer}) for layer in (linear, plain))
     torch.testing.assert_close(ours(x), theirs(x))
     ours(x).square().sum().backward()
     own = dict(ours.named_parameters())
@@ -264,13 +264,13 @@ def test_a_transposed_convolution_called_with_a_size_is_refused():
 
 
 def test_a_layer_it_cannot_own_is_refused():
-    layer = LatentNorm(Weight(), 6, linear=nn.Bilinear(2, 3, 6))
+    layer = LatentNorm(Weight(), 6, parts={"linear": nn.Bilinear(2, 3, 6)})
     with pytest.raises(ConversionError, match=r"owns a linear or \(transposed\) conv.* Bilinear"):
         layer(torch.randn(4, 2))
 
 
 def test_bfloat16_autocast_is_close():
-    layer = LatentNorm(Weight(), 6, linear=nn.Conv2d(4, 6, 3))
+    layer = LatentNorm(Weight(), 6, parts={"linear": nn.Conv2d(4, 6, 3)})
     x = torch.randn(2, 4, 8, 8)
     give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     exact = layer(x)

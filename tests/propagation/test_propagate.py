@@ -157,7 +157,7 @@ def moments_sum(x, y, alpha=1.0):
 def test_moments_of_paths(case):
     wire, expected = CASES[case]
     network = converted(wire)
-    torch.testing.assert_close(network.norm.propagation(LIKE), expected(network))
+    torch.testing.assert_close(network.norm.surroundings(LIKE), expected(network))
 
 
 def test_branches_of_a_concatenation():
@@ -170,7 +170,7 @@ def test_branches_of_a_concatenation():
         conv(network.conv, STANDARD),
     )
     expected = tuple(torch.cat(part) for part in zip(*parts, strict=True))
-    torch.testing.assert_close(network.norm.propagation(LIKE), expected)
+    torch.testing.assert_close(network.norm.surroundings(LIKE), expected)
 
 
 FIRST = {
@@ -185,7 +185,7 @@ FIRST = {
     "Batch": lambda c: LatentNorm(Batch(), c),
     "Group": lambda c: LatentNorm(Group(2), c),
     "Layer without affine map": lambda c: LatentNorm(Layer(), c, affine=False),
-    "Weight": lambda c: LatentNorm(Weight(), c, linear=nn.Conv2d(4, c, 1)),
+    "Weight": lambda c: LatentNorm(Weight(), c, parts={"linear": nn.Conv2d(4, c, 1)}),
 }
 
 
@@ -195,7 +195,7 @@ def test_every_kind_of_normalization_before(kind):
     first = network.first
     weight = getattr(first, "weight", None)
     before = (torch.zeros(4), torch.ones(4)) if weight is None else of_first(network)
-    torch.testing.assert_close(network.norm.propagation(LIKE), conv(network.conv, before))
+    torch.testing.assert_close(network.norm.surroundings(LIKE), conv(network.conv, before))
     assert weight is None or not torch.equal(first.weight, torch.ones(4))
 
 
@@ -231,17 +231,17 @@ def test_layer_norm_on_two_axes_is_channel_first_and_last():
     network = convert(network, Analytic(), example_input=torch.randn(3, 5))
     x = (network[1].bias, network[1].weight.square())
     expected = moments.linear_moments(relu(x), network[3].weight, network[3].bias)
-    torch.testing.assert_close(network[4].propagation(LIKE), expected)
+    torch.testing.assert_close(network[4].surroundings(LIKE), expected)
 
 
 def test_input_statistics():
     mean, std = (0.3, -1.0, 2.0, 0.0), (0.5, 1.0, 2.0, 0.1)
     network = converted(lambda n, x: n.conv(x), normalizer=Analytic(mean, std))
     given = (torch.tensor(mean), torch.tensor(std).square())
-    torch.testing.assert_close(network.norm.propagation(LIKE), conv(network.conv, given))
+    torch.testing.assert_close(network.norm.surroundings(LIKE), conv(network.conv, given))
     network = converted(lambda n, x: n.conv(x), normalizer=Analytic(2.0, std))
     given = (torch.full((4,), 2.0), torch.tensor(std).square())
-    torch.testing.assert_close(network.norm.propagation(LIKE), conv(network.conv, given))
+    torch.testing.assert_close(network.norm.surroundings(LIKE), conv(network.conv, given))
     text = refusal(lambda n, x: x, normalizer=Analytic((0.0, 1.0)))
     assert text.startswith("convert: input statistics for 2 channels, but the example input has 4")
 
@@ -260,7 +260,7 @@ def test_integer_images_that_are_cast():
     x = torch.randint(256, (2, 3, 5, 6), dtype=torch.uint8)
     new = convert(Cast(), Analytic(127.5, 51.0), example_input=x)
     expected = conv(network[0], (torch.full((3,), 0.5), torch.full((3,), 0.04)))
-    torch.testing.assert_close(new.body[1].propagation(LIKE), expected)
+    torch.testing.assert_close(new.body[1].surroundings(LIKE), expected)
 
 
 def test_moments_follow_the_weights_and_modes_of_the_new_network():
@@ -274,17 +274,17 @@ def test_moments_follow_the_weights_and_modes_of_the_new_network():
         gain = network.gain.flatten()
         return mean * gain, var * gain.square()
 
-    torch.testing.assert_close(network.norm.propagation(LIKE), expected(True))
+    torch.testing.assert_close(network.norm.surroundings(LIKE), expected(True))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter))
-    torch.testing.assert_close(network.norm.propagation(LIKE), expected(True))
-    torch.testing.assert_close(network.eval().norm.propagation(LIKE), expected(False))
+    torch.testing.assert_close(network.norm.surroundings(LIKE), expected(True))
+    torch.testing.assert_close(network.eval().norm.surroundings(LIKE), expected(False))
 
 
 def test_gradients_reach_all_weights_on_the_way_and_no_others():
     network = converted(lambda n, x: n.again(n.act(n.conv(n.first(n.one(x) + x)))))
-    mean, var = network.norm.propagation(LIKE)
+    mean, var = network.norm.surroundings(LIKE)
     (mean.sum() + var.sum()).backward()
     reached = {name for name, p in network.named_parameters() if p.grad is not None}
     layers = ("first", "conv", "again")
@@ -294,9 +294,9 @@ def test_gradients_reach_all_weights_on_the_way_and_no_others():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_precision_is_float32_at_least(dtype):
     network = converted(lambda n, x: n.conv(n.act(n.first(x))))
-    exact = network.double().norm.propagation(LIKE.double())
+    exact = network.double().norm.surroundings(LIKE.double())
     network.to(dtype)
-    mean, var = network.norm.propagation(LIKE.to(dtype))
+    mean, var = network.norm.surroundings(LIKE.to(dtype))
     expected = torch.promote_types(dtype, torch.float32)
     assert mean.dtype == var.dtype == expected
     tolerance = 1e-12 if dtype == torch.float64 else 0.02  # of the rounded weights
@@ -305,9 +305,9 @@ def test_precision_is_float32_at_least(dtype):
 
 def test_autocast_is_off():
     network = converted(lambda n, x: n.conv(n.first(x)))
-    expected = network.norm.propagation(LIKE)
+    expected = network.norm.surroundings(LIKE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(network.norm.propagation(LIKE), expected, rtol=0, atol=0)
+        torch.testing.assert_close(network.norm.surroundings(LIKE), expected, rtol=0, atol=0)
 
 
 def analytic_layers(network: nn.Module) -> list[LatentNorm]:
@@ -317,11 +317,11 @@ def analytic_layers(network: nn.Module) -> list[LatentNorm]:
 def test_several_layers_together_share_their_steps():
     network = convert(ResNet(blocks=2), Analytic(), example_input=torch.randn(2, 3, 9, 8))
     layers = analytic_layers(network)
-    alone = [layer.propagation(LIKE) for layer in layers]
-    together = propagate([layer.propagation for layer in layers], LIKE)
+    alone = [layer.surroundings(LIKE) for layer in layers]
+    together = propagate([layer.surroundings for layer in layers], LIKE)
     for a, b in zip(alone, together, strict=True):
         torch.testing.assert_close(b, a, rtol=0, atol=0)
-    backwards = propagate([layer.propagation for layer in layers[::-1]], LIKE)
+    backwards = propagate([layer.surroundings for layer in layers[::-1]], LIKE)
     torch.testing.assert_close(backwards[::-1], together, rtol=0, atol=0)
     assert propagate([], LIKE) == []
 
@@ -331,9 +331,9 @@ def test_layers_of_different_networks_together():
         convert(conv_net(d), Analytic(), example_input=torch.randn(2, *SHAPES[d])) for d in (1, 2)
     ]
     layers = [layer for network in networks for layer in analytic_layers(network)]
-    together = propagate([layer.propagation for layer in layers], LIKE)
+    together = propagate([layer.surroundings for layer in layers], LIKE)
     for layer, found in zip(layers, together, strict=True):
-        torch.testing.assert_close(found, layer.propagation(LIKE), rtol=0, atol=0)
+        torch.testing.assert_close(found, layer.surroundings(LIKE), rtol=0, atol=0)
 
 
 def test_converted_in_two_goes():
@@ -347,15 +347,15 @@ def test_converted_in_two_goes():
     expected = moments.linear_moments(
         moments.elementwise_moments(h, torch.tanh), twice[3].weight, twice[3].bias
     )
-    torch.testing.assert_close(twice[4].propagation(LIKE), expected)
+    torch.testing.assert_close(twice[4].surroundings(LIKE), expected)
     # the first layer's propagation went along with the copy
     with torch.no_grad():
         twice[0].weight.mul_(3)
     expected = moments.linear_moments(
         (torch.zeros(5), torch.ones(5)), twice[0].weight, twice[0].bias
     )
-    torch.testing.assert_close(twice[1].propagation(LIKE), expected)
-    together = propagate([twice[1].propagation, twice[4].propagation], LIKE)
+    torch.testing.assert_close(twice[1].surroundings(LIKE), expected)
+    together = propagate([twice[1].surroundings, twice[4].surroundings], LIKE)
     torch.testing.assert_close(together[0], expected)
 
 
@@ -366,8 +366,8 @@ def test_copies_and_pickles_follow_their_own_weights():
         with torch.no_grad():
             twin.conv.weight.mul_(2)
         expected = conv(twin.conv, relu(of_first(twin)))
-        torch.testing.assert_close(twin.norm.propagation(LIKE), expected)
-        assert not torch.equal(twin.norm.propagation(LIKE)[1], network.norm.propagation(LIKE)[1])
+        torch.testing.assert_close(twin.norm.surroundings(LIKE), expected)
+        assert not torch.equal(twin.norm.surroundings(LIKE)[1], network.norm.surroundings(LIKE)[1])
 
 
 class Everything(nn.Module):
@@ -388,7 +388,7 @@ class Everything(nn.Module):
 def test_networks_of_functions_are_pickled():
     network = convert(Everything(), Analytic(), example_input=torch.randn(2, 4, 9, 8))
     twin = pickle.loads(pickle.dumps(network))
-    torch.testing.assert_close(twin.norm.propagation(LIKE), network.norm.propagation(LIKE))
+    torch.testing.assert_close(twin.norm.surroundings(LIKE), network.norm.surroundings(LIKE))
 
 
 TARGETS_REFUSED = {
@@ -473,12 +473,12 @@ def test_reads_after_the_layer_do_not_matter():
             return y if bool(y.isfinite().all()) else x
 
     network = convert(Late(), Analytic(), example_input=X)
-    torch.testing.assert_close(network.norm.propagation(LIKE), STANDARD)
+    torch.testing.assert_close(network.norm.surroundings(LIKE), STANDARD)
 
 
 def test_the_network_itself_may_be_the_layer():
     layer = convert(nn.BatchNorm2d(4), Analytic(0.5, 2.0), example_input=X)
-    mean, var = layer.propagation(LIKE)
+    mean, var = layer.surroundings(LIKE)
     torch.testing.assert_close((mean, var), (torch.full((4,), 0.5), torch.full((4,), 4.0)))
 
 
@@ -493,7 +493,7 @@ def test_a_layer_registered_twice_has_one_propagation():
 
     network = convert(Twice(), Analytic(), example_input=X)
     assert network.a is network.b
-    torch.testing.assert_close(network.a.propagation(LIKE)[1], torch.full((4,), 4.0))
+    torch.testing.assert_close(network.a.surroundings(LIKE)[1], torch.full((4,), 4.0))
 
 
 def test_the_example_input_does_not_matter():
@@ -507,7 +507,7 @@ def test_the_example_input_does_not_matter():
     ]
     for others in found[1:]:
         for a, b in zip(found[0], others, strict=True):
-            torch.testing.assert_close(a.propagation(LIKE), b.propagation(LIKE))
+            torch.testing.assert_close(a.surroundings(LIKE), b.surroundings(LIKE))
 
 
 def test_build_propagation_in_a_network_with_other_modules_at_the_same_places():

@@ -87,7 +87,7 @@ def assert_as_measured(network: nn.Module, dims: str, tolerance: float = 0.01) -
     |z| < 5.5 for each figure, or the given relative error (of quadrature): false alarms of all
     about 1000 figures together below 1e-4.
     """
-    mean, var = network.norm.propagation(torch.empty(0))
+    mean, var = network.norm.surroundings(torch.empty(0))
     out = torch.stack([network.inner(x).movedim(1, 0).flatten(1) for x in data(dims)])
     assert out.shape[1] == len(mean)
     centred = out - mean[:, None]
@@ -316,9 +316,9 @@ def test_modules(case):
     if "Dropout" in case:
         # the layer's own mode counts, not that of what is around it
         assert_as_measured(network.eval(), dims)
-        torch.testing.assert_close(network.norm.propagation(torch.empty(0)), GIVEN)
+        torch.testing.assert_close(network.norm.surroundings(torch.empty(0)), GIVEN)
         network.train().inner[0].eval()
-        torch.testing.assert_close(network.norm.propagation(torch.empty(0)), GIVEN)
+        torch.testing.assert_close(network.norm.surroundings(torch.empty(0)), GIVEN)
 
 
 def shuffle(n, x):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyronorm.propagation.steps import Step, UnsupportedError, plain_name
+from pyronorm.propagation.steps import Operation, Step, UnsupportedError, plain_name
 from pyronorm.propagation.tracing import trace
 
 
@@ -51,7 +51,7 @@ def steps():
     made = [
         Step(
             call,
-            lambda step, x: x,
+            Operation(lambda step, x: x),
             None if call.module is None else network.get_submodule(call.module),
             network,
             {"": network},

@@ -296,7 +296,7 @@ def test_modules_of_torch_are_not_looked_into():
 
 def test_latent_layers_are_one_call():
     network = nn.Sequential(
-        LatentNorm(Population(), 4), LatentNorm(Weight(), 3, linear=nn.Conv2d(4, 3, 1))
+        LatentNorm(Population(), 4), LatentNorm(Weight(), 3, parts={"linear": nn.Conv2d(4, 3, 1)})
     )
     assert names(trace(network, X)) == ["0", "1"]
 

@@ -1,23 +1,31 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pyronorm.conversion import convert
-from pyronorm.conversion.feeding import find_feeding_layers
+from pyronorm.conversion.surroundings import Surroundings
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers import Weight
 from tests.nets import ResNet, conv_net, mlp
 
 
 def test_finds_the_layer_before_each_normalization():
-    found = find_feeding_layers(mlp(), ["1", "4"], torch.randn(3, 5))
-    assert found == {"1": "0", "4": "3"}
+    network = mlp()
+    surroundings = Surroundings(network, network, ["1", "4"], torch.randn(3, 5))
+    first, second = network[0], network[3]
+    assert surroundings.take_linear("1") == ("0", first)
+    assert surroundings.take_linear("4") == ("3", second)
+    assert surroundings.taken == [first, second]
+    assert isinstance(network[0], nn.Identity)
     network = ResNet()
     names = [n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    found = find_feeding_layers(network, names, torch.randn(2, 3, 9, 8))
+    surroundings = Surroundings(network, copy.deepcopy(network), names, torch.randn(2, 3, 9, 8))
+    found = {name: surroundings.take_linear(name)[0] for name in names}
     expected = {n: n.replace("bn", "conv").replace("sample.1", "sample.0") for n in names}
     assert found == expected
 
@@ -25,7 +33,8 @@ def test_finds_the_layer_before_each_normalization():
 def test_the_network_is_left_as_it_was():
     network = conv_net(2).train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    find_feeding_layers(network, ["1"], torch.randn(2, 2, 5, 6))
+    new = copy.deepcopy(network)
+    Surroundings(network, new, ["1"], torch.randn(2, 2, 5, 6)).take_linear("1")
     assert network.training
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
@@ -76,7 +85,8 @@ def test_hooks_on_the_linear_layer_are_refused():
 
 def test_looking_at_a_shape_is_no_use():
     network = Net(lambda n, x: n.norm(y := n.linear(x)).view(y.shape[0], y.size(1)))
-    assert find_feeding_layers(network, ["norm"], torch.randn(3, 5)) == {"norm": "linear"}
+    surroundings = Surroundings(network, network, ["norm"], torch.randn(3, 5))
+    assert surroundings.take_linear("norm")[0] == "linear"
 
 
 def test_a_linear_layer_registered_twice_is_replaced_at_both_places():

@@ -1,0 +1,45 @@
+"""What an original layer is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from pyronorm.normalizers.base import Normalizer
+
+__all__ = ["Kind", "Part"]
+
+Part: TypeAlias = str | Callable[[Tensor], Tensor]
+"""Something applied to a layer's output: the name of a child module, or a function."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a normalization layer is, in the terms of this library.
+
+    The layer's tensors keep their names: ``weight`` and ``bias`` (parameters, buffers or None),
+    ``running_mean``, ``running_var`` and ``num_batches_tracked``.
+
+    Attributes:
+        normalizer: the one that does the same, with the layer's ``eps``.
+        num_channels: how many channels have statistics.
+        channel_last: whether they are on the last axis.
+        has_population: whether the layer holds population statistics that have seen data.
+        then: what the layer applies to its normalized output, in order, such as a dropout and an
+            activation: names of child modules, or functions of one tensor.
+        ranks: the numbers of axes that a batch may have; None for any.
+        unbatched: whether the layer takes an input with one axis less as a single example.
+        fixed: why no other normalizer can take the layer's place; empty if any can.
+    """
+
+    normalizer: Normalizer
+    num_channels: int
+    channel_last: bool = False
+    has_population: bool = False
+    then: tuple[Part, ...] = ()
+    ranks: tuple[int, ...] | None = None
+    unbatched: bool = False
+    fixed: str = ""
