@@ -143,7 +143,7 @@ class LatentNetwork(nn.Module):
         else:
             self._check_shapes(x, shift, scale)
         # What latents do not change: once for all layers and draws.
-        shared: dict[LatentNorm, Any] = {}
+        shared: dict[nn.Module, Any] = {}
         for layers in self._sharing:
             values = layers[0].normalizer.shared(layers, self.like)
             shared |= zip(layers, values or (), strict=False)
@@ -221,7 +221,7 @@ class LatentNetwork(nn.Module):
 
     def _latents(
         self, shift: Tensor | None, scale: Tensor | None
-    ) -> dict[LatentNorm, tuple[Tensor, Tensor]]:
+    ) -> dict[nn.Module, tuple[Tensor, Tensor]]:
         if shift is None or scale is None:
             return {}
         sizes = self.space.sizes

@@ -289,7 +289,7 @@ class LatentNorm(nn.Module):
 
     @property
     def shared(self) -> Any:
-        """What :meth:`Normalizer.shared` computed for the layer, for the present call; None for nothing."""
+        """What :meth:`Normalizer.shared` computed for the layer and the present call, if anything."""
         now = HANDED.now
         return None if now is None else now.shared.get(self)
 
