@@ -62,7 +62,7 @@ class LabelNoise(study.Study):
             fabric=Fabric(accelerator=place.device, devices=1),
             progress=False,
         )
-        noise = pn.guides.BatchNoise(model, pn.collect_bank(model, x, 32, 64))
+        noise = pn.guides.MonteCarloBatchNorm(model, pn.collect_bank(model, x, 32, 64))
         rows = [
             study.Row(name, job.seed, pn.evaluate(model, guide, tuple(data.test)), {"rate": rate})
             for name, guide in (("point", point), ("batch noise", noise))

@@ -26,7 +26,7 @@ pn.fit(model, point, train, epochs=10, batch_size=64, lr=5e-3)
 
 # 2. The noise it had by accident, as a posterior: Monte-Carlo batch normalization.
 bank = pn.collect_bank(model, train, num_batches=64, batch_size=64)
-implicit = pn.guides.BatchNoise(model, bank)
+implicit = pn.guides.MonteCarloBatchNorm(model, bank)
 
 # 3. A learned posterior over the same latents, the network left as it is.
 explicit = pn.guides.MeanField.from_batch_size(model, 1024)

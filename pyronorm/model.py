@@ -136,7 +136,7 @@ class NormalizationModel(PyroModule):
         self._modules["network"] = LatentNetwork.of(network)
         self.likelihood = likelihood
         self.num_data = num_data
-        self.prior = Standard() if prior is None else prior
+        self._prior = Standard() if prior is None else prior
         self.draws = draws
 
     @property
@@ -150,6 +150,19 @@ class NormalizationModel(PyroModule):
         network = self._modules["network"]
         assert isinstance(network, LatentNetwork)
         return network
+
+    @property
+    def prior(self) -> Prior:
+        """The prior of the latents. It is set once: guides have a factor for its hyperparameters."""
+        return self._prior
+
+    @prior.setter
+    def prior(self, prior: Prior) -> None:
+        raise OptionError(
+            "NormalizationModel: the prior is set once, since guides are made for it. Make a "
+            "NormalizationModel(model.network, model.likelihood, model.num_data, prior), and then the "
+            "guide."
+        )
 
     @property
     def num_draws(self) -> int:

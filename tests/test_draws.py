@@ -18,7 +18,7 @@ from pyronorm.priors import BatchNoise, Standard
 from tests.nets import mlp
 
 GUIDES = {
-    "FixedNoise": lambda m: guides.FixedNoise(m, 16.0),
+    "BatchNoise": lambda m: guides.BatchNoise(m, 16.0),
     "MeanField": lambda m: guides.MeanField(m, init_std=0.25),
     "LowRank": lambda m: guides.LowRank(m, rank=2, init_std=0.25),
 }
@@ -62,7 +62,7 @@ def trained():
     data = datasets.load("digits")
     network = convert(networks.SmallConvNet(width=8), Group(4))
     model = NormalizationModel(network, Categorical(), len(data.train.y), BatchNoise(16))
-    fit(model, guides.FixedNoise(model, 16), tuple(data.train), epochs=3, lr=5e-3, progress=False)
+    fit(model, guides.BatchNoise(model, 16), tuple(data.train), epochs=3, lr=5e-3, progress=False)
     return model, data.train.x[:32], data.train.y[:32]
 
 

@@ -16,6 +16,7 @@ from pyronorm.likelihoods import Bernoulli, Categorical, Normal
 from pyronorm.normalizers import Group, LatentNorm
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.nets import SHAPES, conv_net, mlp, train_briefly
+from tests.priors.laws import pair
 
 NUM_DATA = 70
 
@@ -37,7 +38,7 @@ def test_log_density_is_prior_plus_scaled_likelihood():
     shift, scale = torch.randn(c) * 0.3, torch.rand(c) + 0.5
     values = {"shift": shift, "scale": scale}
     trace = poutine.trace(poutine.condition(model, values)).get_trace(x, y)
-    prior = BatchNoise(8.0).distributions(c, torch.empty(0))
+    prior = pair(BatchNoise(8.0), c, torch.empty(0))
     logits = model.network(x, shift, scale)
     likelihood = -nn.functional.cross_entropy(logits, y, reduction="sum")
     expected = prior[0].log_prob(shift) + prior[1].log_prob(scale) + NUM_DATA / len(x) * likelihood
@@ -129,7 +130,7 @@ def test_draws_split_the_batch_in_order(batch):
     )
     torch.testing.assert_close(trace.nodes["y"]["unscaled_log_prob"], expected)
     # each draw carries a third of the KL divergence
-    prior = Standard().distributions(c, torch.empty(0))
+    prior = pair(Standard(), c, torch.empty(0))
     log_prior = (prior[0].log_prob(shift) + prior[1].log_prob(scale)).sum() / 3
     sites = trace.nodes["shift"]["log_prob_sum"] + trace.nodes["scale"]["log_prob_sum"]
     torch.testing.assert_close(sites, log_prior)

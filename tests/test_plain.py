@@ -61,7 +61,7 @@ def test_prediction_and_metrics(data) -> None:
     torch.testing.assert_close(both.mean, mean)
 
 
-@pytest.mark.parametrize("guide", [pn.guides.MeanField, pn.guides.LowRank, pn.guides.FixedNoise])
+@pytest.mark.parametrize("guide", [pn.guides.MeanField, pn.guides.LowRank, pn.guides.BatchNoise])
 def test_other_guides_are_refused(guide) -> None:
     model = plain_model(MLP(3, 1, (4,), norm=None))
     arguments = (model, 8) if guide is not pn.guides.MeanField else (model,)

@@ -31,6 +31,7 @@ from pyronorm.normalizers import Analytic, Batch, Group, Instance, Layer, Popula
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.guides.cases import make_bank
 from tests.nets import SHAPES, conv_net, mlp, train_briefly
+from tests.priors.laws import pair
 
 NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight(), Analytic()]
 
@@ -146,8 +147,9 @@ def test_ok(engine, normalizer):
 
 
 def improper(model):
-    model.prior = ScaleInvariant()
-    return model
+    return NormalizationModel(
+        model.network, model.likelihood, model.num_data, ScaleInvariant()
+    ).train(model.training)
 
 
 def several(model):
@@ -157,7 +159,7 @@ def several(model):
 
 ERRORS = {
     "bank in an ELBO": (
-        lambda m: train_svi(m, guides.BatchNoise(m, make_bank(m)), Trace_ELBO()),
+        lambda m: train_svi(m, guides.MonteCarloBatchNorm(m, make_bank(m)), Trace_ELBO()),
         NoDensityError,
         "has no density",
     ),
@@ -259,7 +261,7 @@ def test_elbo_and_gradient_equal_a_hand_written_estimate_draw_by_draw(prior):
         )
         - log_scale
     ).sum()
-    p_shift, p_scale = prior.distributions(c, torch.empty(0))
+    p_shift, p_scale = pair(prior, c, torch.empty(0))
     log_p = p_shift.log_prob(shift) + p_scale.log_prob(log_scale.exp())
     data_term = -nn.functional.cross_entropy(logits, y, reduction="sum") * 40 / 10
     expected = -(data_term + log_p - log_q)

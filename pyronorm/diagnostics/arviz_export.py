@@ -16,7 +16,6 @@ from pyronorm.errors import OptionError
 from pyronorm.infer.data import Data, gather
 from pyronorm.infer.ensemble import Members
 from pyronorm.infer.predict import draws_for, evaluate_draws
-from pyronorm.infer.pyro_guide import draw_prior
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
@@ -92,7 +91,7 @@ def to_arviz(
             groups["posterior"] |= {"mean": _numpy(mean - std * shift), "std": _numpy(std / scale)}
             constant = {"reference_mean": mean, "reference_std": std}
         if model.prior.is_proper:
-            groups["prior"] = _latents(model, draw_prior(model, len(draws)))
+            groups["prior"] = _latents(model, model.prior.draw(model, len(draws)))
         log_prior = model.prior.log_prob(model.space, shift, scale, draws.hyper)
         groups["sample_stats"] = {"log_prior": _numpy(log_prior)}
         groups["sample_stats"] |= {name: _numpy(value) for name, value in draws.stats.items()}
@@ -184,8 +183,8 @@ def _build(groups: _Groups, model: NormalizationModel, attributes: dict[str, Any
     per_channel = ("shift", "scale", "mean", "std", "reference_mean", "reference_std")
     dims = {name: ["channel"] for name in per_channel}
     coords: dict[str, Any] = {"channel": list(space.channel_labels)}
-    hyperprior = model.prior.hyperprior(space, model.network.like)
-    means = {site: fn.mean for site, fn in hyperprior.items()}
+    hyper = model.prior.law(space, model.network.like).hyper
+    means = {site: fn.mean for site, fn in hyper.items()}
     for name, (_, labels) in model.prior.report(space, means).items():
         dims[name] = [f"{name}_group"]
         coords[f"{name}_group"] = list(labels)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyronorm.errors import OptionError
-from pyronorm.infer import as_posterior, draw_prior
+from pyronorm.infer import as_posterior
 from pyronorm.infer.data import evaluation_mode
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.latents import Draws
@@ -181,7 +181,7 @@ def simulation_based_calibration(
             before, after = torch.randint(2**62, (2,), generator=seeds).tolist()
             torch.manual_seed(before)
             with torch.no_grad():
-                truth = draw_prior(model, 1)
+                truth = model.prior.draw(model, 1)
                 y = _simulate(model, truth, x)
             posterior = as_posterior(fit(x, y), f"{where}, fit", space)
             draws = posterior.draw(model, num_draws, data=(x, y), seed=after)

@@ -4,11 +4,12 @@ from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.guides.batch_noise import BatchNoise
 from pyronorm.guides.effective_batch_size import EffectiveBatchSize
-from pyronorm.guides.fixed_noise import FixedNoise
+from pyronorm.guides.fixed import Fixed
 from pyronorm.guides.flow import Flow
 from pyronorm.guides.hyper import HyperGuide
 from pyronorm.guides.low_rank import LowRank
 from pyronorm.guides.mean_field import MeanField
+from pyronorm.guides.monte_carlo import MonteCarloBatchNorm
 from pyronorm.guides.paired import Paired
 from pyronorm.guides.point import Point
 from pyronorm.guides.population_statistics import PopulationStatistics
@@ -17,12 +18,13 @@ from pyronorm.guides.stochastic_batch_norm import StochasticBatchNorm
 __all__ = [
     "BatchNoise",
     "EffectiveBatchSize",
-    "FixedNoise",
+    "Fixed",
     "Flow",
     "Guide",
     "HyperGuide",
     "LowRank",
     "MeanField",
+    "MonteCarloBatchNorm",
     "Paired",
     "Point",
     "PopulationStatistics",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.latents import LatentSpace, Per
+from pyronorm.latents import Draws, HasLatents, LatentSpace, Per
+from pyronorm.randomness import Seed
 from pyronorm.stats.effective_batch_size import EffectiveBatchSizes, effective_batch_size
 
 __all__ = ["StatisticsBank"]
@@ -49,6 +51,18 @@ class StatisticsBank:
                 f"row, got {tuple(self.mean.shape)} and {tuple(self.var.shape)}."
             )
 
+    @classmethod
+    def neutral(cls, space: LatentSpace, rows: int) -> StatisticsBank:
+        """A bank whose rows are all neutral: shift 0 and scale 1.
+
+        Args:
+            space: the layers and channels.
+            rows: number of rows.
+        """
+        zeros = torch.zeros(space.num_channels)
+        mean = zeros.expand(rows, -1)
+        return cls(space, 1, mean, mean + 1, zeros, zeros + 1, zeros)
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.mean)
@@ -66,7 +80,7 @@ class StatisticsBank:
         return torch.nan_to_num(scale, nan=1.0)
 
     def effective_batch_size(
-        self, per: Per = Per.LAYER, confidence: float = 0.95
+        self, per: Per | str = Per.LAYER, confidence: float = 0.95
     ) -> EffectiveBatchSizes:
         r"""How many independent Gaussian values would scatter as much as the rows.
 
@@ -88,7 +102,41 @@ class StatisticsBank:
         """
         unknown = self.mean.isnan()
         shift, scale = (torch.where(unknown, torch.nan, x) for x in (self.shift, self.scale))
-        return effective_batch_size(shift, scale, per.groups(self.space), confidence)
+        return effective_batch_size(shift, scale, Per.of(per).groups(self.space), confidence)
+
+    def to(self, like: Tensor | torch.device | str) -> StatisticsBank:
+        """Move the bank to a device, or to the device and dtype of a tensor."""
+        tensors = ("mean", "var", "reference_mean", "reference_var", "eps")
+        return replace(self, **{name: getattr(self, name).to(like) for name in tensors})
+
+    def draw(
+        self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None
+    ) -> Draws:
+        """Take so many rows, evenly spaced, each at most once.
+
+        :class:`pyronorm.guides.MonteCarloBatchNorm` draws rows at random, with replacement.
+
+        Args:
+            model: the model whose latents these are.
+            num_samples: how many; all of them at most.
+            data: not used.
+            seed: not used, nothing is random.
+
+        Returns:
+            The draws, without a density, on the model's device and in its dtype.
+
+        Raises:
+            OptionError: if there are not that many.
+            ShapeError: if the bank belongs to another network.
+        """
+        self.check(model.space, "StatisticsBank")
+        if not 1 <= num_samples <= len(self):
+            raise OptionError(
+                f"StatisticsBank: num_samples must be between 1 and {len(self)}, the number of rows, "
+                f"got {num_samples}. Collect more batches, or take the guide MonteCarloBatchNorm, which "
+                "draws rows with replacement."
+            )
+        return Draws(self.shift, self.scale).draw(model, num_samples)
 
     def check(self, space: LatentSpace, where: str, rows: int = 1) -> None:
         """Refuse a bank of another network, or one with too few rows.

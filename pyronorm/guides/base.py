@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
 from typing import Any, ClassVar
 
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.guides.hyper import HyperGuide
-from pyronorm.latents import LatentNetwork, LatentSpace
+from pyronorm.guides.names import OwnParameters
+from pyronorm.latents import Draws, HasLatents, LatentNetwork, LatentSpace
+from pyronorm.laws import Hierarchical, Joint, Law, kl
+from pyronorm.laws.law import quantiles_of
 from pyronorm.model import NormalizationModel
+from pyronorm.priors import Prior
+from pyronorm.randomness import Seed, seeded
 
 __all__ = ["Guide"]
 
@@ -21,18 +30,26 @@ __all__ = ["Guide"]
 class Guide(PyroModule):
     """A distribution of the latents of a network: an approximate posterior.
 
-    A guide samples the sites ``shift`` and ``scale`` and nothing of the data. It works wherever Pyro
-    takes a guide. A subclass says what it samples in :meth:`sample_sites`. Where the model's prior has
-    hyperparameters, a guide with a density has a log-normal factor for them, ``hyper``
-    (:class:`~pyronorm.guides.HyperGuide`), independent of the latents.
+    A subclass says its law in :meth:`law`; the Pyro sites ``shift`` and ``scale``, draws and densities
+    follow from that. A guide works wherever Pyro takes a guide, and is a posterior for
+    :func:`pyronorm.predict` and the rest. Of the model it keeps what it needs, the latent space, and
+    follows its number of draws per mini-batch. Where the model's prior has hyperparameters, a guide
+    with a density has a log-normal factor for them, ``hyper`` (:class:`~pyronorm.guides.HyperGuide`),
+    independent of the latents.
+
+    In Pyro's parameter store the parameters have the name of the class and the prefix of the network
+    in front, ``MeanField.shift_loc``, unless the guide is a part of another PyroModule, which names it.
 
     Args:
         model: the model whose latents to sample; for a Pyro model of your own the
             :class:`~pyronorm.LatentNetwork` in it.
+
+    Attributes:
+        space: the space of the latents.
     """
 
     has_density: ClassVar[bool] = True
-    """Whether the log density exists; without it there is no ELBO."""
+    """Whether the log density exists, or an ELBO without it; else the guide cannot be trained."""
 
     has_analytic_kl: ClassVar[bool] = False
     """Whether ``TraceMeanField_ELBO`` finds closed forms for the KL divergence to most priors."""
@@ -40,73 +57,239 @@ class Guide(PyroModule):
     needs_latents: ClassVar[bool] = True
     """Whether it is of no use for a plain network."""
 
+    is_point: ClassVar[bool] = False
+    """Whether all draws are equal, so that one is enough."""
+
+    _like: Tensor
+
     def __init__(self, model: NormalizationModel | LatentNetwork) -> None:
-        super().__init__()
         if not isinstance(model, (NormalizationModel, LatentNetwork)):
             raise OptionError(
                 f"{type(self).__name__}: expected a NormalizationModel, or the LatentNetwork of a "
                 f"model of your own, got {type(model).__name__}."
             )
+        super().__init__(name=f"{model.space.prefix}{type(self).__name__}")
+        network = model if isinstance(model, LatentNetwork) else model.network
         if self.needs_latents:
-            network = model if isinstance(model, LatentNetwork) else model.network
             network.refuse_plain(type(self).__name__)
-        # A tuple hides the model from torch: it is no part of the guide.
-        self._model = (model,)
+        self.space: LatentSpace = network.space
+        # Empty: it gives device and dtype, and moves with the guide.
+        self.register_buffer("_like", network.like, persistent=False)
+        self._plate: Callable[[], AbstractContextManager[None]] = nullcontext
         self.hyper: HyperGuide | None = None
-        if self.has_density and self._hyperprior():
-            assert isinstance(model, NormalizationModel)
-            self.hyper = HyperGuide(model.prior, self.space, self._like())
+        if isinstance(model, NormalizationModel):
+            self._plate = model.draw_plate
+            if self.has_density and model.prior.law(self.space, self.like).hyper:
+                self.hyper = HyperGuide(model.prior, self.space, self.like)
 
     @property
-    def space(self) -> LatentSpace:
-        """The space of the latents."""
-        return self._model[0].space
+    def like(self) -> Tensor:
+        """An empty tensor with the device and dtype that the latents have."""
+        return self._like.to(torch.promote_types(self._like.dtype, torch.float32))
+
+    @abstractmethod
+    def law(self) -> Law:
+        """The law of the latents with the parameters as they are now.
+
+        Returns:
+            A law of ``self.space.num_channels`` channels, such as ``Independent(shift, scale)`` of two
+            Pyro distributions with event shape ``(channel,)``.
+        """
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample the sites; arguments are those of the model and are not used.
 
         Returns:
             The values by site name, with the plates around the call in front.
+
+        Raises:
+            OptionError: if Pyro's parameter store holds parameters of a file by the guide's names.
         """
-        model = self._model[0]
-        known = set() if self.hyper is None else set(self.hyper.sites)
-        if self.has_density and known != self._hyperprior():
-            raise OptionError(
-                f"{type(self).__name__}: the model's prior has the hyperparameters "
-                f"{sorted(self._hyperprior())}, the guide was made for {sorted(known)}. Make the guide "
-                "after the prior was set."
-            )
-        with nullcontext() if isinstance(model, LatentNetwork) else model.draw_plate():
-            hyper = {} if self.hyper is None else self.hyper()
-            shift, scale = self.sample_sites()
+        with OwnParameters(), self._plate():
+            return self._whole().sample(self.space)
+
+    @torch.no_grad()
+    def draw(
+        self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None
+    ) -> Draws:
+        """Draw latents and hyperparameters, without Pyro.
+
+        Args:
+            model: the model that the guide approximates the posterior of.
+            num_samples: number of independent draws.
+            data: not used.
+            seed: see :func:`pyronorm.randomness.seeded`.
+
+        Returns:
+            The draws, with their log density where there is one.
+
+        Raises:
+            OptionError: if ``num_samples`` is below 1.
+            ShapeError: if it is a guide for another network.
+        """
+        if num_samples < 1:
+            raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+        self.check(model.space)
+        with seeded(seed, self.like):
+            return self._whole().draw(num_samples).to(model.network.like)
+
+    def log_prob(
+        self, shift: Tensor, scale: Tensor, hyper: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Log density in nats of latents, and of hyperparameters where the guide has some.
+
+        Args:
+            shift: packed shifts, shape ``(*sample, channel)``.
+            scale: packed scales, of the same shape.
+            hyper: values of the hyperparameters by site name, each of shape ``(*sample, group)``.
+
+        Raises:
+            NoDensityError: if the guide has none: a point, or the rows of a bank.
+        """
+        return self._whole().log_prob(shift, scale, hyper)
+
+    def kl(self, prior: Prior, num_samples: int | None = None) -> Tensor:
+        r"""The divergence :math:`\mathrm{KL}(q \| p)` from this guide to a prior, in nats.
+
+        Args:
+            prior: ``p``; of an improper one, up to a constant.
+            num_samples: draws to estimate it by where there is no closed form; None refuses to.
+
+        Returns:
+            A scalar, differentiable in the guide's parameters.
+
+        Raises:
+            OptionError: if there is no closed form and ``num_samples`` is None, or if the guide has
+                no factor for the prior's hyperparameters.
+            NoDensityError: if the guide has no density.
+        """
+        return kl(self._whole(), prior.law(self.space, self.like), num_samples)
+
+    @torch.no_grad()
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Medians of single latents and hyperparameters, as Pyro's autoguides have it.
+
+        Returns:
+            Vectors by site name.
+
+        Raises:
+            OptionError: if they have no closed form.
+        """
+        return {name: value[0] for name, value in self.quantiles([0.5]).items()}
+
+    @torch.no_grad()
+    def quantiles(
+        self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Quantiles of single latents and hyperparameters, as Pyro's autoguides have it.
+
+        Args:
+            quantiles: levels between 0 and 1.
+            args: those of the model; not used.
+            kwargs: those of the model; not used.
+
+        Returns:
+            By site name, shape ``(level, channel)``.
+
+        Raises:
+            OptionError: if they have no closed form.
+        """
+        q = torch.as_tensor(quantiles, dtype=self.like.dtype, device=self.like.device)
+        shift, scale = self.law().quantiles(q)
+        known = {} if self.hyper is None else self.hyper.distributions()
+        hyper = {name: quantiles_of(fn, q) for name, fn in known.items()}
         return {**hyper, self.space.shift_site: shift, self.space.scale_site: scale}
 
-    @abstractmethod
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
-        """Sample the two Pyro sites and return ``shift`` and ``scale``."""
+    def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
+        r"""The distribution of all latents in one vector :math:`[\text{shift}, \log\text{scale}]`.
 
-    def _hyperprior(self) -> set[str]:
-        """The sites of the prior's hyperparameters."""
-        model = self._model[0]
-        if isinstance(model, LatentNetwork):
-            return set()
-        return set(model.prior.hyperprior(self.space, self._like()))
+        Raises:
+            OptionError: if the guide is not of that form.
+        """
+        law = self.law()
+        if not isinstance(law, Joint):
+            raise OptionError(
+                f"{type(self).__name__} is not one distribution of a vector, but of two sites: "
+                "guide.law() has their distributions, guide.draw(model, 1000) their draws."
+            )
+        return law.latents
 
-    def _like(self) -> Tensor:
-        """An empty tensor with the device and dtype of the latents."""
-        model = self._model[0]
-        return (model if isinstance(model, LatentNetwork) else model.network).like
+    def settings(self) -> dict[str, Any]:
+        """What makes a fresh guide that takes this one's state; ready for JSON.
 
-    def _vector(self, value: float | Tensor, name: str) -> Tensor:
+        ``type(guide).from_settings(model, guide.settings())`` and then ``load_state_dict``. As a rule
+        these are the arguments of the constructor without ``model``, read off attributes of the same
+        names.
+
+        Raises:
+            OptionError: if a guide of your own does not keep an argument, or one of another kind.
+        """
+        names = [*inspect.signature(type(self).__init__).parameters][2:]
+        return {name: self._setting(name) for name in names}
+
+    @classmethod
+    def from_settings(cls, model: NormalizationModel, settings: Mapping[str, Any]) -> Guide:
+        """A fresh guide of these settings, whose state is still to be loaded.
+
+        Args:
+            model: the model whose latents to sample.
+            settings: from :meth:`settings` of a guide of this class.
+        """
+        return cls(model, **settings)
+
+    def read_param_store(self) -> None:
+        """Take the values of Pyro's parameter store, such as ``load`` has put there.
+
+        Afterwards the store holds this guide's own parameters. What it does not have stays.
+
+        Raises:
+            ShapeError: if a parameter there has another shape.
+        """
+        with torch.no_grad(), poutine.block(), OwnParameters(read=True):
+            self()
+
+    def check(self, space: LatentSpace) -> None:
+        """Refuse the space of another network.
+
+        Raises:
+            ShapeError: if layers or channels differ.
+        """
+        mine, theirs = (dict(zip(s.names, s.sizes, strict=True)) for s in (self.space, space))
+        if mine != theirs:
+            raise ShapeError(
+                f"{type(self).__name__}: the guide was made for another network; it has the layers "
+                f"{mine}, the model has {theirs}."
+            )
+
+    def _whole(self) -> Law:
+        """The law, with the factor for the prior's hyperparameters."""
+        law = self.law()
+        if self.hyper is None:
+            return law
+        return Hierarchical(self.hyper.distributions(), lambda _: law, law.has_density)
+
+    def _setting(self, name: str) -> Any:
+        value = getattr(self, name, self)
+        value = value.value if isinstance(value, Enum) else value
+        value = value.tolist() if isinstance(value, Tensor) else value
+        if not isinstance(value, (bool, int, float, str, list, dict, type(None))):
+            raise OptionError(
+                f"{type(self).__name__}: its argument {name!r} cannot be saved; keep it as an attribute "
+                f"of that name, a number or a string, or define settings() and from_settings()."
+            )
+        return value
+
+    def _vector(self, value: float | Sequence[float] | Tensor, name: str) -> Tensor:
         """A number for every channel, or a given vector, as a fresh tensor."""
         channels = self.space.num_channels
-        if isinstance(value, Tensor) and value.shape not in ((), (channels,)):
+        like = self.like
+        vector = torch.as_tensor(value, device=like.device, dtype=like.dtype)
+        if vector.shape not in ((), (channels,)):
             raise ShapeError(
                 f"{type(self).__name__}: {name} must be a number or have shape ({channels},), got "
-                f"{tuple(value.shape)}."
+                f"{tuple(vector.shape)}."
             )
-        like = self._like()
-        return torch.as_tensor(value, device=like.device, dtype=like.dtype).expand(channels).clone()
+        return vector.expand(channels).clone()
 
     def _add_location(self, name: str, value: Tensor, neutral: bool) -> None:
         """Make a location a parameter, or hold it where it is: no part of the state then.

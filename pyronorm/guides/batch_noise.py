@@ -1,63 +1,60 @@
-"""The rows of a statistics bank: Monte-Carlo batch normalization."""
+"""The law of batch noise of a given batch size, with nothing to learn."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-import pyro
-from pyro.distributions import Categorical
+import torch
 from torch import Tensor
 
-from pyronorm.distributions import DrawsOnly
-from pyronorm.guides.bank import StatisticsBank
+from pyronorm import priors
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
+from pyronorm.laws import Law
 from pyronorm.model import NormalizationModel
+from pyronorm.stats.batch_noise import check_batch_size
 
 __all__ = ["BatchNoise"]
 
 
 class BatchNoise(Guide):
-    r"""Monte-Carlo batch normalization: a random row of the bank, all layers together.
+    r"""The law of batch noise with a fixed batch size, independent in every channel.
 
-    The implicit posterior that training with batch normalization leaves behind: each draw replaces
-    the population statistics of *all* layers by those of one training batch. It has draws and no
-    density, so it predicts and exports to ArviZ, but an ELBO over it raises
-    :class:`~pyronorm.errors.NoDensityError`.
+    :math:`\text{shift} \sim \mathcal N(0, 1/n)` and :math:`1/\text{scale}^2 \sim \chi^2_{n-1}/n`: what
+    batch normalization would inject if each channel saw ``n`` independent Gaussian values. Against
+    the prior :class:`pyronorm.priors.BatchNoise` of the same ``n`` the KL divergence is 0; it is
+    :class:`~pyronorm.guides.Fixed` with that prior.
 
     Args:
         model: the model whose latents to sample.
-        bank: statistics of training batches, as many as there should be different draws.
-
-    Sites: besides ``shift`` and ``scale`` an auxiliary site ``row``, the row drawn.
+        batch_size: ``n`` > 1, need not be whole. Positions of an image are correlated, so the
+            effective size of a convolution layer is between the number of images and the number of
+            values.
 
     Raises:
-        ShapeError: if the bank belongs to another network.
+        OptionError: if ``batch_size`` is not a finite number above 1.
 
-    Source: Teye, Azizpour & Smith, "Bayesian Uncertainty Estimation for Batch Normalized Deep
-    Networks" (ICML 2018): replace the statistics, don't average them; biased variance.
+    Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
     """
 
-    has_density: ClassVar[bool] = False
+    has_analytic_kl: ClassVar[bool] = True
 
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, model: NormalizationModel | LatentNetwork, bank: StatisticsBank) -> None:
+    def __init__(self, model: NormalizationModel | LatentNetwork, batch_size: float) -> None:
         super().__init__(model)
-        bank.check(self.space, "guides.BatchNoise")
-        like = self._like()
-        self.register_buffer("shift", bank.shift.to(like))
-        self.register_buffer("scale", bank.scale.to(like))
+        self.batch_size = check_batch_size(batch_size, "guides.BatchNoise")
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
-        """Draw a row, then the two sites from it."""
-        space = self.space
-        row = pyro.sample(
-            f"{space.prefix}row",
-            Categorical(logits=self.shift.new_zeros(len(self.shift)), validate_args=False),
-            infer={"is_auxiliary": True},
-        )
-        shift = DrawsOnly(self.shift[row], 1, "guides.BatchNoise")
-        scale = DrawsOnly(self.scale[row], 1, "guides.BatchNoise")
-        return pyro.sample(space.shift_site, shift), pyro.sample(space.scale_site, scale)
+    def law(self) -> Law:
+        """Normal shift and inverse-chi scale."""
+        return priors.BatchNoise(self.batch_size).law(self.space, self.like)
+
+    def get_extra_state(self) -> Tensor:
+        """The batch size: the law is this number, so it is a part of the state."""
+        return torch.tensor(self.batch_size, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the batch size of a state.
+
+        Raises:
+            OptionError: if it is not a finite number above 1.
+        """
+        self.batch_size = check_batch_size(float(state), "guides.BatchNoise.load_state_dict")

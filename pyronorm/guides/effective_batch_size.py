@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import pyro
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork, Per
+from pyronorm.laws import Law
 from pyronorm.model import NormalizationModel
-from pyronorm.priors import batch_noise_of
+from pyronorm.priors import batch_noise_law
 from pyronorm.stats.batch_noise import check_batch_size
 
 __all__ = ["EffectiveBatchSize"]
@@ -44,7 +44,7 @@ class EffectiveBatchSize(Guide):
     Args:
         model: the model whose latents to sample.
         batch_size: initial ``n`` > 1, need not be whole.
-        per: what has a batch size of its own.
+        per: what has a batch size of its own: "network", "layer" or "channel".
 
     Raises:
         OptionError: if ``batch_size`` is not a finite number above 1.
@@ -61,12 +61,12 @@ class EffectiveBatchSize(Guide):
         self,
         model: NormalizationModel | LatentNetwork,
         batch_size: float = 32.0,
-        per: Per = Per.LAYER,
+        per: Per | str = Per.LAYER,
     ) -> None:
         super().__init__(model)
         df = check_batch_size(batch_size, "guides.EffectiveBatchSize") - 1
-        self.per = per
-        like = self._like()
+        self.per = per = Per.of(per)
+        like = self.like
         self.register_buffer("groups", per.groups(self.space).to(like.device), persistent=False)
         start = like.new_full((len(per.labels(self.space)),), df)
         self.log_df = nn.Parameter(start.log())
@@ -99,13 +99,15 @@ class EffectiveBatchSize(Guide):
             guide.log_df.copy_((size - 1).log())
         return guide
 
+    def settings(self) -> dict[str, Any]:
+        """What has a batch size of its own; the sizes are in the state."""
+        return {"per": self.per.value}
+
     @property
     def batch_size(self) -> Float[Tensor, " group"]:
         """The batch sizes ``n`` now, in the order of ``per.labels(space)``."""
         return 1 + self.log_df.exp()
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
+    def law(self) -> Law:
         """Normal shift and inverse-chi scale."""
-        space = self.space
-        shift, scale = batch_noise_of(self.log_df.exp()[self.groups])
-        return pyro.sample(space.shift_site, shift), pyro.sample(space.scale_site, scale)
+        return batch_noise_law(self.log_df.exp()[self.groups])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 
-import pyro
 import torch
 from pyro import distributions as dist
 from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import AutoRegressiveNN
-from torch import Tensor, nn
-from torch.distributions import transforms
+from torch import nn
+from torch.distributions.transforms import AffineTransform
 
 from pyronorm.errors import OptionError
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
+from pyronorm.laws import Joint, Law
 from pyronorm.model import NormalizationModel
 
 __all__ = ["Flow"]
@@ -73,7 +73,8 @@ class Flow(Guide):
             )
         if not 0 < init_std < math.inf:
             raise OptionError(f"guides.Flow: init_std must be positive, got {init_std}.")
-        like = self._like()
+        like = self.like
+        self.num_flows, self.hidden, self.init_std = num_flows, hidden, init_std
         self.loc = nn.Parameter(like.new_zeros(size))
         self.log_std = nn.Parameter(like.new_full((size,), math.log(init_std)))
         networks = []
@@ -85,25 +86,12 @@ class Flow(Guide):
             networks.append(network)
         self.flows = nn.ModuleList(networks).to(like)
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
-        """Draw all latents jointly, then the two sites from them."""
-        space = self.space
+    def law(self) -> Law:
+        """All latents jointly."""
         base = dist.Normal(torch.zeros_like(self.loc), 1.0, validate_args=False).to_event(1)
         # Every part remembers its last draw, or the density would invert the flow step by step.
         parts = [
             *(AffineAutoregressive(network) for network in self.flows),
-            transforms.AffineTransform(self.loc, self.log_std.exp(), event_dim=1, cache_size=1),
-            transforms.CatTransform(
-                [transforms.identity_transform, transforms.ExpTransform()],
-                dim=-1,
-                lengths=[space.num_channels, space.num_channels],
-                cache_size=1,
-            ),
+            AffineTransform(self.loc, self.log_std.exp(), event_dim=1, cache_size=1),
         ]
-        joint = dist.TransformedDistribution(base, parts)
-        latents = pyro.sample(f"{space.prefix}latents", joint, infer={"is_auxiliary": True})
-        shift, scale = latents.chunk(2, dim=-1)
-        return (
-            pyro.sample(space.shift_site, dist.Delta(shift, event_dim=1)),
-            pyro.sample(space.scale_site, dist.Delta(scale, event_dim=1)),
-        )
+        return Joint(dist.TransformedDistribution(base, parts))

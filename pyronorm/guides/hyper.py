@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import LogNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyronorm.errors import OptionError
+from pyronorm.guides.names import OwnParameters
 from pyronorm.latents import LatentSpace
+from pyronorm.laws.law import log_normal
 from pyronorm.priors import Prior
 
 __all__ = ["HyperGuide"]
@@ -43,8 +45,8 @@ class HyperGuide(PyroModule):
     """
 
     def __init__(self, prior: Prior, space: LatentSpace, like: Tensor) -> None:
-        super().__init__()
-        hyperprior = prior.hyperprior(space, like)
+        super().__init__(name=f"{space.prefix}HyperGuide")
+        hyperprior = prior.law(space, like).hyper
         if not hyperprior:
             raise OptionError(f"guides.HyperGuide: {prior} has no hyperparameters.")
         loc, log_std = [], []
@@ -61,14 +63,18 @@ class HyperGuide(PyroModule):
         self.loc = nn.ParameterList(loc)
         self.log_std = nn.ParameterList(log_std)
 
+    def distributions(self) -> dict[str, Any]:
+        """The log-normal distributions by site name, with the parameters as they are now."""
+        return {
+            site: log_normal(loc, log_std.exp())
+            for site, loc, log_std in zip(self.sites, self.loc, self.log_std, strict=True)
+        }
+
     def forward(self) -> dict[str, Tensor]:
         """Sample the sites.
 
         Returns:
             The values by site name, with the plates around the call in front.
         """
-        values = {}
-        for site, loc, log_std in zip(self.sites, self.loc, self.log_std, strict=True):
-            fn = LogNormal(loc, log_std.exp(), validate_args=False)
-            values[site] = pyro.sample(site, fn.to_event(1))
-        return values
+        with OwnParameters():
+            return {site: pyro.sample(site, fn) for site, fn in self.distributions().items()}

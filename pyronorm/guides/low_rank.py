@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 
-import pyro
 import torch
 from jaxtyping import Float
-from pyro import distributions as dist
+from pyro.distributions import LowRankMultivariateNormal
 from torch import Tensor, nn
-from torch.distributions import transforms
 
 from pyronorm.errors import OptionError
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
+from pyronorm.laws import Joint, Law
 from pyronorm.model import NormalizationModel
 
 __all__ = ["LowRank"]
@@ -30,7 +29,8 @@ class LowRank(Guide):
         \mathcal N\big(m,\; F F^\top + \mathrm{diag}(d^2)\big)
 
     Parameters: ``loc`` (m) and ``log_std`` (log d) of shape ``(2 * channel,)``, ``factor`` (F) of
-    shape ``(2 * channel, rank)``; shifts first. The KL divergence is estimated by sampling.
+    shape ``(2 * channel, rank)``; shifts first. ELBOs estimate the
+    KL divergence by sampling; :meth:`kl` has it in closed form against Gaussian priors.
 
     Args:
         model: the model whose latents to sample.
@@ -63,9 +63,9 @@ class LowRank(Guide):
             raise OptionError(f"guides.LowRank: rank must be between 1 and {size}, got {rank}.")
         if not 0 < init_std < math.inf:
             raise OptionError(f"guides.LowRank: init_std must be positive, got {init_std}.")
-        like = self._like()
+        like = self.like
         half = init_std / math.sqrt(2)
-        self.neutral = neutral
+        self.rank, self.init_std, self.neutral = rank, init_std, neutral
         self._add_location("loc", like.new_zeros(size), neutral)
         self.log_std = nn.Parameter(like.new_full((size,), math.log(half)))
         self.factor = nn.Parameter(torch.randn(size, rank).to(like) * (half / math.sqrt(rank)))
@@ -113,23 +113,10 @@ class LowRank(Guide):
         """Covariance of shifts and log scales, shape ``(2 * channel, 2 * channel)``."""
         return self.factor @ self.factor.T + torch.diag((2 * self.log_std).exp())
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
-        """Draw all latents jointly, then the two sites from them."""
-        space = self.space
-        gaussian = dist.LowRankMultivariateNormal(
-            self.loc, self.factor, (2 * self.log_std).exp(), validate_args=False
-        )
-        # The density of (shift, scale), Jacobian included, belongs to the auxiliary site: that is
-        # right in every ELBO, with or without analytic KL terms.
-        to_latents = transforms.CatTransform(
-            [transforms.identity_transform, transforms.ExpTransform()],
-            dim=-1,
-            lengths=[space.num_channels, space.num_channels],
-        )
-        joint = dist.TransformedDistribution(gaussian, [to_latents])
-        latents = pyro.sample(f"{space.prefix}latents", joint, infer={"is_auxiliary": True})
-        shift, scale = latents.chunk(2, dim=-1)
-        return (
-            pyro.sample(space.shift_site, dist.Delta(shift, event_dim=1)),
-            pyro.sample(space.scale_site, dist.Delta(scale, event_dim=1)),
+    def law(self) -> Law:
+        """All latents jointly."""
+        return Joint(
+            LowRankMultivariateNormal(
+                self.loc, self.factor, (2 * self.log_std).exp(), validate_args=False
+            )
         )

@@ -5,42 +5,18 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import pyro
 import torch
-from pyro.distributions import LogNormal, Normal
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError
 from pyronorm.guides.base import Guide
-from pyronorm.latents import LatentNetwork, LatentSpace
+from pyronorm.latents import LatentNetwork
+from pyronorm.laws import Independent, Law
+from pyronorm.laws.law import log_normal, normal
 from pyronorm.model import NormalizationModel
 from pyronorm.stats.batch_noise import check_batch_size, log_var_mean, log_var_variance
 
-__all__ = ["MeanField", "sample_mean_field"]
-
-
-def sample_mean_field(
-    space: LatentSpace,
-    shift_loc: Tensor,
-    shift_std: Tensor,
-    log_scale_loc: Tensor,
-    log_scale_std: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Sample the two sites from independent normal shifts and log-normal scales.
-
-    Args:
-        space: gives the names of the sites.
-        shift_loc: mean of each shift, shape ``(channel,)``.
-        shift_std: standard deviation of each shift, shape ``(channel,)``.
-        log_scale_loc: mean of the logarithm of each scale, shape ``(channel,)``.
-        log_scale_std: standard deviation of the logarithm of each scale, shape ``(channel,)``.
-
-    Returns:
-        ``shift`` and ``scale``.
-    """
-    shift = Normal(shift_loc, shift_std, validate_args=False).to_event(1)
-    scale = LogNormal(log_scale_loc, log_scale_std, validate_args=False).to_event(1)
-    return pyro.sample(space.shift_site, shift), pyro.sample(space.scale_site, scale)
+__all__ = ["MeanField"]
 
 
 class MeanField(Guide):
@@ -82,7 +58,7 @@ class MeanField(Guide):
         super().__init__(model)
         if not 0 < init_std < math.inf:
             raise OptionError(f"guides.MeanField: init_std must be positive, got {init_std}.")
-        self.neutral = neutral
+        self.init_std, self.neutral = init_std, neutral
         for name in ("shift", "log_scale"):
             self._add_location(f"{name}_loc", self._vector(0.0, name), neutral)
             log_std = self._vector(math.log(init_std), name)
@@ -116,12 +92,9 @@ class MeanField(Guide):
             )
         return guide
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
+    def law(self) -> Law:
         """Normal shift and log-normal scale."""
-        return sample_mean_field(
-            self.space,
-            self.shift_loc,
-            self.shift_log_std.exp(),
-            self.log_scale_loc,
-            self.log_scale_log_std.exp(),
+        return Independent(
+            normal(self.shift_loc, self.shift_log_std.exp()),
+            log_normal(self.log_scale_loc, self.log_scale_log_std.exp()),
         )

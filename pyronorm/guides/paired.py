@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import pyro
 import torch
 from jaxtyping import Float
-from pyro.distributions import LogNormal, Normal
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
+from pyronorm.laws import Law, ScaleGivenShift
+from pyronorm.laws.law import log_normal, normal
 from pyronorm.model import NormalizationModel
 
 __all__ = ["Paired"]
@@ -67,7 +67,7 @@ class Paired(Guide):
         super().__init__(model)
         if not 0 < init_std < math.inf:
             raise OptionError(f"guides.Paired: init_std must be positive, got {init_std}.")
-        self.neutral = neutral
+        self.init_std, self.neutral = init_std, neutral
         zeros = self._vector(0.0, "loc")
         self._add_location("shift_loc", zeros.clone(), neutral)
         self._add_location("log_scale_loc", zeros.clone(), neutral)
@@ -118,12 +118,13 @@ class Paired(Guide):
         factor = torch.stack([first, second], -2)
         return factor @ factor.mT
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
-        """Normal shift, then log-normal scale given the shift."""
-        space = self.space
-        std = self.shift_log_std.exp()
-        of_shift = Normal(self.shift_loc, std, validate_args=False)
-        shift = pyro.sample(space.shift_site, of_shift.to_event(1))
-        loc = self.log_scale_loc + self.coupling * (shift - self.shift_loc) / std
-        of_scale = LogNormal(loc, self.log_scale_log_std.exp(), validate_args=False)
-        return shift, pyro.sample(space.scale_site, of_scale.to_event(1))
+    def law(self) -> Law:
+        """Normal shift, and log-normal scale given the shift."""
+        std, rest = self.shift_log_std.exp(), self.log_scale_log_std.exp()
+
+        def scale(shift: Tensor) -> Any:
+            loc = self.log_scale_loc + self.coupling * (shift - self.shift_loc) / std
+            return log_normal(loc, rest)
+
+        alone = log_normal(self.log_scale_loc, torch.hypot(self.coupling, rest))
+        return ScaleGivenShift(normal(self.shift_loc, std), scale, alone)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import pyro
 from pyro.distributions import Delta
-from torch import Tensor
 
 from pyronorm.guides.base import Guide
+from pyronorm.laws import Independent, Law
 
 __all__ = ["Point"]
 
@@ -23,10 +22,9 @@ class Point(Guide):
     """
 
     needs_latents: ClassVar[bool] = False
+    is_point: ClassVar[bool] = True
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
-        """Two Delta sites."""
-        zeros = self._like().new_zeros(self.space.num_channels)
-        shift = pyro.sample(self.space.shift_site, Delta(zeros, event_dim=1))
-        scale = pyro.sample(self.space.scale_site, Delta(zeros + 1, event_dim=1))
-        return shift, scale
+    def law(self) -> Law:
+        """Two points."""
+        zeros = self.like.new_zeros(self.space.num_channels)
+        return Independent(Delta(zeros, event_dim=1), Delta(zeros + 1, event_dim=1))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import pyro
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from pyro import distributions as dist
+from pyro.distributions import TransformedDistribution
 from torch import Tensor
 from torch.distributions.transforms import PowerTransform
 
@@ -13,6 +15,8 @@ from pyronorm.errors import OptionError
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork, Per
+from pyronorm.laws import Law, ShiftGivenScale
+from pyronorm.laws.law import normal
 from pyronorm.model import NormalizationModel
 
 __all__ = ["PopulationStatistics"]
@@ -58,7 +62,9 @@ class PopulationStatistics(Guide):
     df: Tensor
 
     def __init__(
-        self, model: NormalizationModel | LatentNetwork, num_values: float | Tensor
+        self,
+        model: NormalizationModel | LatentNetwork,
+        num_values: float | Sequence[float] | Tensor,
     ) -> None:
         super().__init__(model)
         df = self._vector(num_values, "num_values") - 1
@@ -75,7 +81,7 @@ class PopulationStatistics(Guide):
         model: NormalizationModel | LatentNetwork,
         bank: StatisticsBank,
         num_data: int,
-        per: Per = Per.LAYER,
+        per: Per | str = Per.LAYER,
     ) -> PopulationStatistics:
         r"""Take the effective number of values from the scatter of batch statistics.
 
@@ -97,7 +103,7 @@ class PopulationStatistics(Guide):
             OptionError: if it has a single row, or ``num_data`` is below its batch size.
         """
         where = "guides.PopulationStatistics.from_bank"
-        space = model.space
+        space, per = model.space, Per.of(per)
         bank.check(space, where, rows=2)
         if num_data < bank.batch_size:
             raise OptionError(
@@ -107,15 +113,21 @@ class PopulationStatistics(Guide):
         size = bank.effective_batch_size(per).estimate * (num_data / bank.batch_size)
         return cls(model, size.clamp(max=_LARGEST)[per.groups(space).to(size.device)])
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
-        """Scale, then the shift given it."""
-        space = self.space
+    @property
+    def num_values(self) -> Tensor:
+        """The numbers of values ``N``, shape ``(channel,)``."""
+        return 1 + self.df
+
+    def law(self) -> Law:
+        """Scale, and the shift given it."""
         root = torch.sqrt(1 + self.df)
         # 1/scale = sqrt(N) / chi: the inverse-chi density is exact for large N, in any precision.
-        of_scale = dist.TransformedDistribution(
+        scale = TransformedDistribution(
             InverseChi(self.df, root, validate_args=False),
             [PowerTransform(root.new_full((), -1.0))],
         )
-        scale = pyro.sample(space.scale_site, of_scale.to_event(1))
-        of_shift = dist.Normal(torch.zeros_like(root), 1 / (root * scale), validate_args=False)
-        return pyro.sample(space.shift_site, of_shift.to_event(1)), scale
+
+        def shift(scale: Tensor) -> Any:
+            return normal(torch.zeros_like(root), 1 / (root * scale))
+
+        return ShiftGivenScale(shift, scale.to_event(1))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
-from pyronorm.guides.mean_field import sample_mean_field
 from pyronorm.latents import LatentNetwork
+from pyronorm.laws import Independent, Law
+from pyronorm.laws.law import log_normal, normal
 from pyronorm.model import NormalizationModel
 
 __all__ = ["StochasticBatchNorm"]
@@ -50,13 +52,30 @@ class StochasticBatchNorm(Guide):
     def __init__(self, model: NormalizationModel | LatentNetwork, bank: StatisticsBank) -> None:
         super().__init__(model)
         bank.check(self.space, "guides.StochasticBatchNorm", rows=2)
-        like = self._like()
+        like = self.like
         for name, rows in (("shift", bank.shift), ("log_scale", bank.scale.log())):
             self.register_buffer(f"{name}_loc", rows.mean(0).to(like))
             self.register_buffer(f"{name}_std", rows.std(0).clamp(min=_MIN_STD).to(like))
 
-    def sample_sites(self) -> tuple[Tensor, Tensor]:
+    def law(self) -> Law:
         """Normal shift and log-normal scale."""
-        return sample_mean_field(
-            self.space, self.shift_loc, self.shift_std, self.log_scale_loc, self.log_scale_std
+        return Independent(
+            normal(self.shift_loc, self.shift_std),
+            log_normal(self.log_scale_loc, self.log_scale_std),
         )
+
+    def settings(self) -> dict[str, Any]:
+        """None: the moments are in the state."""
+        return {}
+
+    @classmethod
+    def from_settings(
+        cls, model: NormalizationModel, settings: Mapping[str, Any]
+    ) -> StochasticBatchNorm:
+        """A guide of neutral moments.
+
+        Args:
+            model: the model whose latents to sample.
+            settings: from :meth:`settings`.
+        """
+        return cls(model, StatisticsBank.neutral(model.space, 2))

@@ -10,7 +10,7 @@ from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import log_likelihoods, predict, predictive_nll
-from pyronorm.infer.pyro_guide import PyroGuide, draw_prior
+from pyronorm.infer.pyro_guide import PyroGuide
 from pyronorm.infer.trainer import Trainer
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "Validation",
     "as_posterior",
     "collect_bank",
-    "draw_prior",
     "estimate_population_statistics",
     "fit",
     "log_likelihoods",

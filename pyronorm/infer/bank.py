@@ -47,7 +47,7 @@ def collect_bank(
             generator of its own draws from that. None draws from torch's generators.
 
     Returns:
-        The bank; give it to :class:`pyronorm.guides.BatchNoise` (Monte-Carlo batch normalization),
+        The bank; it is a posterior itself. Give it to :class:`pyronorm.guides.MonteCarloBatchNorm`,
         :class:`pyronorm.guides.StochasticBatchNorm` or :meth:`pyronorm.guides.LowRank.from_bank`.
 
     Raises:
@@ -72,7 +72,7 @@ def collect_bank(
                 f"collect_bank: {layer.name} ({type(layer.normalizer).__name__}) has batch statistics "
                 "that are not a mean and a variance per channel, so its batch noise is not a shift and "
                 "a scale (whitening multiplies by a random matrix). Use a guide that needs no bank "
-                "(MeanField, FixedNoise, LowRank), or the Batch normalizer."
+                "(MeanField, BatchNoise, LowRank), or the Batch normalizer."
             )
     if num_batches is not None:
         check_count("collect_bank", "num_batches", num_batches)

@@ -10,7 +10,6 @@ from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide
 
 from pyronorm.errors import OptionError
-from pyronorm.guides import Guide, StatisticsBank
 from pyronorm.infer.pyro_guide import PyroGuide, draws_of_mcmc
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
@@ -64,10 +63,8 @@ def as_posterior(value: Any, where: str, space: Any = None) -> Posterior:
     """
     if isinstance(value, MCMC):
         return draws_of_mcmc(value, space)
-    if isinstance(value, AutoGuide) or (isinstance(value, Guide) and not hasattr(value, "draw")):
+    if isinstance(value, AutoGuide):
         return PyroGuide(value)
-    if isinstance(value, StatisticsBank) and not hasattr(value, "draw"):
-        return Draws(value.shift, value.scale)
     if isinstance(value, type):
         raise OptionError(
             f"{where}: expected a posterior, got the class {value.__name__}. Make one of it first: "

@@ -1,4 +1,4 @@
-"""Draws from what Pyro knows: any guide, an MCMC run, the model's prior."""
+"""Draws from what Pyro knows: any guide, an MCMC run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
-from pyronorm.guides import Guide
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.latents import Draws, LatentSpace
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
 
-__all__ = ["PyroGuide", "draw_prior", "draws_of_mcmc"]
+__all__ = ["PyroGuide", "draws_of_mcmc"]
 
 
 class PyroGuide:
@@ -105,14 +104,14 @@ class PyroGuide:
                     f"draws, expected {expected}: is it a guide of this model?"
                 )
             values.append(value.squeeze(1))
-        hyperprior = model.prior.hyperprior(space, like)
+        hyperprior = model.prior.law(space, like).hyper
         hyper = {name: sites[name]["value"].squeeze(1) for name in hyperprior if name in sites}
         _refuse_others(sites, {space.shift_site, space.scale_site, *hyperprior})
         draws = Draws(values[0], values[1], _log_density(trace, num_samples), hyper)
         return draws.to(like)
 
     def _arguments(self, data: Data | None) -> tuple[Tensor, ...]:
-        if isinstance(self.guide, (AutoGuide, Guide)) or data is None:
+        if isinstance(self.guide, AutoGuide) or data is None:
             return ()
         for batch in as_batches(data):
             return tuple(part for part in split(batch) if part is not None)
@@ -144,29 +143,6 @@ def draws_of_mcmc(mcmc: MCMC, space: LatentSpace) -> Draws:
         num_chains=len(shift),
         stats={"diverging": diverging.flatten()},
     )
-
-
-@torch.no_grad()
-def draw_prior(model: NormalizationModel, num_samples: int, seed: Seed = None) -> Draws:
-    """Draw latents and hyperparameters from the model's prior.
-
-    Args:
-        model: the model.
-        num_samples: number of draws.
-        seed: see :func:`pyronorm.randomness.seeded`.
-
-    Returns:
-        The draws with their log prior density.
-
-    Raises:
-        OptionError: if the prior is improper.
-    """
-    space, like = model.space, model.network.like
-    with seeded(seed, like), pyro.plate("_draws", num_samples, dim=-2):
-        trace = poutine.trace(model.prior.sample).get_trace(space, like)
-    values = {name: site["value"].squeeze(1) for name, site in _sites(trace).items()}
-    shift, scale = values.pop(space.shift_site), values.pop(space.scale_site)
-    return Draws(shift, scale, _log_density(trace, num_samples), values)
 
 
 def _refuse_others(sites: dict[str, Any], ours: set[str]) -> None:

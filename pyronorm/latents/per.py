@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pyronorm.errors import OptionError
 from pyronorm.latents.space import LatentSpace
 
 __all__ = ["Per"]
@@ -26,6 +27,19 @@ class Per(Enum):
     NETWORK = "network"
     LAYER = "layer"
     CHANNEL = "channel"
+
+    @classmethod
+    def of(cls, value: Per | str) -> Per:
+        """The member itself, or the one of that value.
+
+        Raises:
+            OptionError: if there is none.
+        """
+        try:
+            return cls(value)
+        except ValueError:
+            choices = ", ".join(repr(member.value) for member in cls)
+            raise OptionError(f"per: expected one of {choices}, got {value!r}.") from None
 
     def groups(self, space: LatentSpace) -> Int[Tensor, " channel"]:
         """For each channel the number of its group, from 0 without gaps.

@@ -4,57 +4,45 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any, ClassVar
 
-import pyro
+import torch
 from jaxtyping import Float
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.errors import OptionError
-from pyronorm.latents import LatentSpace
+from pyronorm.latents import Draws, HasLatents, LatentSpace
+from pyronorm.laws import Law
+from pyronorm.randomness import Seed, seeded
 
-__all__ = ["IndependentPrior", "Prior"]
+__all__ = ["Prior"]
 
 
 class Prior(ABC):
-    r"""A distribution of ``shift`` and ``scale``, perhaps with hyperparameters of its own.
+    r"""A law of ``shift`` and ``scale`` for every latent space.
 
-    .. math::
-        \text{hyper} \sim p, \qquad \text{shift}, \text{scale} \mid \text{hyper} \sim p
-
-    Hyperparameters are Pyro sites like the latents, so a posterior may have them as well. A prior
-    without them is an :class:`IndependentPrior`.
+    A subclass is a frozen dataclass of settings and says its law in :meth:`law`; Pyro sites, draws and
+    densities follow from that. Hyperparameters of its own are a part of the law
+    (:class:`~pyronorm.laws.Hierarchical`); they are Pyro sites like the latents, so a posterior may
+    have them as well.
     """
 
     is_proper: ClassVar[bool] = True
     """Whether the prior has draws."""
 
-    def hyperprior(self, space: LatentSpace, like: Tensor) -> dict[str, TorchDistributionMixin]:
-        """The distributions of the hyperparameters by site name; none as a rule.
+    @abstractmethod
+    def law(self, space: LatentSpace, like: Tensor) -> Law:
+        """The law of the latents of a space.
 
         Args:
             space: the layers and channels, and the prefix of the sites.
-            like: gives device and dtype.
+            like: gives device and dtype; its values and shape do not matter.
 
         Returns:
-            Distributions with event shape ``(group,)``, on the positive numbers.
-        """
-        return {}
-
-    @abstractmethod
-    def conditional(
-        self, space: LatentSpace, like: Tensor, hyper: Mapping[str, Tensor]
-    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
-        """The distributions of ``shift`` and of ``scale`` given the hyperparameters.
-
-        Args:
-            space: the layers and channels.
-            like: gives device and dtype.
-            hyper: values of :meth:`hyperprior`'s sites, each of shape ``(*sample, group)``.
-
-        Returns:
-            Two independent distributions with event shape ``(channel,)``.
+            A law of ``space.num_channels`` channels, such as
+            ``Independent(shift, scale)`` of two Pyro distributions with event shape ``(channel,)``.
         """
 
     def sample(self, space: LatentSpace, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,13 +55,35 @@ class Prior(ABC):
         Returns:
             ``shift`` and ``scale``, with the plates around the call in front.
         """
-        hyper = {}
-        for name, fn in self.hyperprior(space, like).items():
-            # Tells init_to_neutral where to start: the zero of log space is arbitrary.
-            start: Any = {"neutral": fn.mean}
-            hyper[name] = pyro.sample(name, fn, infer=start)
-        shift, scale = self.conditional(space, like, hyper)
-        return pyro.sample(space.shift_site, shift), pyro.sample(space.scale_site, scale)
+        values = self.law(space, like).sample(space)
+        return values[space.shift_site], values[space.scale_site]
+
+    @torch.no_grad()
+    def draw(
+        self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None
+    ) -> Draws:
+        """Draw latents and hyperparameters, without Pyro.
+
+        So a prior stands wherever a posterior does: ``pyronorm.predict(model, model.prior, x)`` is the
+        prior predictive distribution.
+
+        Args:
+            model: the model whose latents to draw.
+            num_samples: number of independent draws.
+            data: not used.
+            seed: see :func:`pyronorm.randomness.seeded`.
+
+        Returns:
+            The draws; ``log_density`` is their log prior density.
+
+        Raises:
+            OptionError: if the prior is improper, or ``num_samples`` below 1.
+        """
+        if num_samples < 1:
+            raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+        like = model.network.like
+        with seeded(seed, like):
+            return self.law(model.space, like).draw(num_samples)
 
     def log_prob(
         self,
@@ -91,14 +101,10 @@ class Prior(ABC):
             hyper: values of the hyperparameters' sites, each of shape ``(*sample, group)``; without
                 them (a bank knows none) they are integrated out.
         """
-        hyperprior = self.hyperprior(space, shift)
-        if not hyperprior.keys() <= hyper.keys():
+        law = self.law(space, shift)
+        if not law.hyper.keys() <= hyper.keys():
             return self.marginal_log_prob(space, shift, scale)
-        of_shift, of_scale = self.conditional(space, shift, hyper)
-        log_prob: Tensor = of_shift.log_prob(shift) + of_scale.log_prob(scale)
-        for name, fn in hyperprior.items():
-            log_prob = log_prob + fn.log_prob(hyper[name])
-        return log_prob
+        return law.log_prob(shift, scale, hyper)
 
     def marginal_log_prob(
         self,
@@ -116,12 +122,13 @@ class Prior(ABC):
         Raises:
             OptionError: if a prior of your own has hyperparameters and does not define this.
         """
-        if self.hyperprior(space, shift):
+        law = self.law(space, shift)
+        if law.hyper:
             raise OptionError(
                 f"{type(self).__name__} has hyperparameters and does not say how to integrate them "
                 "out: define marginal_log_prob, or use a posterior that has them."
             )
-        return self.log_prob(space, shift, scale, {})
+        return law.log_prob(shift, scale)
 
     def report(
         self, space: LatentSpace, hyper: Mapping[str, Tensor]
@@ -138,26 +145,17 @@ class Prior(ABC):
         """
         return {}
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this prior again, ``type(prior)(**settings)``; ready for JSON.
 
-class IndependentPrior(Prior):
-    """A distribution of ``shift`` and ``scale``, the same and independent for every channel."""
-
-    @abstractmethod
-    def distributions(
-        self, num_channels: int, like: Tensor
-    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
-        """The distributions of ``shift`` and of ``scale``.
-
-        Args:
-            num_channels: length of both.
-            like: gives device and dtype.
-
-        Returns:
-            Two independent distributions with event shape ``(num_channels,)``.
+        Raises:
+            OptionError: if a prior of your own is no dataclass.
         """
-
-    def conditional(
-        self, space: LatentSpace, like: Tensor, hyper: Mapping[str, Tensor]
-    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
-        """The distributions themselves: there are no hyperparameters."""
-        return self.distributions(space.num_channels, like)
+        kind: Any = type(self)
+        if not is_dataclass(kind):
+            raise OptionError(
+                f"{kind.__name__}: a prior is a frozen dataclass of settings; put "
+                "@dataclass(frozen=True) before the class."
+            )
+        values = {field.name: getattr(self, field.name) for field in fields(kind)}
+        return {k: v.value if isinstance(v, Enum) else v for k, v in values.items()}

@@ -6,62 +6,40 @@ from dataclasses import dataclass
 
 import torch
 from pyro.distributions import Normal
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.distributions import InverseChi
-from pyronorm.priors.base import IndependentPrior
+from pyronorm.latents import LatentSpace
+from pyronorm.laws import Independent, Law
+from pyronorm.priors.base import Prior
 from pyronorm.stats.batch_noise import check_batch_size
 
-__all__ = ["BatchNoise", "batch_noise", "batch_noise_of"]
+__all__ = ["BatchNoise", "batch_noise_law"]
 
 
-def batch_noise(
-    batch_size: float, num_channels: int, like: Tensor
-) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
-    r"""The law of batch noise for ``n`` independent Gaussian values per channel.
+def batch_noise_law(df: Tensor) -> Independent:
+    r"""The law of batch noise with a batch size for every channel, differentiable in it.
 
     .. math::
         \text{shift} \sim \mathcal N(0, 1/n), \qquad
         \text{scale} \sim \sqrt n \,/\, \chi_{n-1}, \qquad \text{independent}
 
     Args:
-        batch_size: ``n`` > 1.
-        num_channels: length of both vectors.
-        like: gives device and dtype.
-
-    Returns:
-        The distributions of ``shift`` and ``scale``, event shape ``(num_channels,)``.
-
-    Raises:
-        OptionError: if ``batch_size`` is not a finite number above 1.
-    """
-    check_batch_size(batch_size, "batch_noise")
-    return batch_noise_of(like.new_full((num_channels,), batch_size - 1))
-
-
-def batch_noise_of(df: Tensor) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
-    r"""The law of batch noise with a batch size for every channel, differentiable in it.
-
-    Args:
         df: :math:`n - 1 > 0`, shape ``(*sample, channel)``.
-
-    Returns:
-        The distributions of ``shift`` and ``scale``, event shape ``(channel,)``.
     """
     std = torch.rsqrt(1 + df)
     shift = Normal(torch.zeros_like(df), std, validate_args=False)
     scale = InverseChi(df, 1 / std, validate_args=False)
-    return shift.to_event(1), scale.to_event(1)  # type: ignore[no-untyped-call]
+    return Independent(shift.to_event(1), scale.to_event(1))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
-class BatchNoise(IndependentPrior):
+class BatchNoise(Prior):
     r"""The noise that batch normalization with ``batch_size`` independent values would have.
 
     :math:`\text{shift} \sim \mathcal N(0, 1/n)` and
     :math:`1/\text{scale}^2 \sim \chi^2_{n-1}/n`, independent. With the same law as a guide
-    (:class:`pyronorm.guides.FixedNoise`) the KL divergence is zero: batch normalization *is* this
+    (:class:`pyronorm.guides.BatchNoise`) the KL divergence is zero: batch normalization *is* this
     variational problem, up to a constant.
 
     Args:
@@ -78,8 +56,6 @@ class BatchNoise(IndependentPrior):
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size, "priors.BatchNoise")
 
-    def distributions(
-        self, num_channels: int, like: Tensor
-    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
+    def law(self, space: LatentSpace, like: Tensor) -> Law:
         """Normal shift and inverse-chi scale."""
-        return batch_noise(self.batch_size, num_channels, like)
+        return batch_noise_law(like.new_full((space.num_channels,), self.batch_size - 1))

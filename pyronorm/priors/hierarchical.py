@@ -10,13 +10,13 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float
 from pyro.distributions import Gamma
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.errors import OptionError
 from pyronorm.latents import LatentSpace, Per
+from pyronorm.laws import Hierarchical, Law
 from pyronorm.priors.base import Prior
-from pyronorm.priors.batch_noise import batch_noise_of
+from pyronorm.priors.batch_noise import batch_noise_law
 from pyronorm.stats.batch_noise import check_batch_size
 
 __all__ = ["HierarchicalBatchNoise"]
@@ -50,7 +50,7 @@ class HierarchicalBatchNoise(Prior):
         batch_size: prior mean of ``n`` > 1.
         concentration: ``a`` > 0; :math:`n - 1` has the relative standard deviation
             :math:`1/\sqrt a`. Below 1 its density is largest at ``n`` = 1, where scales have no mean.
-        per: what has a batch size of its own.
+        per: what has a batch size of its own: "network", "layer" or "channel".
 
     Raises:
         OptionError: if ``batch_size`` is not a finite number above 1, or ``concentration`` not
@@ -62,9 +62,10 @@ class HierarchicalBatchNoise(Prior):
 
     batch_size: float = 64.0
     concentration: float = 2.0
-    per: Per = Per.LAYER
+    per: Per | str = Per.LAYER
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "per", Per.of(self.per))
         check_batch_size(self.batch_size, "priors.HierarchicalBatchNoise")
         if not 0 < self.concentration < math.inf:
             raise OptionError(
@@ -72,18 +73,16 @@ class HierarchicalBatchNoise(Prior):
                 f"{self.concentration}."
             )
 
-    def hyperprior(self, space: LatentSpace, like: Tensor) -> dict[str, TorchDistributionMixin]:
-        """Gamma distributions of ``n - 1``, one for each group."""
-        ones = like.new_ones(len(self.per.labels(space)))
+    def law(self, space: LatentSpace, like: Tensor) -> Law:
+        """Gamma distributions of ``n - 1``, one for each group; then the law of batch noise."""
+        ones = like.new_ones(len(Per.of(self.per).labels(space)))
         fn = Gamma(ones * self.concentration, ones * self._rate, validate_args=False)
-        return {_site(space): fn.to_event(1)}
 
-    def conditional(
-        self, space: LatentSpace, like: Tensor, hyper: Mapping[str, Tensor]
-    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
-        """The law of batch noise of each channel's group."""
-        df = hyper[_site(space)]
-        return batch_noise_of(df[..., _groups(self.per, space, df.device)])
+        def given(hyper: Mapping[str, Tensor]) -> Law:
+            df = hyper[_site(space)]
+            return batch_noise_law(df[..., _groups(Per.of(self.per), space, df.device)])
+
+        return Hierarchical({_site(space): fn.to_event(1)}, given)
 
     def marginal_log_prob(
         self,
@@ -115,7 +114,7 @@ class HierarchicalBatchNoise(Prior):
             + half * log_n
         )
         squares = (x.square() + torch.exp(-2 * log_scale)) / 2
-        groups = self.per.groups(space).to(x.device)
+        groups = Per.of(self.per).groups(space).to(x.device)
         total = x.new_zeros(x.shape[:-1])
         for g in range(int(groups.max()) + 1):
             own = groups == g
@@ -131,7 +130,7 @@ class HierarchicalBatchNoise(Prior):
         """The batch sizes ``n`` as ``batch_size``."""
         if _site(space) not in hyper:
             return {}
-        return {"batch_size": (1 + hyper[_site(space)], self.per.labels(space))}
+        return {"batch_size": (1 + hyper[_site(space)], Per.of(self.per).labels(space))}
 
     @property
     def _rate(self) -> float:

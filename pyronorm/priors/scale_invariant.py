@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.distributions import ImproperFlat, ImproperLogUniform
-from pyronorm.priors.base import IndependentPrior
+from pyronorm.latents import LatentSpace
+from pyronorm.laws import Independent, Law
+from pyronorm.priors.base import Prior
 
 __all__ = ["ScaleInvariant"]
 
 
 @dataclass(frozen=True)
-class ScaleInvariant(IndependentPrior):
+class ScaleInvariant(Prior):
     r"""Flat shift, log-uniform scale: :math:`p(\text{shift}, \text{scale}) \propto 1/\text{scale}`.
 
     The reference prior of a location-scale family. It is improper: it has no draws, so no prior
@@ -27,11 +28,9 @@ class ScaleInvariant(IndependentPrior):
 
     is_proper: ClassVar[bool] = False
 
-    def distributions(
-        self, num_channels: int, like: Tensor
-    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
+    def law(self, space: LatentSpace, like: Tensor) -> Law:
         """Flat shift and log-uniform scale."""
-        zeros = like.new_zeros(num_channels)
+        zeros = like.new_zeros(space.num_channels)
         shift = ImproperFlat(zeros, validate_args=False)
         scale = ImproperLogUniform(zeros, validate_args=False)
-        return shift.to_event(1), scale.to_event(1)  # type: ignore[no-untyped-call]
+        return Independent(shift.to_event(1), scale.to_event(1))  # type: ignore[no-untyped-call]

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyro.distributions import LogNormal, Normal
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyronorm.errors import OptionError
-from pyronorm.priors.base import IndependentPrior
+from pyronorm.latents import LatentSpace
+from pyronorm.laws import Independent, Law
+from pyronorm.priors.base import Prior
 
 __all__ = ["Standard"]
 
 
 @dataclass(frozen=True)
-class Standard(IndependentPrior):
+class Standard(Prior):
     r"""Normal shift and log-normal scale around the neutral values.
 
     :math:`\text{shift} \sim \mathcal N(0, s^2)` and :math:`\log \text{scale} \sim \mathcal N(0, t^2)`.
@@ -39,11 +40,9 @@ class Standard(IndependentPrior):
                     f"{getattr(self, name)}."
                 )
 
-    def distributions(
-        self, num_channels: int, like: Tensor
-    ) -> tuple[TorchDistributionMixin, TorchDistributionMixin]:
+    def law(self, space: LatentSpace, like: Tensor) -> Law:
         """Normal shift and log-normal scale."""
-        zeros, ones = like.new_zeros(num_channels), like.new_ones(num_channels)
+        zeros, ones = like.new_zeros(space.num_channels), like.new_ones(space.num_channels)
         shift = Normal(zeros, ones * self.shift_std, validate_args=False)
         scale = LogNormal(zeros, ones * self.log_scale_std, validate_args=False)
-        return shift.to_event(1), scale.to_event(1)
+        return Independent(shift.to_event(1), scale.to_event(1))

@@ -244,8 +244,10 @@ class BatchSize(Study):
             "gap": gap.loss_gap,
         }
         yield Row(row.method, seed, {**row.values, **magnitude}, row.condition)
-        yield self._judged(_MCBN, trained, guides.BatchNoise(trained.model, bank), data, seed, n)
-        noisy = self._train(Weight(), guides.FixedNoise, data, seed, place, noise=n_eff)
+        yield self._judged(
+            _MCBN, trained, guides.MonteCarloBatchNorm(trained.model, bank), data, seed, n
+        )
+        noisy = self._train(Weight(), guides.BatchNoise, data, seed, place, noise=n_eff)
         yield self._judged(_NOISE, noisy, noisy.guide, data, seed, n)
 
     def _constraints(self, trained: Trained, data: ImageData, number: int) -> float:

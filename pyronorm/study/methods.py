@@ -57,13 +57,13 @@ def _low_rank(model: NormalizationModel, noise: float) -> guides.Guide:
 
 _EXPLICIT: dict[str, tuple[_MakeGuide, str]] = {
     "point": (_point, "no noise"),
-    "fixed": (guides.FixedNoise, "fixed noise of the batch-norm law"),
+    "fixed": (guides.BatchNoise, "fixed noise of the batch-norm law"),
     "mean-field": (_mean_field, "learned independent posterior"),
     "low-rank": (_low_rank, "learned joint Gaussian of rank 10"),
 }
 
 _FROM_BANK: dict[str, tuple[_FromBank, str]] = {
-    "mcbn": (guides.BatchNoise, "Monte-Carlo batch normalization: rows of the bank"),
+    "mcbn": (guides.MonteCarloBatchNorm, "Monte-Carlo batch normalization: rows of the bank"),
     "stochastic": (guides.StochasticBatchNorm, "stochastic batch normalization: its moments"),
     "bank-low-rank": (guides.LowRank.from_bank, "joint Gaussian of rank 10 of the bank"),
 }

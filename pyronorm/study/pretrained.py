@@ -259,10 +259,10 @@ class _Posteriors:
         def rows_of_bank(n: int) -> guides.Guide:
             torch.manual_seed(self.seed)
             bank = collect_bank(model, self.data.train.x, settings.bank_rows, n)
-            return guides.BatchNoise(model, bank)
+            return guides.MonteCarloBatchNorm(model, bank)
 
         makers: dict[str, Callable[[int], guides.Guide]] = {
-            "fixed law": lambda n: guides.FixedNoise(model, n),
+            "fixed law": lambda n: guides.BatchNoise(model, n),
             "MCBN": rows_of_bank,
         }
         for method, make in makers.items():

@@ -157,13 +157,15 @@ class UciNetworks:
             model, _ = self._fit(self._normalized(None), guides.Point, n)
             torch.manual_seed(self.seed)
             bank = collect_bank(model, self.data.train.x, self.settings.num_samples, n)
-            found.append((self._draws(model, guides.BatchNoise(model, bank)), (model, bank, n)))
+            found.append(
+                (self._draws(model, guides.MonteCarloBatchNorm(model, bank)), (model, bank, n))
+            )
         mcbn, (model, bank, n) = self._best(found)
         for method, sampler in {
             BASELINE: self._draws(model, guides.Point(model)),
             "MCBN": mcbn,
             "stochastic BN": self._draws(model, guides.StochasticBatchNorm(model, bank)),
-            "BN, fixed law": self._draws(model, guides.FixedNoise(model, n)),
+            "BN, fixed law": self._draws(model, guides.BatchNoise(model, n)),
         }.items():
             yield self._row(method, sampler, n)
 
@@ -202,7 +204,7 @@ class UciNetworks:
         """Weight normalization with the law of batch noise."""
         found = []
         for n in self._sizes():
-            make = partial(guides.FixedNoise, batch_size=n)
+            make = partial(guides.BatchNoise, batch_size=n)
             found.append((self._draws(*self._weight(make)), n))
         sampler, n = self._best(found)
         yield self._row("weight, fixed noise", sampler, n)

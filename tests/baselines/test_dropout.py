@@ -75,7 +75,7 @@ def test_with_a_posterior_of_the_latents() -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 1e-12  # no value is dropped
-    guide = pn.guides.FixedNoise(model, 8)
+    guide = pn.guides.BatchNoise(model, 8)
     torch.manual_seed(1)
     found = predict_dropout(model, [x], 6, posterior=guide)
     torch.manual_seed(1)

@@ -15,6 +15,7 @@ from pyronorm.likelihoods import Categorical, Normal
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.guides.cases import CASES, make_bank, make_guide, make_model
 from tests.nets import SHAPES, conv_net, mlp, train_briefly
+from tests.priors.laws import pair
 
 OLD = az.__version__.startswith("0.")
 # A single chain has no R-hat; ArviZ 0.x logs it, and divides by zero for a constant variable.
@@ -81,7 +82,7 @@ def test_values(exported):
     )
     log_p = log_likelihoods(model, draws, (x, y))
     np.testing.assert_allclose(idata["log_likelihood"]["y"].values[0], log_p.numpy(), rtol=1e-5)
-    prior = model.prior.distributions(10, torch.empty(0))
+    prior = pair(model.prior, 10, torch.empty(0))
     log_prior = prior[0].log_prob(draws.shift) + prior[1].log_prob(draws.scale)
     stats = idata["sample_stats"]
     np.testing.assert_allclose(stats["log_prior"].values[0], log_prior.numpy(), rtol=1e-5)

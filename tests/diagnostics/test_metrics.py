@@ -268,7 +268,7 @@ def test_evaluate_changes_nothing() -> None:
     model.train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     data = torch.randn(20, 5), torch.zeros(20, dtype=torch.long)
-    evaluate(model, pn.guides.FixedNoise(model, 6), data, 3)
+    evaluate(model, pn.guides.BatchNoise(model, 6), data, 3)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
 

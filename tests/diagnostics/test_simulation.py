@@ -213,8 +213,7 @@ def test_each_channel_is_ranked_by_itself():
 
 def test_data_are_those_of_the_model():
     """Simulated y have the mean and deviation that the true latents give (5 errors of 400 values)."""
-    conjugate = problem(num_data=400)
-    conjugate.model.prior = BatchNoise(1e8)
+    conjugate = Conjugate(BatchNoise(1e8), 400, STD, 1.0)
     mean = conjugate.model.network(conjugate.x)
     ys: list[Tensor] = []
 
@@ -247,9 +246,9 @@ def test_refusals(unchecked):
         run(draws=9)
     with pytest.raises(ShapeError, match="expected 1 channels"):
         run(lambda x, y: Draws(torch.zeros(5, 2), torch.ones(5, 2)))
-    conjugate.model.prior = ScaleInvariant()
+    improper = Conjugate(ScaleInvariant(), 20, STD, 1.0).model
     with pytest.raises(OptionError, match="the prior is improper"):
-        run()
+        run(model=improper)
     ranks = torch.zeros(20, 2, dtype=torch.long)
     for bins in (1, 7):
         with pytest.raises(OptionError, match=f"divide the 20 possible ranks, got {bins}"):

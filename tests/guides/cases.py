@@ -10,11 +10,12 @@ from pyronorm import NormalizationModel, convert
 from pyronorm.guides import (
     BatchNoise,
     EffectiveBatchSize,
-    FixedNoise,
+    Fixed,
     Flow,
     Guide,
     LowRank,
     MeanField,
+    MonteCarloBatchNorm,
     Paired,
     Point,
     PopulationStatistics,
@@ -22,6 +23,7 @@ from pyronorm.guides import (
     StochasticBatchNorm,
 )
 from pyronorm.likelihoods import Categorical
+from pyronorm.priors import Standard
 from tests.nets import mlp, train_briefly
 
 
@@ -56,7 +58,8 @@ _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Point": Point,
     "EffectiveBatchSize": lambda m: EffectiveBatchSize(m, 16.0),
     "EffectiveBatchSize.from_bank": lambda m: EffectiveBatchSize.from_bank(m, make_bank(m)),
-    "FixedNoise": lambda m: FixedNoise(m, 16.0),
+    "BatchNoise": lambda m: BatchNoise(m, 16.0),
+    "Fixed": lambda m: Fixed(m, Standard(0.3, 0.2)),
     "MeanField": MeanField,
     "MeanField.neutral": lambda m: MeanField(m, neutral=True),
     "LowRank": lambda m: LowRank(m, rank=3),
@@ -68,7 +71,7 @@ _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Flow": Flow,
     "PopulationStatistics": lambda m: PopulationStatistics(m, 30),
     "PopulationStatistics.from_bank": lambda m: PopulationStatistics.from_bank(m, make_bank(m), 50),
-    "BatchNoise": lambda m: BatchNoise(m, make_bank(m)),
+    "MonteCarloBatchNorm": lambda m: MonteCarloBatchNorm(m, make_bank(m)),
     "StochasticBatchNorm": lambda m: StochasticBatchNorm(m, make_bank(m)),
 }
 

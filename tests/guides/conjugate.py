@@ -20,6 +20,7 @@ from pyronorm.guides import Guide
 from pyronorm.likelihoods import Normal
 from pyronorm.normalizers import Population
 from pyronorm.priors import Prior
+from tests.priors.laws import pair
 
 
 class Conjugate:
@@ -67,7 +68,7 @@ class Conjugate:
         )
         std = self.model.likelihood.std.item()
         log_p = -squares / (2 * std**2) - n * math.log(std * math.sqrt(2 * math.pi))
-        prior = self.model.prior.distributions(1, self.x[:0, 0])
+        prior = pair(self.model.prior, 1, self.x[:0, 0])
         log_p = log_p + prior[0].log_prob(self.shift[..., None])
         return log_p + prior[1].log_prob(self.log_scale.exp()[..., None]) + self.log_scale
 

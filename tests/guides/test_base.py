@@ -9,7 +9,7 @@ from pyro.infer import SVI, Trace_ELBO
 
 from pyronorm import LatentNetwork, convert, sample_latents
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.guides import FixedNoise, MeanField, Point
+from pyronorm.guides import BatchNoise, MeanField, Point
 from tests.guides.cases import CASES, make_guide, make_model
 from tests.nets import mlp
 
@@ -65,7 +65,7 @@ def test_does_not_own_the_model(case):
     assert all("network" not in name for name, _ in guide.named_parameters())
 
 
-@pytest.mark.parametrize("make", [Point, MeanField, lambda n: FixedNoise(n, 16)])
+@pytest.mark.parametrize("make", [Point, MeanField, lambda n: BatchNoise(n, 16)])
 def test_guides_of_a_network_inside_a_model_of_ones_own(make):
     network = LatentNetwork(convert(mlp(2, 6, 1)), prefix="net.")
     guide = make(network)

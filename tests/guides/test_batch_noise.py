@@ -1,40 +1,54 @@
 from __future__ import annotations
 
-import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
-from pyronorm.errors import NoDensityError
+from pyronorm import priors
+from pyronorm.errors import OptionError
 from pyronorm.guides import BatchNoise
-from tests.guides.cases import make_bank, make_model
-
-
-def test_a_draw_is_a_row_of_all_layers():
-    model = make_model()
-    bank = make_bank(model, rows=6)
-    guide = BatchNoise(model, bank)
-    with pyro.plate("draws", 500, dim=-2):
-        nodes = poutine.trace(guide).get_trace().nodes
-    row = nodes["row"]["value"].squeeze(1)
-    assert torch.equal(nodes["shift"]["value"].squeeze(1), bank.shift[row])
-    assert torch.equal(nodes["scale"]["value"].squeeze(1), bank.scale[row])
-    counts = torch.bincount(row, minlength=6)
-    # binomial(500, 1/6): within 4.5 standard deviations of 83
-    assert (counts - 500 / 6).abs().max() < 4.5 * (500 * 5 / 36) ** 0.5
+from tests.guides.cases import make_model
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
-def test_it_has_no_elbo_and_says_so(elbo):
-    model = make_model()
-    guide = BatchNoise(model, make_bank(model))
-    with pytest.raises(NoDensityError, match=r"BatchNoise is known only through its draws"):
-        elbo().loss(model, guide, torch.randn(4, 5), torch.randint(3, (4,)))
+@pytest.mark.parametrize("draws", [1, 4])
+def test_against_its_own_law_the_elbo_is_the_expected_log_likelihood(elbo, draws):
+    model = make_model(prior=priors.BatchNoise(12.5), draws=draws)
+    guide = BatchNoise(model, 12.5)
+    x, y = torch.randn(9, 5), torch.randint(3, (9,))
+    torch.manual_seed(3)
+    loss = elbo().differentiable_loss(model, guide, x, y)
+    torch.manual_seed(3)
+    guide_trace = poutine.trace(guide).get_trace(x, y)
+    trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x, y)
+    trace.compute_log_prob()
+    # to the last bit where KL is analytic, and draw by draw where it is sampled
+    assert torch.equal(loss, -trace.nodes["y"]["log_prob_sum"]) or elbo is Trace_ELBO
+    torch.testing.assert_close(loss, -trace.nodes["y"]["log_prob_sum"], rtol=1e-6, atol=0)
+    assert not list(guide.parameters())
 
 
-def test_predictive_uses_the_same_row_in_guide_and_model():
-    model = make_model().eval()
-    bank = make_bank(model, rows=6)
-    samples = Predictive(model, guide=BatchNoise(model, bank), num_samples=9)(torch.randn(4, 5))
-    assert samples["y"].shape == (9, 4)
+def test_kl_divergence_is_exactly_zero():
+    model = make_model(prior=priors.BatchNoise(12.5))
+    prior = model.prior.law(model.space, torch.empty(0))
+    nodes = poutine.trace(BatchNoise(model, 12.5)).get_trace().nodes
+    for p, site in zip((prior.shift, prior.scale), ("shift", "scale"), strict=True):
+        assert torch.distributions.kl_divergence(nodes[site]["fn"], p).item() == 0.0
+        value = nodes[site]["value"]
+        assert torch.equal(nodes[site]["fn"].log_prob(value), p.log_prob(value))
+
+
+def test_draws_have_the_variance_of_batch_noise():
+    guide = BatchNoise(make_model(), 32)
+    shift = torch.stack([guide()["shift"] for _ in range(400)])
+    # 4,000 draws: the sample variance is within 4 standard errors (false alarm 6e-5)
+    assert abs(shift.var().item() * 32 - 1) < 4 * (2 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 0.5, float("inf"), float("nan")])
+def test_a_batch_size_without_a_variance_is_refused(batch_size):
+    with pytest.raises(
+        OptionError, match=r"guides\.BatchNoise: batch_size must be a finite number"
+    ):
+        BatchNoise(make_model(), batch_size)

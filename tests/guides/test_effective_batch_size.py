@@ -11,11 +11,13 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyronorm import fit
 from pyronorm.errors import OptionError
-from pyronorm.guides import EffectiveBatchSize, FixedNoise
+from pyronorm.guides import BatchNoise as Law
+from pyronorm.guides import EffectiveBatchSize
 from pyronorm.latents import Per
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.guides.cases import make_bank, make_model
 from tests.guides.conjugate import Conjugate
+from tests.priors.laws import pair
 
 PRIORS = [Standard(0.5, 0.7), BatchNoise(16.0), ScaleInvariant()]
 priors = pytest.mark.parametrize("prior", PRIORS, ids=lambda p: type(p).__name__)
@@ -39,7 +41,7 @@ def gaussian_bank(model, sizes, rows=200):
 
 def kl(guide, prior):
     nodes = poutine.trace(guide).get_trace().nodes
-    pairs = zip(("shift", "scale"), prior.distributions(10, torch.empty(0)), strict=True)
+    pairs = zip(("shift", "scale"), pair(prior, 10, torch.empty(0)), strict=True)
     return sum(torch.distributions.kl_divergence(nodes[site]["fn"], p) for site, p in pairs)
 
 
@@ -47,7 +49,7 @@ def kl(guide, prior):
 def test_starts_as_fixed_noise_with_one_parameter_for_each_group(per):
     model = make_model()
     guide = EffectiveBatchSize(model, 12.5, per)
-    fixed = poutine.trace(FixedNoise(model, 12.5)).get_trace().nodes
+    fixed = poutine.trace(Law(model, 12.5)).get_trace().nodes
     nodes = poutine.trace(guide).get_trace().nodes
     for site in ("shift", "scale"):
         value = nodes[site]["value"].detach()
@@ -79,9 +81,7 @@ def test_analytic_kl_agrees_with_sampling(prior):
         for _ in range(600):
             nodes = poutine.trace(guide).get_trace().nodes
             ratio = torch.zeros(())
-            for site, p in zip(
-                ("shift", "scale"), prior.distributions(10, torch.empty(0)), strict=True
-            ):
+            for site, p in zip(("shift", "scale"), pair(prior, 10, torch.empty(0)), strict=True):
                 value = nodes[site]["value"]
                 ratio = ratio + nodes[site]["fn"].log_prob(value) - p.log_prob(value)
             sampled.append(ratio)

@@ -39,7 +39,7 @@ NORMALIZERS = {
     "GroupWhitening": normalizers.GroupWhitening(2),
 }
 # A point has no density, and a bank neither: pareto_k says so.
-WITHOUT_K = {"Point", "BatchNoise"}
+WITHOUT_K = {"Point", "MonteCarloBatchNorm"}
 
 
 def digits(num_data: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,7 +84,7 @@ def test_one_epoch_k_and_export(prior, normalizer):
     for case in CASES:
         converted = convert(original, normalizer, example_input=x if reads_weights else None)
         model = NormalizationModel(converted, Categorical(), len(x), prior)
-        if case == "BatchNoise":  # what training with batch normalization leaves behind
+        if case == "MonteCarloBatchNorm":  # what training with batch normalization leaves behind
             fit(model, Point(model), (x, y), epochs=1, batch_size=32, progress=False)
         guide = make_guide(case, model)
         if guide.has_density:

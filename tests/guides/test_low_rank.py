@@ -9,12 +9,11 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import LowRank
-from pyronorm.infer import as_posterior
 from tests.guides.cases import make_bank, make_model
 
 
-def randomized(rank: int = 3) -> LowRank:
-    guide = LowRank(make_model(), rank=rank)
+def randomized(model=None, rank: int = 3) -> LowRank:
+    guide = LowRank(make_model() if model is None else model, rank=rank)
     with torch.no_grad():
         guide.loc.normal_()
         guide.factor.normal_().mul_(0.3)
@@ -33,9 +32,9 @@ def test_density_is_that_of_the_gaussian_with_the_jacobian():
 
 
 def test_draws_have_the_mean_and_covariance():
-    guide = randomized()
-    with torch.no_grad():
-        draws = as_posterior(guide, "test").draw(guide._model[0], 20_000)
+    model = make_model()
+    guide = randomized(model)
+    draws = guide.draw(model, 20_000)
     values = torch.cat([draws.shift, draws.scale.log()], -1)
     covariance = guide.covariance().detach()
     std = covariance.diagonal().sqrt()

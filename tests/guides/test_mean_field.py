@@ -9,7 +9,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyronorm import fit
 from pyronorm.errors import OptionError
-from pyronorm.guides import FixedNoise, MeanField
+from pyronorm.guides import BatchNoise as Law
+from pyronorm.guides import MeanField
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.guides.cases import make_model
 
@@ -41,7 +42,7 @@ def test_starts_at_the_neutral_latents():
 @pytest.mark.parametrize("n", [8.0, 32.0])
 def test_from_batch_size_has_the_moments_of_batch_noise(n):
     model = make_model()
-    guide, law = MeanField.from_batch_size(model, n), FixedNoise(model, n)
+    guide, law = MeanField.from_batch_size(model, n), Law(model, n)
     draws = torch.stack([law()["scale"].log() for _ in range(2000)]).flatten()
     nodes = poutine.trace(guide).get_trace().nodes
     shift, scale = (nodes[s]["fn"].base_dist for s in ("shift", "scale"))

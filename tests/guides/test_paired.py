@@ -9,7 +9,6 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import MeanField, Paired
-from pyronorm.infer import as_posterior
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
 from tests.guides.cases import make_bank, make_model
 from tests.guides.conjugate import Conjugate
@@ -40,8 +39,9 @@ def test_density_is_that_of_the_gaussian_with_the_jacobian():
 
 
 def test_draws_have_the_mean_and_covariance():
-    guide = randomized()
-    draws = as_posterior(guide, "test").draw(guide._model[0], 20_000)
+    model = make_model()
+    guide = randomized(model)
+    draws = guide.draw(model, 20_000)
     values = torch.stack([draws.shift, draws.scale.log()], -1)
     covariance = guide.covariance().detach()
     std = covariance.diagonal(dim1=-2, dim2=-1).sqrt()

@@ -9,6 +9,7 @@ from pyronorm.guides import Point
 from pyronorm.priors import BatchNoise, Standard
 from tests.guides.cases import make_model
 from tests.nets import mlp
+from tests.priors.laws import pair
 
 
 @pytest.mark.parametrize("prior", [Standard(0.5, 0.7), BatchNoise(16)])
@@ -19,7 +20,7 @@ def test_training_is_batch_normalization_up_to_a_constant(prior, elbo):
     x, y = torch.randn(9, 5), torch.randint(3, (9,))
     loss = elbo().differentiable_loss(model, Point(model), x, y)
     expected = nn.functional.cross_entropy(original(x), y) * model.num_data
-    shift, scale = prior.distributions(10, torch.empty(0))
+    shift, scale = pair(prior, 10, torch.empty(0))
     constant = -shift.log_prob(torch.zeros(10)) - scale.log_prob(torch.ones(10))
     torch.testing.assert_close(loss, expected + constant)
     ours = torch.autograd.grad(loss, list(model.parameters()))

@@ -15,7 +15,7 @@ from tests.guides.cases import make_guide, make_model
 def test_default_estimator_suits_the_guide():
     model = make_model()
     assert isinstance(default_elbo(make_guide("MeanField", model)), TraceMeanField_ELBO)
-    assert isinstance(default_elbo(make_guide("FixedNoise", model)), TraceMeanField_ELBO)
+    assert isinstance(default_elbo(make_guide("BatchNoise", model)), TraceMeanField_ELBO)
     for guide in (make_guide("LowRank", model), AutoNormal(model)):
         estimator = default_elbo(guide)
         assert isinstance(estimator, Trace_ELBO)
@@ -24,7 +24,7 @@ def test_default_estimator_suits_the_guide():
         default_elbo(make_guide("BatchNoise", model))
 
 
-@pytest.mark.parametrize("case", ["MeanField", "LowRank", "FixedNoise"])
+@pytest.mark.parametrize("case", ["MeanField", "LowRank", "BatchNoise"])
 @pytest.mark.parametrize("draws", [1, 3])
 def test_weight_scales_the_kl_part_and_nothing_else(case, draws):
     model = make_model(draws=draws, prior=BatchNoise(8))

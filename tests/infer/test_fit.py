@@ -20,7 +20,7 @@ from pyronorm import (
     priors,
 )
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.guides import BatchNoise, FixedNoise, LowRank, MeanField, Point
+from pyronorm.guides import BatchNoise, LowRank, MeanField, MonteCarloBatchNorm, Point
 from pyronorm.infer import predictive_nll
 from pyronorm.likelihoods import Categorical, Normal
 from tests.guides.cases import make_bank
@@ -32,9 +32,11 @@ def data(n: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
     return x, (x[:, 0] > 0.3).long() + (x[:, 1] > 0).long()
 
 
-def make(norm=nn.BatchNorm1d, likelihood=None, draws=1, num_data=96) -> NormalizationModel:
+def make(
+    norm=nn.BatchNorm1d, likelihood=None, draws=1, num_data=96, prior=None
+) -> NormalizationModel:
     likelihood = Categorical() if likelihood is None else likelihood
-    prior = priors.BatchNoise(16)
+    prior = priors.BatchNoise(16) if prior is None else prior
     return NormalizationModel(convert(mlp(norm=norm)), likelihood, num_data, prior, draws)
 
 
@@ -44,7 +46,7 @@ def quiet(*args, **options):
 
 GUIDES = {
     "Point": Point,
-    "FixedNoise": lambda m: FixedNoise(m, 32),
+    "BatchNoise": lambda m: BatchNoise(m, 32),
     "MeanField": MeanField,
     "LowRank": lambda m: LowRank(m, rank=2),
     "AutoNormal": AutoNormal,
@@ -123,9 +125,9 @@ def test_frozen_networks_run_in_evaluation_mode():
 def test_nothing_to_train_is_refused():
     model = NormalizationModel(convert(train_briefly(mlp(), (5,), steps=3)), Categorical(), 96)
     with pytest.raises(OptionError, match="there is nothing to train"):
-        quiet(model, FixedNoise(model, 16), data(), train_network=False)
+        quiet(model, BatchNoise(model, 16), data(), train_network=False)
     with pytest.raises(OptionError, match="has no ELBO and cannot be trained"):
-        quiet(model, BatchNoise(model, make_bank(model)), data())
+        quiet(model, MonteCarloBatchNorm(model, make_bank(model)), data())
 
 
 def test_validation_and_early_stopping_restore_the_best_epoch():
@@ -424,20 +426,19 @@ def test_augment_has_to_give_finite_inputs():
 
 def test_mixed_precision_is_in_the_network_alone() -> None:
     """Log densities of the latents keep their digits, and a GPU has no Cholesky in bfloat16."""
-    model = make()
     seen: dict[str, set[bool]] = {"guide": set(), "prior": set(), "network": set()}
 
     class WatchedGuide(LowRank):
-        def sample_sites(self):
+        def law(self):
             seen["guide"].add(torch.is_autocast_enabled("cpu"))
-            return super().sample_sites()
+            return super().law()
 
     class WatchedPrior(priors.Standard):
-        def distributions(self, num_channels, like):
+        def law(self, space, like):
             seen["prior"].add(torch.is_autocast_enabled("cpu"))
-            return super().distributions(num_channels, like)
+            return super().law(space, like)
 
-    model.prior = WatchedPrior(0.3, 0.3)
+    model = make(prior=WatchedPrior(0.3, 0.3))
     model.network.network.register_forward_hook(
         lambda *_: seen["network"].add(torch.is_autocast_enabled("cpu"))
     )

@@ -12,6 +12,7 @@ import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.infer import as_posterior, run_nuts
 from pyronorm.latents import Draws
+from pyronorm.model import NormalizationModel
 from pyronorm.priors import ScaleInvariant, Standard
 from tests.guides.cases import make_model
 from tests.guides.conjugate import Conjugate
@@ -71,7 +72,7 @@ def test_shapes_and_seeds():
 def test_an_improper_prior(jit: bool):
     """The start is neutral, so nothing has to be drawn from the prior."""
     model, data = model_and_data()
-    model.prior = ScaleInvariant()
+    model = NormalizationModel(model.network, model.likelihood, model.num_data, ScaleInvariant())
     chains = run_nuts(model, data, 6, 4, 1, max_tree_depth=2, seed=1, jit=jit, progress=False)
     assert chains.shift.isfinite().all()
     assert (chains.scale > 0).all()

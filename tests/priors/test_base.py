@@ -7,17 +7,18 @@ from pyro.distributions import InverseGamma, Laplace
 from pyro.infer import Trace_ELBO
 from torch.distributions import constraints
 
-from pyronorm.priors import BatchNoise, IndependentPrior, Prior, ScaleInvariant, Standard
+from pyronorm.laws import Independent
+from pyronorm.priors import BatchNoise, Prior, ScaleInvariant, Standard
+from tests.priors.laws import pair
 
 
-class Own(IndependentPrior):
+class Own(Prior):
     """A prior of a user."""
 
-    def distributions(self, num_channels, like):
-        ones = like.new_ones(num_channels)
-        return Laplace(0 * ones, 0.3 * ones).to_event(1), InverseGamma(5 * ones, 4 * ones).to_event(
-            1
-        )
+    def law(self, space, like):
+        ones = like.new_ones(space.num_channels)
+        shift, scale = Laplace(0 * ones, 0.3 * ones), InverseGamma(5 * ones, 4 * ones)
+        return Independent(shift.to_event(1), scale.to_event(1))
 
 
 PRIORS = [BatchNoise(6.5), Standard(0.4, 0.3), ScaleInvariant(), Own()]
@@ -27,10 +28,8 @@ proper = pytest.mark.parametrize("prior", PROPER, ids=lambda p: type(p).__name__
 
 
 def test_prior_is_abstract():
-    with pytest.raises(TypeError, match=r"abstract class Prior .*conditional"):
+    with pytest.raises(TypeError, match=r"abstract class Prior .*law"):
         Prior()
-    with pytest.raises(TypeError, match=r"abstract class IndependentPrior .*distributions"):
-        IndependentPrior()
 
 
 @priors
@@ -38,7 +37,7 @@ def test_prior_is_abstract():
 def test_shapes_dtype_and_support(prior, dtype):
     values = torch.rand(2, 5, dtype=dtype) + 0.1
     supports = constraints.real, constraints.positive
-    for d, support in zip(prior.distributions(5, values), supports, strict=True):
+    for d, support in zip(pair(prior, 5, values), supports, strict=True):
         assert (d.batch_shape, d.event_shape) == ((), (5,))
         assert d.log_prob(values).shape == (2,)
         assert d.log_prob(values).dtype == dtype
@@ -48,8 +47,8 @@ def test_shapes_dtype_and_support(prior, dtype):
 @priors
 def test_channels_are_independent_and_identical(prior):
     values = torch.rand(4, 3, dtype=torch.float64) + 0.5
-    together = prior.distributions(3, values)
-    single = prior.distributions(1, values)
+    together = pair(prior, 3, values)
+    single = pair(prior, 1, values)
     for d, one in zip(together, single, strict=True):
         by_channel = torch.stack([one.log_prob(values[:, [c]]) for c in range(3)]).sum(0)
         torch.testing.assert_close(d.log_prob(values), by_channel)
@@ -58,15 +57,15 @@ def test_channels_are_independent_and_identical(prior):
 @priors
 def test_values_of_like_do_not_matter(prior):
     values = torch.rand(3, dtype=torch.float64) + 0.5
-    a = prior.distributions(3, torch.full((7,), torch.nan, dtype=torch.float64))
-    b = prior.distributions(3, torch.zeros((), dtype=torch.float64))
+    a = pair(prior, 3, torch.full((7,), torch.nan, dtype=torch.float64))
+    b = pair(prior, 3, torch.zeros((), dtype=torch.float64))
     for x, y in zip(a, b, strict=True):
         assert torch.equal(x.log_prob(values), y.log_prob(values))
 
 
 @proper
 def test_densities_integrate_to_one(prior):
-    shift, scale = prior.distributions(1, torch.zeros(1, dtype=torch.float64))
+    shift, scale = pair(prior, 1, torch.zeros(1, dtype=torch.float64))
     t = torch.linspace(-12, 12, 20_001, dtype=torch.float64)  # shift, log scale
     for log_density in (shift.log_prob(t[:, None]), scale.log_prob(t.exp()[:, None]) + t):
         total = torch.trapezoid(log_density.exp(), t)
@@ -75,7 +74,7 @@ def test_densities_integrate_to_one(prior):
 
 @proper
 def test_draws_are_finite_positive_and_differ(prior):
-    for d in prior.distributions(4, torch.zeros(1, dtype=torch.float64)):
+    for d in pair(prior, 4, torch.zeros(1, dtype=torch.float64)):
         x = d.sample((50,))
         assert x.shape == (50, 4)
         assert x.isfinite().all()
@@ -87,7 +86,7 @@ def test_draws_are_finite_positive_and_differ(prior):
 def test_log_density_of_a_trace(prior):
     """As sites of a Pyro model, under a guide that fixes the values."""
     values = {"shift": torch.tensor([0.3, -0.1]), "scale": torch.tensor([0.8, 1.3])}
-    pair = dict(zip(values, prior.distributions(2, torch.zeros(1)), strict=True))
-    model = pyro.condition(lambda: [pyro.sample(n, d) for n, d in pair.items()], values)
-    expected = -sum(pair[name].log_prob(values[name]) for name in values)
+    law = dict(zip(values, pair(prior, 2, torch.zeros(1)), strict=True))
+    model = pyro.condition(lambda: [pyro.sample(n, d) for n, d in law.items()], values)
+    expected = -sum(law[name].log_prob(values[name]) for name in values)
     assert Trace_ELBO().loss(model, lambda: None) == pytest.approx(expected.item(), rel=1e-6)

@@ -18,10 +18,12 @@ import pyronorm as pn
 from pyronorm import LatentSpace, to_arviz
 from pyronorm.errors import OptionError
 from pyronorm.guides import HyperGuide
-from pyronorm.infer import as_posterior, draw_prior
+from pyronorm.infer import as_posterior
 from pyronorm.latents import LatentLayer, Per
+from pyronorm.laws import Hierarchical
 from pyronorm.priors import BatchNoise, HierarchicalBatchNoise, Prior, Standard
 from tests.guides.cases import make_bank, make_guide, make_model
+from tests.priors.laws import pair
 
 SPACE = LatentSpace((LatentLayer("a", 2, "Batch"), LatentLayer("b", 3, "Batch")))
 GROUPS = {Per.NETWORK: [0] * 5, Per.LAYER: [0, 0, 1, 1, 1], Per.CHANNEL: [0, 1, 2, 3, 4]}
@@ -78,7 +80,7 @@ def test_marginal_density_of_a_wide_layer_and_at_the_neutral_latents():
     space = LatentSpace((LatentLayer("a", 5000, "Batch"),))
     for shift, scale in (
         (torch.zeros(5000).double(), torch.ones(5000).double()),
-        [d.sample() for d in BatchNoise(9.0).distributions(5000, torch.zeros(1).double())],
+        [d.sample() for d in pair(BatchNoise(9.0), 5000, torch.zeros(1).double())],
     ):
 
         def log_density(t, shift=shift, scale=scale):
@@ -100,19 +102,17 @@ def test_a_certain_batch_size_is_batch_noise():
     prior = HierarchicalBatchNoise(20.0, 1e8)
     shift, scale = 0.2 * torch.randn(3, 5).double(), torch.rand(3, 5).double() + 0.6
     given = BatchNoise(20.0).log_prob(SPACE, shift, scale, {})
-    conditional = prior.conditional(SPACE, shift, {"df": torch.full((2,), 19.0).double()})
-    torch.testing.assert_close(
-        conditional[0].log_prob(shift) + conditional[1].log_prob(scale), given
-    )
+    conditional = prior.law(SPACE, shift).given({"df": torch.full((2,), 19.0).double()})
+    torch.testing.assert_close(conditional.log_prob(shift, scale), given)
     model = make_model(prior=prior)
-    draws = draw_prior(model, 50)
+    draws = model.prior.draw(model, 50)
     torch.testing.assert_close(draws.hyper["df"], torch.full((50, 2), 19.0), rtol=1e-3, atol=0)
 
 
 def test_draws_of_the_prior_have_its_moments():
     """Mean and deviation of n - 1, within 5 standard errors; latents scatter as their n says."""
     prior = HierarchicalBatchNoise(20.0, 4.0, Per.CHANNEL)
-    draws = draw_prior(make_model(prior=prior), 4000)
+    draws = prior.draw(make_model(prior=prior), 4000)
     df = draws.hyper["df"].double()
     assert df.shape == (4000, 10)
     assert abs(df.mean() - 19) < 5 * 9.5 / math.sqrt(df.numel())
@@ -127,7 +127,7 @@ def test_draws_of_the_prior_have_its_moments():
 def three_layers(truth, channels=200):
     """Latents of three layers with known batch sizes, 200 channels each."""
     space = LatentSpace(tuple(LatentLayer(f"l{i}", channels, "Batch") for i in range(3)))
-    pairs = [BatchNoise(n).distributions(channels, torch.zeros(1).double()) for n in truth]
+    pairs = [pair(BatchNoise(n), channels, torch.zeros(1).double()) for n in truth]
     values = {
         "shift": torch.cat([shift.sample() for shift, _ in pairs]),
         "scale": torch.cat([scale.sample() for _, scale in pairs]),
@@ -264,11 +264,9 @@ def test_predictive(parallel):
 class Shifted(Prior):
     """A hierarchical prior of a user, with nothing but what it needs."""
 
-    def hyperprior(self, space, like):
-        return {"m": pyro.distributions.Normal(like.new_zeros(2), 1.0).to_event(1)}
-
-    def conditional(self, space, like, hyper):
-        return Standard().conditional(space, like, hyper)
+    def law(self, space, like):
+        hyper = {"m": pyro.distributions.Normal(like.new_zeros(2), 1.0).to_event(1)}
+        return Hierarchical(hyper, lambda values: Standard().law(space, like))
 
 
 def test_refusals():

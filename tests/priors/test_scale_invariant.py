@@ -13,10 +13,11 @@ from pyro.infer.autoguide import AutoNormal
 import pyronorm
 from pyronorm.errors import OptionError
 from pyronorm.priors import ScaleInvariant
+from tests.priors.laws import pair
 
 
 def latents(num_channels=3):
-    return ScaleInvariant().distributions(num_channels, torch.zeros(1, dtype=torch.float64))
+    return pair(ScaleInvariant(), num_channels, torch.zeros(1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("factor", [0.1, 7.0])

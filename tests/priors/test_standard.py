@@ -9,6 +9,7 @@ from torch.distributions import kl_divergence
 
 from pyronorm.errors import OptionError
 from pyronorm.priors import Standard
+from tests.priors.laws import pair
 
 WIDTHS = [(0.3, 0.7), (2.0, 0.1)]
 
@@ -16,7 +17,7 @@ WIDTHS = [(0.3, 0.7), (2.0, 0.1)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("shift_std", "log_scale_std"), WIDTHS)
 def test_densities_match_scipy(shift_std, log_scale_std, dtype):
-    shift, scale = Standard(shift_std, log_scale_std).distributions(3, torch.zeros(1, dtype=dtype))
+    shift, scale = pair(Standard(shift_std, log_scale_std), 3, torch.zeros(1, dtype=dtype))
     x = torch.tensor([[0.7, 1.1, 1.9], [0.4, 2.0, 1.0]], dtype=dtype)
     laws = scipy.stats.norm(0, shift_std), scipy.stats.lognorm(log_scale_std)
     for d, law in zip((shift, scale), laws, strict=True):
@@ -28,7 +29,7 @@ def test_densities_match_scipy(shift_std, log_scale_std, dtype):
 def test_draws_follow_the_law(shift_std, log_scale_std):
     """Goodness of fit, false alarms at a rate of 1e-4 each."""
     like = torch.zeros(1, dtype=torch.float64)
-    shift, scale = Standard(shift_std, log_scale_std).distributions(2, like)
+    shift, scale = pair(Standard(shift_std, log_scale_std), 2, like)
     x, y = shift.sample((5000,)).flatten(), scale.sample((5000,)).flatten().log()
     assert scipy.stats.kstest(x.numpy(), scipy.stats.norm(0, shift_std).cdf).pvalue > 1e-4
     assert scipy.stats.kstest(y.numpy(), scipy.stats.norm(0, log_scale_std).cdf).pvalue > 1e-4
@@ -42,7 +43,7 @@ def test_default_widths_are_one():
 def test_kl_between_widths():
     """log(t/s) + s²/2t² - 1/2 per channel, for the shift and, in the logarithm, for the scale."""
     like = torch.zeros(1, dtype=torch.float64)
-    q, p = (Standard(*w).distributions(3, like) for w in [(0.5, 0.2), (1.5, 0.9)])
+    q, p = (pair(Standard(*w), 3, like) for w in [(0.5, 0.2), (1.5, 0.9)])
     for a, b, s, t in zip(q, p, (0.5, 0.2), (1.5, 0.9), strict=True):
         expected = 3 * (math.log(t / s) + s**2 / (2 * t**2) - 0.5)
         assert kl_divergence(a, b).item() == pytest.approx(expected, rel=1e-12)

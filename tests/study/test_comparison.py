@@ -331,7 +331,7 @@ def test_posteriors_of_the_bank(spy: Spy) -> None:
         bank = calls.banks[0].result
         point, mcbn, stochastic, low_rank = (call.args[1] for call in calls.predictions[::3])
         assert isinstance(point, guides.Point)
-        assert isinstance(mcbn, guides.BatchNoise)
+        assert isinstance(mcbn, guides.MonteCarloBatchNorm)
         torch.testing.assert_close(mcbn.scale, bank.scale)
         assert isinstance(stochastic, guides.StochasticBatchNorm)
         torch.testing.assert_close(stochastic.log_scale_loc, bank.scale.log().mean(0))

@@ -17,19 +17,19 @@ from pyronorm.study import METHODS, Method, choose_methods
 # name: normalizer, guide that is trained, guide that predicts, training it shares
 ROWS = {
     "batch/point": (type(None), guides.Point, guides.Point, "batch/point"),
-    "batch/mcbn": (type(None), guides.Point, guides.BatchNoise, "batch/point"),
+    "batch/mcbn": (type(None), guides.Point, guides.MonteCarloBatchNorm, "batch/point"),
     "batch/stochastic": (type(None), guides.Point, guides.StochasticBatchNorm, "batch/point"),
     "batch/bank-low-rank": (type(None), guides.Point, guides.LowRank, "batch/point"),
     "weight/point": (Weight, guides.Point, guides.Point, "weight/point"),
-    "weight/fixed": (Weight, guides.FixedNoise, guides.FixedNoise, "weight/fixed"),
+    "weight/fixed": (Weight, guides.BatchNoise, guides.BatchNoise, "weight/fixed"),
     "weight/mean-field": (Weight, guides.MeanField, guides.MeanField, "weight/mean-field"),
     "weight/low-rank": (Weight, guides.LowRank, guides.LowRank, "weight/low-rank"),
     "group/point": (Group, guides.Point, guides.Point, "group/point"),
-    "group/fixed": (Group, guides.FixedNoise, guides.FixedNoise, "group/fixed"),
+    "group/fixed": (Group, guides.BatchNoise, guides.BatchNoise, "group/fixed"),
     "group/mean-field": (Group, guides.MeanField, guides.MeanField, "group/mean-field"),
     "group/low-rank": (Group, guides.LowRank, guides.LowRank, "group/low-rank"),
     "analytic/point": (Analytic, guides.Point, guides.Point, "analytic/point"),
-    "analytic/fixed": (Analytic, guides.FixedNoise, guides.FixedNoise, "analytic/fixed"),
+    "analytic/fixed": (Analytic, guides.BatchNoise, guides.BatchNoise, "analytic/fixed"),
     "analytic/mean-field": (
         Analytic,
         guides.MeanField,
@@ -140,7 +140,7 @@ def test_a_row_of_ones_own() -> None:
         return guides.Point(model)
 
     assert Method("mine/own", None, make, None, "").training == "mine/own"
-    assert Method("mine/own", None, make, guides.BatchNoise, "").training == "mine/point"
+    assert Method("mine/own", None, make, guides.MonteCarloBatchNorm, "").training == "mine/point"
 
 
 def test_choose_all() -> None:

@@ -39,7 +39,7 @@ def test_prior_noise_and_data(data: datasets.ImageData) -> None:
     trained = trained_by("weight/fixed", data)
     assert trained.model.num_data == 200
     assert trained.model.prior == pn.priors.BatchNoise(20.0)
-    assert isinstance(trained.guide, guides.FixedNoise)
+    assert isinstance(trained.guide, guides.BatchNoise)
     assert trained.guide.batch_size == 20.0
     assert all(isinstance(n.normalizer, Weight) for n in trained.model.network.layers)
 
@@ -50,7 +50,7 @@ def test_a_bank_has_batches_of_the_training_s_size(data: datasets.ImageData) -> 
     assert (len(bank), bank.batch_size) == (12, 40)
     assert trained.bank(12) is bank
     guide, seconds = trained.posterior(METHODS["batch/mcbn"], 12)
-    assert isinstance(guide, guides.BatchNoise)
+    assert isinstance(guide, guides.MonteCarloBatchNorm)
     assert seconds > trained.seconds
     assert trained.posterior(METHODS["batch/point"], 12) == (trained.guide, trained.seconds)
 

@@ -89,7 +89,7 @@ _ROWS: tuple[tuple[str, bool, str, _Make], ...] = (
         "fixed-noise",
         False,
         "batch-noise law, n = batch size",
-        lambda m, b: guides.FixedNoise(m, b.batch_size),
+        lambda m, b: guides.BatchNoise(m, b.batch_size),
     ),
     (
         "population",
@@ -97,7 +97,7 @@ _ROWS: tuple[tuple[str, bool, str, _Make], ...] = (
         "what finite data leave open about the population statistics",
         lambda m, b: guides.PopulationStatistics.from_bank(m, b, m.num_data),
     ),
-    ("mcbn", False, "Monte-Carlo batch normalization: rows of a bank", guides.BatchNoise),
+    ("mcbn", False, "Monte-Carlo batch normalization: rows of a bank", guides.MonteCarloBatchNorm),
     ("stochastic-bn", False, "stochastic batch normalization: moments", guides.StochasticBatchNorm),
     ("bank-paired", False, "Gaussian of the bank, channel by channel", guides.Paired.from_bank),
     (

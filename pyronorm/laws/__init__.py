@@ -1,0 +1,23 @@
+"""Laws: distributions of the latents, said in one way by priors and by guides."""
+
+from pyronorm.laws.divergence import kl
+from pyronorm.laws.law import (
+    Hierarchical,
+    Independent,
+    Joint,
+    Law,
+    Rows,
+    ScaleGivenShift,
+    ShiftGivenScale,
+)
+
+__all__ = [
+    "Hierarchical",
+    "Independent",
+    "Joint",
+    "Law",
+    "Rows",
+    "ScaleGivenShift",
+    "ShiftGivenScale",
+    "kl",
+]
