@@ -14,7 +14,7 @@ from tests.device.cases import LIKELIHOODS, NORMALIZERS, PRIORS, make_data, make
 from tests.guides.cases import CASES, make_guide
 from tests.simulated_device import DEVICE
 
-WITHOUT_DENSITY = {"BatchNoise"}
+WITHOUT_DENSITY = {"MonteCarloBatchNorm"}
 GUIDES = [case for case in CASES if case not in WITHOUT_DENSITY]
 # Every kind of guide with every normalizer; each pair has the next prior and likelihood.
 KINDS = [guide for guide in GUIDES if "." not in guide]

@@ -124,7 +124,7 @@ def test_every_guide(case):
     model = make_model(draws=3)
     idata = to_arviz(model, make_guide(case, model), data(), 12)
     stats = idata["sample_stats"]
-    assert ("log_q" in stats) == (case not in ("Point", "BatchNoise"))
+    assert ("log_q" in stats) == (case not in ("Point", "MonteCarloBatchNorm"))
     assert np.isfinite(idata["log_likelihood"]["y"].values).all()
     assert idata["posterior"].attrs["method"] == case.split(".")[0]
 

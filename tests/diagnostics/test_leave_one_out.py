@@ -83,7 +83,7 @@ def test_without_a_density_it_is_arvizs_own_and_says_so():
     given = data()
     for posterior, name in (
         (make_bank(model), "StatisticsBank"),
-        (make_guide("BatchNoise", model), "BatchNoise"),
+        (make_guide("MonteCarloBatchNorm", model), "MonteCarloBatchNorm"),
         (make_guide("Point", model), "Point"),
     ):
         idata = to_arviz(model, posterior, given, 40, seed=1)

@@ -131,7 +131,9 @@ def test_undefined_says_why():
         return found.undefined
 
     assert "StatisticsBank has no density log q" in reason(make_bank(model))
-    assert "BatchNoise has no density log q" in reason(make_guide("BatchNoise", model))
+    assert "MonteCarloBatchNorm has no density log q" in reason(
+        make_guide("MonteCarloBatchNorm", model)
+    )
     assert "Point has no density log q" in reason(make_guide("Point", model))
     assert "the export has no lp" in reason(make_guide("MeanField", model), None)
     assert "the export has no lp" in reason(make_guide("MeanField", model), data[0])

@@ -20,8 +20,8 @@ def test_default_estimator_suits_the_guide():
         estimator = default_elbo(guide)
         assert isinstance(estimator, Trace_ELBO)
         assert not isinstance(estimator, TraceMeanField_ELBO)
-    with pytest.raises(OptionError, match="BatchNoise is known only through its draws"):
-        default_elbo(make_guide("BatchNoise", model))
+    with pytest.raises(OptionError, match="MonteCarloBatchNorm is known only through its draws"):
+        default_elbo(make_guide("MonteCarloBatchNorm", model))
 
 
 @pytest.mark.parametrize("case", ["MeanField", "LowRank", "BatchNoise"])

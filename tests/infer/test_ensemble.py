@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyronorm import Ensemble, NormalizationModel, convert, predict, to_arviz
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.guides import BatchNoise, Point
+from pyronorm.guides import MonteCarloBatchNorm, Point
 from pyronorm.infer import predictive_nll
 from pyronorm.likelihoods import Categorical, Normal
 from tests.guides.cases import make_bank, make_guide, make_model
@@ -16,8 +16,8 @@ from tests.nets import mlp, train_briefly
 def members():
     first, second, third = make_model(), make_model(), make_model()
     return [
-        (first, BatchNoise(first, make_bank(first))),
-        (second, BatchNoise(second, make_bank(second))),
+        (first, MonteCarloBatchNorm(first, make_bank(first))),
+        (second, MonteCarloBatchNorm(second, make_bank(second))),
         (third, make_guide("MeanField", third)),
     ]
 

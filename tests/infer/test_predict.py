@@ -7,7 +7,7 @@ from torch import nn
 
 from pyronorm import NormalizationModel, convert, predict
 from pyronorm.errors import DataError, StatisticsError
-from pyronorm.guides import BatchNoise
+from pyronorm.guides import MonteCarloBatchNorm
 from pyronorm.infer import as_posterior, log_likelihoods, predictive_nll
 from pyronorm.likelihoods import Categorical, Normal
 from tests.guides.cases import CASES, make_bank, make_guide, make_model
@@ -50,7 +50,7 @@ def test_equal_draws_are_evaluated_once(monkeypatch):
     prediction = predict(model, make_guide("Point", model), x, 50)
     assert seen == [1]
     assert prediction.samples.shape == (50, 5, 3)
-    predict(model, BatchNoise(model, make_bank(model, rows=4)), x, 200)
+    predict(model, MonteCarloBatchNorm(model, make_bank(model, rows=4)), x, 200)
     assert seen[1] == 4
 
 
