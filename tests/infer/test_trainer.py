@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, StatisticsError
-from pyronorm.guides import FixedNoise, MeanField, Point
+from pyronorm.guides import BatchNoise, MeanField, Point
 from pyronorm.infer import Callback
 from tests.nets import mlp
 
@@ -106,7 +106,7 @@ def test_validation_does_not_change_training(shuffled_by):
     results = []
     for validation in (None, pn.Validation(data(), num_samples=3)):
         model = make()
-        guide = FixedNoise(model, 8)
+        guide = BatchNoise(model, 8)
         train: object = data()
         if shuffled_by != "tensors":
             generator = torch.Generator().manual_seed(1) if shuffled_by == "generator" else None
@@ -163,7 +163,7 @@ def test_lbfgs_gets_a_closure_with_the_same_draws():
             [p for group in groups for p in group["params"]], line_search_fn="strong_wolfe"
         )
     )
-    guide = FixedNoise(model, 16)
+    guide = BatchNoise(model, 16)
     trainer = pn.Trainer(model, guide, [(x, y)], optimization=optimization, seed=1)
     losses = [trainer.epoch().loss for _ in range(3)]
     assert losses[-1] < 0.7 * losses[0]
