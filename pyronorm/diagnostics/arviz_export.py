@@ -91,7 +91,7 @@ def to_arviz(
             groups["posterior"] |= {"mean": _numpy(mean - std * shift), "std": _numpy(std / scale)}
             constant = {"reference_mean": mean, "reference_std": std}
         if model.prior.is_proper:
-            groups["prior"] = _latents(model, model.prior.draw(model, len(draws)))
+            groups["prior"] = _latents(model, model.prior.draws(model, len(draws)))
         log_prior = model.prior.log_prob(model.space, shift, scale, draws.hyper)
         groups["sample_stats"] = {"log_prior": _numpy(log_prior)}
         groups["sample_stats"] |= {name: _numpy(value) for name, value in draws.stats.items()}

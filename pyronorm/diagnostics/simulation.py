@@ -181,7 +181,7 @@ def simulation_based_calibration(
             before, after = torch.randint(2**62, (2,), generator=seeds).tolist()
             torch.manual_seed(before)
             with torch.no_grad():
-                truth = model.prior.draw(model, 1)
+                truth = model.prior.draws(model, 1)
                 y = _simulate(model, truth, x)
             posterior = as_posterior(fit(x, y), f"{where}, fit", space)
             draws = posterior.draw(model, num_draws, data=(x, y), seed=after)

@@ -59,18 +59,15 @@ class Prior(ABC):
         return values[space.shift_site], values[space.scale_site]
 
     @torch.no_grad()
-    def draw(
-        self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None
-    ) -> Draws:
+    def draws(self, model: HasLatents, num_samples: int, seed: Seed = None) -> Draws:
         """Draw latents and hyperparameters, without Pyro.
 
-        So a prior stands wherever a posterior does: ``pyronorm.predict(model, model.prior, x)`` is the
-        prior predictive distribution.
+        A prior is no posterior; ``pyronorm.predict(model, pyronorm.guides.Fixed(model, prior), x)`` is
+        its predictive distribution.
 
         Args:
             model: the model whose latents to draw.
             num_samples: number of independent draws.
-            data: not used.
             seed: see :func:`pyronorm.randomness.seeded`.
 
         Returns:

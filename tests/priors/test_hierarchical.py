@@ -105,14 +105,14 @@ def test_a_certain_batch_size_is_batch_noise():
     conditional = prior.law(SPACE, shift).given({"df": torch.full((2,), 19.0).double()})
     torch.testing.assert_close(conditional.log_prob(shift, scale), given)
     model = make_model(prior=prior)
-    draws = model.prior.draw(model, 50)
+    draws = model.prior.draws(model, 50)
     torch.testing.assert_close(draws.hyper["df"], torch.full((50, 2), 19.0), rtol=1e-3, atol=0)
 
 
 def test_draws_of_the_prior_have_its_moments():
     """Mean and deviation of n - 1, within 5 standard errors; latents scatter as their n says."""
     prior = HierarchicalBatchNoise(20.0, 4.0, Per.CHANNEL)
-    draws = prior.draw(make_model(prior=prior), 4000)
+    draws = prior.draws(make_model(prior=prior), 4000)
     df = draws.hyper["df"].double()
     assert df.shape == (4000, 10)
     assert abs(df.mean() - 19) < 5 * 9.5 / math.sqrt(df.numel())
@@ -235,7 +235,7 @@ def test_nuts_and_autoguides():
     model = make_model(prior=HierarchicalBatchNoise(16.0, 3.0))
     data = torch.randn(50, 5), torch.randint(3, (50,))
     chains = pn.run_nuts(model, data, 6, 6, 2, max_tree_depth=4, seed=1, progress=False)
-    assert chains.hyper["df"].shape == (2, 6, 2)
+    assert chains.hyper["df"].shape == (12, 2)
     idata = to_arviz(model, chains, data)
     np.testing.assert_array_equal(
         idata["posterior"]["batch_size"].values, 1 + chains.hyper["df"].numpy()
