@@ -164,7 +164,7 @@ ERRORS = {
         "has no density",
     ),
     "improper prior, autoguide from a draw": (
-        lambda m: train_svi(improper(m), AutoNormal(m), Trace_ELBO()),
+        lambda m: train_svi(m := improper(m), AutoNormal(m), Trace_ELBO()),
         OptionError,
         "init_loc_fn",
     ),

@@ -238,9 +238,9 @@ def test_nuts_and_autoguides():
     assert chains.hyper["df"].shape == (12, 2)
     idata = to_arviz(model, chains, data)
     np.testing.assert_array_equal(
-        idata["posterior"]["batch_size"].values, 1 + chains.hyper["df"].numpy()
+        idata["posterior"]["batch_size"].values.reshape(12, 2), 1 + chains.hyper["df"].numpy()
     )
-    assert chains.draws(3).hyper["df"].shape == (3, 2)
+    assert chains.draw(model, 3).hyper["df"].shape == (3, 2)
     model.requires_grad_(False).eval()
     guide = AutoNormal(model, init_loc_fn=pn.init_to_neutral)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
