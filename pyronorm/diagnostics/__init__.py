@@ -19,7 +19,7 @@ from pyronorm.diagnostics.estimation_shift import (
 )
 from pyronorm.diagnostics.layer_inputs import InputShape, input_shape
 from pyronorm.diagnostics.leave_one_out import LeaveOneOut, compare, loo
-from pyronorm.diagnostics.metrics import classification_metrics, evaluate, regression_metrics
+from pyronorm.diagnostics.metrics import evaluate, regression_metrics
 from pyronorm.diagnostics.noise import (
     BatchSizes,
     Interval,
@@ -36,13 +36,13 @@ from pyronorm.diagnostics.simulation import (
 from pyronorm.diagnostics.uncertainty import (
     RiskCurve,
     adaptive_ece,
-    crps_normal_mixture,
-    crps_samples,
     out_of_distribution,
     probabilistic_regression_metrics,
     selective_risk,
 )
 from pyronorm.diagnostics.variational import ParetoK, importance_summary, pareto_k
+from pyronorm.stats.classification import classification_metrics
+from pyronorm.stats.crps import crps_normal_mixture, crps_samples
 
 __all__ = [
     "Agreement",

@@ -10,14 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pyronorm.diagnostics.metrics import check_classes
 from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.stats.classification import check_classes
+from pyronorm.stats.crps import check_regression, crps_normal_mixture
 
 __all__ = [
     "RiskCurve",
     "adaptive_ece",
-    "crps_normal_mixture",
-    "crps_samples",
     "out_of_distribution",
     "probabilistic_regression_metrics",
     "selective_risk",
@@ -147,86 +146,6 @@ def out_of_distribution(
     return {"auroc": auroc, "fpr95": float((outside.double() <= threshold).double().mean())}
 
 
-def crps_normal_mixture(
-    mean: Float[Tensor, "sample *batch"],
-    std: Float[Tensor, "..."],
-    y: Float[Tensor, "*batch"],
-) -> Float[Tensor, "*batch"]:
-    r"""Continuous ranked probability score of an equal mixture of normal distributions.
-
-    What a normal likelihood predicts with ``S`` draws of the latents, exactly:
-
-    .. math::
-        \frac1S\sum_s A(y - m_s, \sigma_s^2) - \frac1{2S^2}\sum_{s,t} A(m_s - m_t,
-        \sigma_s^2 + \sigma_t^2), \qquad
-        A(d, v) = 2\sqrt v\,\varphi(d/\sqrt v) + d\,(2\Phi(d/\sqrt v) - 1)
-
-    One draw gives the closed form of a normal distribution.
-
-    Args:
-        mean: means, one per draw.
-        std: standard deviations, positive, that broadcast to the shape of ``mean``.
-        y: targets.
-
-    Returns:
-        The score of each target, in its units; lower is better.
-
-    Raises:
-        ShapeError: if the shapes do not fit.
-
-    Source: Grimit, Gneiting, Berrocal & Johnson, "The continuous ranked probability score for
-    circular variables and its application to mesoscale forecast ensemble verification" (2006).
-    """
-    std, y = _check_regression("crps_normal_mixture", mean, std, y)
-    draws = len(mean)
-    between = torch.zeros_like(y)
-    for m, s in zip(mean, std, strict=True):  # one draw against all: memory linear in the draws
-        between = between + _folded(m - mean, s.square() + std.square()).sum(0)
-    return _folded(y - mean, std.square()).mean(0) - between / (2 * draws**2)
-
-
-def _folded(d: Tensor, v: Tensor) -> Tensor:
-    """Mean of the absolute value of a normal variable of mean ``d`` and variance ``v``."""
-    z = d / v.sqrt()
-    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    folded: Tensor = 2 * v.sqrt() * density + d * (2 * torch.special.ndtr(z) - 1)
-    return folded
-
-
-def crps_samples(
-    samples: Float[Tensor, "sample *batch"], y: Float[Tensor, "*batch"]
-) -> Float[Tensor, "*batch"]:
-    r"""Continuous ranked probability score of the empirical distribution of samples.
-
-    :math:`\frac1S\sum_s |x_s - y| - \frac1{2S^2}\sum_{s,t} |x_s - x_t|`, the second sum from the sorted
-    samples. Of a distribution that the samples are from this is too high by
-    :math:`\frac1{2S}\mathbb E|X - X'|` on average.
-
-    Args:
-        samples: draws of ``y`` itself, its noise included.
-        y: targets.
-
-    Returns:
-        The score of each target, in its units; lower is better.
-
-    Raises:
-        ShapeError: if the shapes do not fit.
-
-    Source: Gneiting & Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation" (2007),
-    eq. 21.
-    """
-    if samples.ndim < 1 or len(samples) < 1 or samples.shape[1:] != y.shape:
-        raise ShapeError(
-            f"crps_samples: y of shape {tuple(y.shape)} needs samples of shape (sample, "
-            f"{', '.join(map(str, y.shape))}), got {tuple(samples.shape)}."
-        )
-    draws, y = len(samples), y.to(samples.device)
-    weight = torch.arange(1 - draws, draws, 2, dtype=samples.dtype, device=samples.device)
-    weight = weight.view(-1, *(1,) * y.ndim)
-    spread = (weight * samples.sort(0).values).sum(0) / draws**2
-    return (samples - y).abs().mean(0) - spread
-
-
 def probabilistic_regression_metrics(
     mean: Float[Tensor, "sample example *out"],
     std: Float[Tensor, "..."],
@@ -253,7 +172,7 @@ def probabilistic_regression_metrics(
         OptionError: if a level is not between 0 and 1.
         DataError: if there are no examples, or values that are not finite.
     """
-    std, y = _check_regression("probabilistic_regression_metrics", mean, std, y)
+    std, y = check_regression("probabilistic_regression_metrics", mean, std, y)
     _refuse_empty_or_non_finite("probabilistic_regression_metrics", mean, y)
     for level in levels:
         if not 0 < level < 1:
@@ -274,22 +193,6 @@ def probabilistic_regression_metrics(
         inside = (position - 0.5).abs() <= level / 2
         found[f"coverage_{100 * level:g}"] = float(inside.double().mean())
     return found
-
-
-def _check_regression(where: str, mean: Tensor, std: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Refuse shapes that do not fit; deviations in the shape of the means, and targets, with them."""
-    try:
-        fits = torch.broadcast_shapes(std.shape, mean.shape) == mean.shape
-    except RuntimeError:
-        fits = False
-    if not fits or mean.ndim < 1 or mean.shape[1:] != y.shape or len(mean) < 1:
-        raise ShapeError(
-            f"{where}: expected mean (sample, *batch), std that broadcasts to it and y (*batch), got "
-            f"{tuple(mean.shape)}, {tuple(std.shape)} and {tuple(y.shape)}."
-        )
-    if not bool((std > 0).all()):
-        raise DataError(f"{where}: std must be positive, got {float(std.min()):g}.")
-    return std.to(mean.device).expand(mean.shape), y.to(mean.device)
 
 
 def _refuse_empty_or_non_finite(where: str, *values: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -15,11 +15,15 @@ from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.missing import Weighted, fill, mask_values
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
 from pyronorm.likelihoods.prediction import Prediction
+from pyronorm.likelihoods.scores import Scores, score
 
 if TYPE_CHECKING:
     from pyronorm.likelihoods.function import Function
 
-__all__ = ["Likelihood", "check_axes", "per_example"]
+__all__ = ["Likelihood", "check_axes", "per_example", "positive"]
+
+_SAMPLES = 1024  # of the data, where something has no closed form
+_ELEMENTS = 2**24  # of the largest intermediate result
 
 
 class Likelihood(nn.Module, ABC):
@@ -46,6 +50,9 @@ class Likelihood(nn.Module, ABC):
 
     ignore_index: int | None = None
     """The class that stands for a missing one; None if classes are never missing."""
+
+    ordered: ClassVar[bool] = False
+    """Whether classes have an order, and so quantiles."""
 
     @abstractmethod
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
@@ -95,6 +102,45 @@ class Likelihood(nn.Module, ABC):
             keep_samples: whether to keep the outputs; without them there are summaries alone.
         """
         return Prediction.of(self, output, keep_samples=keep_samples)
+
+    @torch.no_grad()
+    def scores(self, output: Tensor, y: Tensor) -> Scores:
+        """Score the predictive distribution by data: what metrics are means of.
+
+        Args:
+            output: outputs of several draws, shape ``(sample, batch, *out)``.
+            y: the data, shape ``(batch, *event)``.
+
+        Raises:
+            ShapeError: if shapes disagree.
+            DataError: if values are impossible.
+        """
+        y = y.to(output.device)
+        self.check_data(y, output, 1)
+        parts = self.parts(output)
+        targets = y.split([part.shape[1] for part in parts])
+        return Scores.join([score(self, o, t) for o, t in zip(parts, targets, strict=True)])
+
+    def parts(self, output: Tensor) -> list[Tensor]:
+        """Outputs of so many examples at once that 1024 samples of their data fit in memory.
+
+        Args:
+            output: outputs of several draws, shape ``(sample, batch, *out)``.
+        """
+        if output.ndim < 2:
+            raise ShapeError(
+                f"{type(self).__name__}: expected outputs of shape (sample, batch, ...), got "
+                f"{tuple(output.shape)}, which is short of the batch with 1 sample axes in front."
+            )
+        values = max(1, self.distribution(output[:, :1], 1).event_shape.numel())
+        return list(output.split(max(1, _ELEMENTS // (_SAMPLES * values)), 1))
+
+    def present(self, y: Tensor) -> Tensor:
+        """Which examples have an observed value, shape ``(batch,)``."""
+        observed = self.observed(y)
+        if observed is None:
+            return torch.ones(len(y), dtype=torch.bool, device=y.device)
+        return observed.reshape(len(y), -1).any(1)
 
     def observed(self, y: Tensor) -> Tensor | None:
         """Which values are observed: a mask of the shape of ``y``, or None where none can miss."""
