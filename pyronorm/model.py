@@ -18,7 +18,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from pyronorm.errors import OptionError
+from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.latents import LatentNetwork, LatentSpace
 from pyronorm.likelihoods import Likelihood
 from pyronorm.priors import Prior, Standard
@@ -179,19 +179,28 @@ class NormalizationModel(PyroModule):
                 stack.enter_context(poutine.scale(scale=1 / self.num_draws))
             yield
 
-    def forward(self, x: Shaped[Tensor, "batch *dims"], y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Shaped[Tensor, "batch *dims"],
+        y: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
         """Run the model.
 
         Args:
             x: inputs, examples on axis 0.
-            y: data in the shape the likelihood says; None to sample it.
+            y: data in the shape the likelihood says; None to sample it. Missing values (NaN, or the
+                likelihood's ``ignore_index``) are masked; their examples count in ``num_data``.
+            weight: how often each example counts in the log likelihood, shape ``(batch,)``; None
+                for once.
 
         Returns:
             ``y``, given or sampled.
 
         Raises:
-            ShapeError: if ``y`` does not fit the network's output.
-            DataError: if ``y`` has values outside of the likelihood's support.
+            ShapeError: if ``y`` does not fit the network's output, or ``weight`` not ``x``.
+            DataError: if ``y`` has values outside of the likelihood's support, or a weight is
+                negative or not finite.
         """
         network = self.network
         self._state_parameters()
@@ -211,7 +220,9 @@ class NormalizationModel(PyroModule):
                 return drawn
             values = is_validation_enabled()
             self.likelihood.check_data(y, output, sample_dims, values=values)
-            observed, value = self.likelihood.objective(output, y, sample_dims)
+            if weight is not None:
+                _check_weight(weight, x, values)
+            observed, value = self.likelihood.objective(output, y, sample_dims, weight)
             pyro.sample("y", observed, obs=value)
         return y
 
@@ -260,3 +271,13 @@ class NormalizationModel(PyroModule):
                         f"Pyro's parameter store holds {name!r} of another model, so this one would "
                         "not be trained. Call pyro.clear_param_store() first."
                     )
+
+
+def _check_weight(weight: Tensor, x: Tensor, values: bool) -> None:
+    if weight.shape != x.shape[:1]:
+        raise ShapeError(
+            f"NormalizationModel: weight must have the shape ({len(x)},), one per example, got "
+            f"{tuple(weight.shape)}."
+        )
+    if values and not bool(((weight >= 0) & weight.isfinite()).all()):
+        raise DataError("NormalizationModel: weights must be finite and not negative.")

@@ -20,7 +20,7 @@ from pyronorm.likelihoods.scores import Scores, score
 if TYPE_CHECKING:
     from pyronorm.likelihoods.function import Function
 
-__all__ = ["Likelihood", "check_axes", "per_example", "positive"]
+__all__ = ["Likelihood", "broadcast", "check_axes", "per_example", "positive"]
 
 _SAMPLES = 1024  # of the data, where something has no closed form
 _ELEMENTS = 2**24  # of the largest intermediate result
@@ -182,17 +182,26 @@ class Likelihood(nn.Module, ABC):
         return masked, fill(distribution, y, observed)
 
     def objective(
-        self, output: Tensor, y: Tensor, num_sample_dims: int = 0
+        self, output: Tensor, y: Tensor, num_sample_dims: int = 0, weight: Tensor | None = None
     ) -> tuple[TorchDistributionMixin, Tensor]:
-        """As :meth:`observe`, with each log density times its :meth:`weights`."""
-        distribution, y_filled = self.observe(output, y, num_sample_dims)
+        """As :meth:`observe`, with log densities that count as often as training wants.
+
+        Args:
+            output: the network's output, shape ``(*samples, batch, *out)``.
+            y: the data, shape ``(batch, *event)``.
+            num_sample_dims: the number of axes in ``samples``.
+            weight: how often each example counts, ``(batch,)``, beside the :meth:`weights` of values.
+        """
+        distribution: Any
+        distribution, filled = self.observe(output, y, num_sample_dims)
         weights = self.weights(y)
-        if weights is None:
-            return distribution, y_filled
-        base = unwrap(distribution)
-        values = len(distribution.event_shape) - len(base.event_shape)
-        weighted: Any = Weighted(base, weights)
-        return weighted.to_event(values), y_filled
+        if weights is not None:
+            base = unwrap(distribution)
+            values = len(distribution.event_shape) - len(base.event_shape)
+            distribution = Weighted(base, weights).to_event(values)  # type: ignore[no-untyped-call]
+        if weight is not None:
+            distribution = Weighted(distribution, weight)
+        return distribution, filled
 
     def log_prob(self, output: Tensor, y: Tensor, num_sample_dims: int = 0) -> Tensor:
         """Log likelihood of each example, ``(*samples, batch)``: 0 where nothing is observed.
@@ -304,6 +313,22 @@ def positive(where: str, name: str, value: float | Tensor) -> Tensor:
     if not bool(((tensor > 0) & tensor.isfinite()).all()):
         raise OptionError(f"{where}: {name} must be positive and finite, got {value}.")
     return tensor
+
+
+def broadcast(where: str, name: str, value: Tensor, output: Tensor, num_sample_dims: int) -> Tensor:
+    """A setting in the shape of the output.
+
+    Raises:
+        ShapeError: if it does not broadcast with the axes after the batch.
+    """
+    out = output.shape[num_sample_dims + 1 :]
+    try:
+        return value.expand(out).expand(output.shape)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"{where}: {name} of shape {tuple(value.shape)} does not broadcast to outputs of shape "
+            f"{tuple(out)} per example."
+        ) from error
 
 
 def _support(distribution: TorchDistributionMixin) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyronorm.errors import OptionError, ShapeError
 from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
 
 __all__ = ["Categorical"]
@@ -17,6 +19,13 @@ class Categorical(Likelihood):
     Args:
         ignore_index: the class that stands for a missing one, as for
             :func:`torch.nn.functional.cross_entropy`; None if none is missing.
+        weight: how often an example of each class counts in the objective of training, shape
+            ``(class,)``; None for once. Unlike torch's cross entropy the sum is not divided by that
+            of the weights: it is the log likelihood of data in which classes are repeated. Metrics
+            and exports count every example once.
+
+    Raises:
+        OptionError: if ``weight`` is negative or not finite.
 
     Shape:
         - output: logits ``(batch, class, *spatial)``, as for
@@ -26,12 +35,34 @@ class Categorical(Likelihood):
         - entropy and mutual information: ``(batch, *spatial)``
     """
 
-    def __init__(self, *, ignore_index: int | None = None) -> None:
+    weight: Tensor | None
+
+    def __init__(self, *, ignore_index: int | None = None, weight: Tensor | None = None) -> None:
         super().__init__()
         self.ignore_index = ignore_index
+        if weight is not None:
+            weight = weight.detach().to(torch.get_default_dtype()).clone()
+            if weight.ndim != 1 or not bool(((weight >= 0) & weight.isfinite()).all()):
+                raise OptionError(
+                    "Categorical: weight must be finite and not negative, of shape (class,), got "
+                    f"{weight}."
+                )
+        self.register_buffer("weight", weight)
 
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Categorical with one event dimension per spatial axis."""
         check_axes("Categorical", output, num_sample_dims, at_least=1)
         logits = output.movedim(num_sample_dims + 1, -1)
+        if self.weight is not None and logits.shape[-1] != len(self.weight):
+            raise ShapeError(
+                f"Categorical: weight is of {len(self.weight)} classes, but an output of shape "
+                f"{tuple(output.shape)} has {logits.shape[-1]}."
+            )
         return per_example(dist.Categorical(logits=logits, validate_args=False), num_sample_dims)
+
+    def weights(self, y: Tensor) -> Tensor | None:
+        """The weights of the classes of ``y``."""
+        if self.weight is None:
+            return None
+        observed = self.observed(y)
+        return self.weight[y if observed is None else torch.where(observed, y, 0)]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyronorm.errors import ShapeError
-from pyronorm.likelihoods.base import Likelihood, check_axes, per_example, positive
+from pyronorm.likelihoods.base import Likelihood, broadcast, check_axes, per_example, positive
 
 __all__ = ["Normal"]
 
@@ -49,14 +47,5 @@ class Normal(Likelihood):
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Normal with all axes after the batch as event dimensions."""
         check_axes("Normal", output, num_sample_dims, at_least=0)
-        noise = self._noise(output.shape[num_sample_dims + 1 :]).expand(output.shape)
+        noise = broadcast("Normal", "std", self.std, output, num_sample_dims)
         return per_example(dist.Normal(output, noise, validate_args=False), num_sample_dims)
-
-    def _noise(self, out: torch.Size) -> Tensor:
-        try:
-            return self.std.expand(out)
-        except RuntimeError as error:
-            raise ShapeError(
-                f"Normal: std of shape {tuple(self.log_std.shape)} does not broadcast to "
-                f"outputs of shape {tuple(out)} per example."
-            ) from error

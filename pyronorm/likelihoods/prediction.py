@@ -17,7 +17,6 @@ from pyronorm.errors import DataError, OptionError
 from pyronorm.likelihoods.intervals import Intervals
 from pyronorm.likelihoods.mixture import entropies, mixture_moments, unwrap
 from pyronorm.likelihoods.quantiles import mixture_quantiles
-from pyronorm.likelihoods.scores import Scores
 from pyronorm.randomness import Seed, seeded
 
 if TYPE_CHECKING:

@@ -103,7 +103,10 @@ def _reals(
         if not bool((too_high | too_low).any()):
             break
         width = high - low
-        low, high = torch.where(too_high, low - width, low), torch.where(too_low, high + width, high)
+        low, high = (
+            torch.where(too_high, low - width, low),
+            torch.where(too_low, high + width, high),
+        )
     for _ in range(64 if centre.dtype == torch.float64 else 40):
         middle = (low + high) / 2
         enough = function(middle).mean(0) >= level
