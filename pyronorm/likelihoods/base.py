@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.likelihoods.missing import Weighted, fill, mask_values
+from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_values
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
 from pyronorm.likelihoods.prediction import Prediction
 from pyronorm.likelihoods.scores import Scores, score
@@ -53,6 +53,9 @@ class Likelihood(nn.Module, ABC):
 
     ordered: ClassVar[bool] = False
     """Whether classes have an order, and so quantiles."""
+
+    marginalizes: ClassVar[bool] = False
+    """Whether :meth:`observe` knows vectors that are missing in part."""
 
     @abstractmethod
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
@@ -168,9 +171,6 @@ class Likelihood(nn.Module, ABC):
         Returns:
             The distribution, with missing values masked, and ``y`` with a possible value in their place:
             the log density of the one under the other is that of the observed values.
-
-        Raises:
-            DataError: if a value that is a vector is missing in part.
         """
         distribution = self.distribution(output, num_sample_dims)
         observed = self.observed(y)
@@ -178,7 +178,7 @@ class Likelihood(nn.Module, ABC):
             y = y.to(output.dtype)
         if observed is None:
             return distribution, y
-        masked = mask_values(distribution, observed, type(self).__name__)
+        masked = mask_values(distribution, observed)
         return masked, fill(distribution, y, observed)
 
     def objective(
@@ -260,7 +260,11 @@ class Likelihood(nn.Module, ABC):
         if not values:
             return
         observed = self.observed(y)
-        filled = y if observed is None else fill(distribution, y, observed)
+        filled = y
+        if observed is not None:
+            if not self.marginalizes:
+                check_vectors(distribution, observed, where)
+            filled = fill(distribution, y, observed)
         if not bool(distribution.support.check(filled).all() & filled.isfinite().all()):
             kept = filled[filled.isfinite()] if observed is None else y[observed & y.isfinite()]
             span = f"{kept.min():g} to {kept.max():g}" if kept.numel() else "none"

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints, transform_to
 from pyronorm.errors import DataError
 from pyronorm.likelihoods.mixture import unwrap
 
-__all__ = ["Weighted", "fill", "mask_values"]
+__all__ = ["Weighted", "check_vectors", "fill", "mask_values"]
 
 
 class Weighted(TorchDistribution):
@@ -65,13 +65,11 @@ def fill(distribution: Distribution, y: Tensor, observed: Tensor) -> Tensor:
     return torch.where(observed, y, possible)
 
 
-def mask_values(
-    distribution: TorchDistributionMixin, observed: Tensor, where: str
-) -> TorchDistributionMixin:
-    """Mask the log density of single values.
+def check_vectors(distribution: Distribution, observed: Tensor, where: str) -> None:
+    """Refuse values that are vectors and missing in part.
 
     Args:
-        distribution: independent values, or vectors each of which is observed or not.
+        distribution: of the data.
         observed: what is observed, of the shape of the data.
         where: who asks, for the message.
 
@@ -79,13 +77,23 @@ def mask_values(
         DataError: if a vector is observed in part.
     """
     base = unwrap(distribution)
+    flat = observed.flatten(observed.ndim - len(base.event_shape)) if base.event_shape else None
+    if flat is not None and bool((flat.any(-1) != flat.all(-1)).any()):
+        raise DataError(
+            f"{where}: a value of {type(base).__name__} is a vector; one is missing in part. Set "
+            "all of it to missing, or take a likelihood of independent values."
+        )
+
+
+def mask_values(distribution: TorchDistributionMixin, observed: Tensor) -> TorchDistributionMixin:
+    """Mask the log density of single values; a vector that is missing in part is missing.
+
+    Args:
+        distribution: of the data.
+        observed: what is observed, of the shape of the data.
+    """
+    base = unwrap(distribution)
     reinterpreted = len(distribution.event_shape) - len(base.event_shape)
     if base.event_shape:
-        flat = observed.flatten(observed.ndim - len(base.event_shape))
-        observed = flat.all(-1)
-        if bool((flat.any(-1) != observed).any()):
-            raise DataError(
-                f"{where}: a value of {type(base).__name__} is a vector; one is missing in part. Set "
-                "all of it to missing, or take a likelihood of independent values."
-            )
+        observed = observed.flatten(observed.ndim - len(base.event_shape)).all(-1)
     return base.mask(observed).to_event(reinterpreted)  # type: ignore[no-any-return]

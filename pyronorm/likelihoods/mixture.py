@@ -14,6 +14,9 @@ from pyronorm.stats.mixture import mixture_entropy
 
 __all__ = ["conditional_mean", "entropies", "mixture_moments", "mixture_samples", "unwrap"]
 
+SEED = 0x6E6F726D
+"""The fixed seed. Not 0: a network drawn from the same numbers would correlate with the samples."""
+
 _POINTS = 1024  # at which the density of a mixture is looked at, where there is no closed form
 _VALUES = 512  # of a count that are summed over
 _ELEMENTS = 2**24  # of the largest intermediate result
@@ -139,14 +142,14 @@ def _all_values(base: Any) -> Tensor | None:
 
 
 def _sampled_moments(base: Distribution) -> tuple[Tensor, Tensor]:
-    with torch.no_grad(), seeded(0, conditional_device(base)):
+    with torch.no_grad(), seeded(SEED, conditional_device(base)):
         samples = base.sample(torch.Size([_POINTS]))
     return samples.mean(0), samples.var(0)
 
 
 def _sampled_entropies(base: Distribution) -> tuple[Tensor, Tensor]:
     draws = base.batch_shape[0]
-    with torch.no_grad(), seeded(0, conditional_device(base)):
+    with torch.no_grad(), seeded(SEED, conditional_device(base)):
         y = base.sample(torch.Size([math.ceil(_POINTS / draws)]))
     own = base.log_prob(y)
     chosen = torch.arange(draws, device=y.device)

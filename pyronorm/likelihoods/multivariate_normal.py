@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -16,8 +18,9 @@ __all__ = ["MultivariateNormal"]
 class MultivariateNormal(Likelihood):
     r"""Several targets with correlated noise.
 
-    :math:`y \sim \mathcal N(f, W W^\top + \mathrm{diag}(s^2))`. The covariance is one for all examples. Targets that are missing are integrated out: the log
-    likelihood is that of the observed ones, with their correlations.
+    :math:`y \sim \mathcal N(f, W W^\top + \mathrm{diag}(s^2))`. The covariance is one for all
+    examples. Targets that are missing are integrated out: the log likelihood is that of the observed
+    ones, with their correlations.
 
     Args:
         std: :math:`s` > 0, one for each target, in the units of ``y``.
@@ -35,6 +38,8 @@ class MultivariateNormal(Likelihood):
             where its gradient is 0 as well.
         ShapeError: if their shapes do not fit.
     """
+
+    marginalizes: ClassVar[bool] = True
 
     log_std: Tensor
     factor: Tensor

@@ -21,12 +21,11 @@ from torch.distributions import (
     transform_to,
 )
 
-from pyronorm.likelihoods.mixture import mixture_samples, unwrap
+from pyronorm.likelihoods.mixture import SEED, mixture_samples, unwrap
 
 __all__ = ["below", "marginal", "mixture_quantiles"]
 
-SAMPLES = 4096
-"""Samples of a mixture, from a fixed seed, where a distribution function is not known."""
+_SAMPLES = 4096  # where a distribution function is not known
 
 
 def marginal(distribution: Distribution) -> Distribution | None:
@@ -54,7 +53,7 @@ def below(distribution: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
         if function is not None:
             at = function(y).mean(0)
             return at, function(y - 1).mean(0) if discrete else at
-    samples = mixture_samples(distribution, SAMPLES, seed=0)
+    samples = mixture_samples(distribution, _SAMPLES, SEED)
     at = (samples <= y).to(samples.dtype).mean(0)
     return at, (samples < y).to(samples.dtype).mean(0)
 
@@ -74,7 +73,7 @@ def mixture_quantiles(distribution: Distribution, q: Tensor) -> Tensor:
     base = marginal(distribution)
     function = None if base is None else _cdf(base)
     if base is None or function is None:
-        samples = mixture_samples(distribution, SAMPLES, seed=0).sort(0).values
+        samples = mixture_samples(distribution, _SAMPLES, SEED).sort(0).values
         rank = (q * len(samples)).ceil().long().clamp(1, len(samples)) - 1
         return samples[rank.to(samples.device)]
     search = _integers if _is_discrete(base) else _reals
@@ -149,13 +148,13 @@ def _cdf(base: Any) -> Callable[[Tensor], Tensor] | None:
         return lambda y: torch.where(values <= y, masses, 0.0).sum(0)
     if base.support.is_discrete:
         return None
-    try:
-        base.cdf(base.mean)
-    except NotImplementedError:
-        return None
     low = getattr(base.support, "lower_bound", -torch.inf)
     high = getattr(base.support, "upper_bound", torch.inf)
     possible = transform_to(base.support)(torch.zeros_like(base.mean))
+    try:
+        base.cdf(possible)
+    except NotImplementedError:
+        return None
 
     def inside(y: Tensor) -> Tensor:
         below, above = y <= low, y >= high

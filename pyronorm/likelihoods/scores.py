@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from pyronorm.errors import DataError
 from pyronorm.likelihoods.missing import fill
-from pyronorm.likelihoods.mixture import mixture_moments, mixture_samples, unwrap
+from pyronorm.likelihoods.mixture import SEED, mixture_moments, mixture_samples, unwrap
 from pyronorm.likelihoods.quantiles import below, marginal
 from pyronorm.stats.classification import classification_metrics
 from pyronorm.stats.crps import crps_normal_mixture, crps_samples
@@ -131,7 +131,7 @@ def _of_values(
     if isinstance(one, Normal):
         crps = crps_normal_mixture(one.loc, one.scale, y)
     else:
-        crps = crps_samples(mixture_samples(distribution, _SAMPLES, seed=0).to(y.dtype), y)
+        crps = crps_samples(mixture_samples(distribution, _SAMPLES, SEED).to(y.dtype), y)
     at, under = below(distribution, y)
     found["crps"] = crps[mask]
     for level in LEVELS:

@@ -1,5 +1,6 @@
 """Refusals, and the contract of every likelihood: one log density per example, nothing broadcast."""
 
+import copy
 import dataclasses
 import math
 
@@ -8,16 +9,27 @@ import pytest
 import torch
 
 from pyronorm.errors import DataError, ShapeError
-from pyronorm.likelihoods import Bernoulli, Categorical, Likelihood, Normal
+from pyronorm.likelihoods import (
+    Bernoulli,
+    Categorical,
+    HeteroscedasticNormal,
+    Likelihood,
+    MultivariateNormal,
+    NegativeBinomial,
+    Normal,
+    Ordinal,
+    Poisson,
+    StudentT,
+    per_example,
+)
 from pyronorm.likelihoods.base import check_axes
 
 
-class Poisson(Likelihood):
-    """Counts with the log rate as output: a likelihood of a user."""
+class Own(Likelihood):
+    """Waiting times with the log rate as output: a likelihood of a user."""
 
     def distribution(self, output, num_sample_dims=0):
-        check_axes("Poisson", output, num_sample_dims, at_least=0)
-        return dist.Poisson(output.exp()).to_event(output.ndim - num_sample_dims - 1)
+        return per_example(dist.Exponential(output.exp()), num_sample_dims)
 
 
 # likelihood, out, event: shapes per example
@@ -29,6 +41,15 @@ CASES = {
     "normal": (Normal(0.7), (), ()),
     "normal, dense": (Normal(0.7), (2, 4, 3), (2, 4, 3)),
     "poisson": (Poisson(), (4,), (4,)),
+    "negative binomial": (NegativeBinomial(1.5), (2, 3), (2, 3)),
+    "student": (StudentT(3.0, 0.5, learned=True), (3,), (3,)),
+    "heteroscedastic": (HeteroscedasticNormal(), (2,), ()),
+    "heteroscedastic, dense": (HeteroscedasticNormal(0.1), (2, 4, 3), (4, 3)),
+    "multivariate": (MultivariateNormal(torch.ones(3), torch.ones(3, 2)), (3,), (3,)),
+    "ordinal": (Ordinal(4), (), ()),
+    "ordinal, dense": (Ordinal(2, learned=False), (4, 3), (4, 3)),
+    "function": (Likelihood.of(lambda output: dist.Laplace(output, 0.5)), (4, 2), (4, 2)),
+    "own": (Own(), (4,), (4,)),
 }
 cases = pytest.mark.parametrize(("likelihood", "out", "event"), CASES.values(), ids=CASES)
 samples = pytest.mark.parametrize("samples", [(), (2,), (4, 2)], ids=str)
@@ -92,7 +113,16 @@ IMPOSSIBLE = {
     "bernoulli": (-1.0, 0.5, 2.0, math.inf),
     "normal": (math.inf,),
     "poisson": (-1.0, 1.5, math.inf),
+    "negativebinomial": (-1.0, 1.5, math.inf),
+    "studentt": (math.inf,),
+    "heteroscedasticnormal": (-math.inf,),
+    "multivariatenormal": (math.inf,),
+    "ordinal": (-1, 4),
+    "function": (math.inf,),
+    "own": (-1.0, math.inf),
 }
+INTEGERS = ("Categorical", "Ordinal")
+REALS = ("Normal", "StudentT", "HeteroscedasticNormal", "MultivariateNormal", "Function", "Own")
 
 
 @cases
@@ -101,7 +131,7 @@ def test_impossible_values(likelihood, out, event, samples):
     output = torch.zeros(*samples, BATCH, *out)
     name = type(likelihood).__name__
     for value in IMPOSSIBLE[name.lower()]:
-        y = torch.zeros(BATCH, *event, dtype=torch.long if name == "Categorical" else None)
+        y = torch.zeros(BATCH, *event, dtype=torch.long if name in INTEGERS else None)
         y.view(-1)[-1] = value  # one bad value is enough
         match = rf"^{name}: y has values outside of the support, .* range from .* to .*\.$"
         with pytest.raises(DataError, match=match):
@@ -115,7 +145,7 @@ def test_kinds_of_numbers(likelihood, out, event):
     name = type(likelihood).__name__
     for dtype in (torch.float32, torch.long):
         y = torch.zeros(BATCH, *event, dtype=dtype)
-        if (name, dtype) in (("Categorical", torch.float32), ("Normal", torch.long)):
+        if name in (INTEGERS if dtype == torch.float32 else REALS):
             with pytest.raises(DataError, match=f"y must be .*, got {dtype}"):
                 likelihood.check_data(y, torch.zeros(BATCH, *out))
         else:
@@ -154,7 +184,7 @@ def test_check_axes_accepts(shape, num_sample_dims, at_least):
     check_axes("here", torch.zeros(shape), num_sample_dims, at_least)
 
 
-@pytest.mark.parametrize("likelihood", [Categorical(), Bernoulli(), Normal()])
+@pytest.mark.parametrize("likelihood", [case[0] for case in CASES.values()])
 @pytest.mark.parametrize("num_sample_dims", [0, 1, 2])
 def test_output_without_batch_is_refused(likelihood, num_sample_dims):
     with pytest.raises(ShapeError, match=rf"with {num_sample_dims} sample axes"):
@@ -164,3 +194,44 @@ def test_output_without_batch_is_refused(likelihood, num_sample_dims):
 def test_prediction_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError, match="mean"):
         Normal().predict(torch.zeros(4, 3)).mean = torch.ones(3)
+
+
+@cases
+def test_predictions_are_finite_and_of_one_dtype(likelihood, out, event):
+    for dtype in (torch.float32, torch.float64):
+        likelihood.to(dtype)
+        found = likelihood.predict(torch.randn(4, BATCH, *out, dtype=dtype))
+        values = (found.mean, found.variance, found.entropy, found.mutual_information)
+        assert all(bool(v.isfinite().all()) and v.dtype == dtype for v in values)
+        assert not any(v.requires_grad for v in values)
+        assert bool((found.mutual_information >= 0).all())
+        y = found.sample(3, seed=1)
+        assert y.shape == (3, BATCH, *event)
+        assert all(math.isfinite(v) for v in found.metrics(y[0]).values())
+    likelihood.float()
+
+
+@cases
+def test_state_dict_round_trip(likelihood, out, event):
+    output = torch.randn(2, BATCH, *out)
+    copied = copy.deepcopy(likelihood)
+    with torch.no_grad():
+        for value in copied.state_dict().values():
+            value.add_(0.3)
+    copied.load_state_dict(likelihood.state_dict())
+    torch.testing.assert_close(copied.expected(output, 1), likelihood.expected(output, 1))
+
+
+def test_shape_of_a_distribution_that_forgot_its_events():
+    class Forgetful(Likelihood):
+        def distribution(self, output, num_sample_dims=0):
+            return dist.Exponential(output.exp())
+
+    match = r"Forgetful: .* must have the batch shape \(5,\), got \(5, 3\). Return .*per_example"
+    with pytest.raises(ShapeError, match=match):
+        Forgetful().log_prob(torch.zeros(5, 3), torch.ones(5, 3))
+
+
+def test_per_example_needs_a_batch():
+    with pytest.raises(ShapeError, match=r"per_example: .* got \(4,\) with 1 sample axes"):
+        per_example(dist.Normal(torch.zeros(4), 1.0), 1)
