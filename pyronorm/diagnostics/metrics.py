@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor
 
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.infer.data import Data, as_batches
-from pyronorm.infer.draws import Chains, draw_latents
-from pyronorm.infer.predict import evaluate_draws
+from pyronorm.infer.predict import draws_for, evaluate_draws
 from pyronorm.likelihoods import Scores
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import Seed
 
 __all__ = ["evaluate", "regression_metrics"]
 
@@ -42,24 +41,26 @@ def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
 @torch.no_grad()
 def evaluate(
     model: NormalizationModel,
-    guide: Callable[..., Any] | Chains,
+    posterior: Any,
     data: Data,
-    num_samples: int = 32,
+    num_samples: int | None = None,
     *,
     batch_size: int = 256,
+    seed: Seed = None,
 ) -> dict[str, float]:
     """Metrics of the posterior predictive distribution on held-out data.
 
     ``nll``, the mean negative log predictive density per example, and what the likelihood's kind of data
     allows besides: see :meth:`pyronorm.likelihoods.Scores.metrics`. Batches are scored one by one, so
-    that memory does not grow with the draws.
+    that memory does not grow with the draws times the examples.
 
     Args:
         model: the model.
-        guide: as in :func:`pyronorm.predict`.
+        posterior: as in :func:`pyronorm.predict`.
         data: pairs ``(x, y)``.
-        num_samples: number of draws.
+        num_samples: as in :func:`pyronorm.predict`.
         batch_size: examples at once, where the data do not come in batches.
+        seed: for the draws.
 
     Returns:
         The metrics by name.
@@ -68,9 +69,9 @@ def evaluate(
         DataError: if there are no data, no ``y``, impossible ones, or all are missing.
     """
     batches = as_batches(data, batch_size)
-    draws = draw_latents(model, guide, num_samples, batches)
+    members = draws_for(model, posterior, num_samples, batches, seed, "evaluate")
     scores: list[Scores] = []
-    for _, y, output in evaluate_draws(model, draws, batches):
+    for _, y, output in evaluate_draws(members, batches):
         if y is None:
             raise DataError("evaluate: needs pairs (x, y), got x alone.")
         scores.append(model.likelihood.scores(output, y))

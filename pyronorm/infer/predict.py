@@ -195,7 +195,7 @@ def log_likelihoods(
         seed: for the draws.
 
     Returns:
-        Shape ``(sample, example)``, in nats.
+        Shape ``(sample, example)``, in nats; 0 for an example whose values are all missing.
 
     Raises:
         OptionError: if ``posterior`` is none, or has not that many draws.
@@ -212,6 +212,7 @@ def log_likelihoods(
     return torch.cat(parts, dim=1)
 
 
+@torch.no_grad()
 def predictive_nll(
     model: NormalizationModel,
     posterior: Any,
@@ -223,6 +224,8 @@ def predictive_nll(
 ) -> float:
     r"""Mean negative log predictive density :math:`-\log\frac1S\sum_s p(y|x,z_s)`, in nats.
 
+    The mean over examples with an observed value.
+
     Args:
         model: the model.
         posterior: as in :func:`predict`.
@@ -231,5 +234,15 @@ def predictive_nll(
         batch_size: examples at once, where the data do not come in batches.
         seed: for the draws.
     """
-    log_p = log_likelihoods(model, posterior, data, num_samples, batch_size=batch_size, seed=seed)
-    return float(math.log(len(log_p)) - torch.logsumexp(log_p, 0).mean())
+    batches = as_batches(data, batch_size)
+    members = draws_for(model, posterior, num_samples, batches, seed, "predictive_nll")
+    total, count = 0.0, 0
+    for _, y, output in evaluate_draws(members, batches):
+        if y is None:
+            raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
+        density = torch.logsumexp(model.likelihood.log_prob(output, y, 1), 0)
+        density = density[model.likelihood.present(y)] - math.log(len(output))
+        total, count = total + float(density.double().sum()), count + len(density)
+    if not count:
+        raise DataError("data: all values of y are missing.")
+    return -total / count

@@ -123,9 +123,7 @@ def test_evaluate_normal_is_a_mixture_of_densities() -> None:
             density += density_s / 6
         nll -= math.log(density) / 30
         squares += sum((float(f[:, i, k].mean()) - float(y[i, k])) ** 2 for k in (0, 1))
-    assert (found["nll"], found["rmse"]) == pytest.approx(
-        (nll, math.sqrt(squares / 60)), rel=1e-4
-    )
+    assert (found["nll"], found["rmse"]) == pytest.approx((nll, math.sqrt(squares / 60)), rel=1e-4)
     same = model.likelihood.predict(f).metrics(y)
     assert list(found) == list(same)
     assert found == pytest.approx(same, rel=1e-4)
