@@ -72,7 +72,7 @@ def test_evaluate_categorical_averages_probabilities_over_draws() -> None:
     model = make_model(pn.likelihoods.Categorical(), 3)
     guide = GivenDraws(model, 7)
     x, y = 1 + 2 * torch.randn(40, 5), torch.randint(0, 3, (40,))
-    found = evaluate(model, guide, (x, y), num_samples=7)
+    found = evaluate(model, pn.PyroGuide(guide), (x, y), num_samples=7)
     p = guide.outputs(model, x).double().softmax(-1).mean(0)
     assert found == pytest.approx(by_hand(p.numpy(), y.numpy()), rel=1e-4)
 
@@ -84,9 +84,9 @@ def test_evaluate_takes_loaders_and_small_batches() -> None:
     p = guide.outputs(model, x).double().softmax(-1).mean(0)
     expected = pytest.approx(by_hand(p.numpy(), y.numpy()), rel=1e-4)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=7)
-    assert evaluate(model, guide, loader, 4) == expected
-    assert evaluate(model, guide, (x, y), 4, batch_size=9) == expected
-    assert evaluate(model, guide, [(x[:5], y[:5]), (x[5:], y[5:])], 4) == expected
+    assert evaluate(model, pn.PyroGuide(guide), loader, 4) == expected
+    assert evaluate(model, pn.PyroGuide(guide), (x, y), 4, batch_size=9) == expected
+    assert evaluate(model, pn.PyroGuide(guide), [(x[:5], y[:5]), (x[5:], y[5:])], 4) == expected
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -94,7 +94,7 @@ def test_evaluate_bernoulli_is_two_classes_per_value(outputs: int) -> None:
     model = make_model(pn.likelihoods.Bernoulli(), outputs)
     guide = GivenDraws(model, 5)
     x, y = torch.randn(30, 5), (torch.rand(30, outputs) < 0.4).float()
-    found = evaluate(model, guide, (x, y), num_samples=5)
+    found = evaluate(model, pn.PyroGuide(guide), (x, y), num_samples=5)
     one = guide.outputs(model, x).double().sigmoid().mean(0).flatten()
     p = torch.stack([1 - one, one], -1)
     expected = by_hand(p.numpy(), y.flatten().long().numpy())
@@ -110,7 +110,7 @@ def test_evaluate_normal_is_a_mixture_of_densities() -> None:
     model = make_model(pn.likelihoods.Normal(torch.tensor([0.5, 2.0])), 2)
     guide = GivenDraws(model, 6)
     x, y = torch.randn(30, 5), torch.randn(30, 2)
-    found = evaluate(model, guide, (x, y), num_samples=6)
+    found = evaluate(model, pn.PyroGuide(guide), (x, y), num_samples=6)
     f = guide.outputs(model, x)
     nll, squares = 0.0, 0.0
     for i in range(30):
@@ -137,7 +137,9 @@ def test_evaluate_calls_a_guide_as_fit_does() -> None:
         given(x, y)
 
     data = torch.randn(20, 5), torch.zeros(20, dtype=torch.long)
-    assert evaluate(model, guide, data, 2) == evaluate(model, given, data, 2)
+    assert evaluate(model, pn.PyroGuide(guide), data, 2) == evaluate(
+        model, pn.PyroGuide(given), data, 2
+    )
 
 
 def test_evaluate_changes_nothing() -> None:

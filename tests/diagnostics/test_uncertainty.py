@@ -105,10 +105,10 @@ def test_regression_metrics_agree_with_evaluate_and_with_loops():
     model = make_model(pn.likelihoods.Normal(std), 2)
     guide = GivenDraws(model, 6)
     x, y = torch.randn(30, 5), torch.randn(30, 2)
-    samples = pn.predict(model, guide, x, 6).samples
+    samples = pn.predict(model, pn.PyroGuide(guide), x, 6).samples
     found = probabilistic_regression_metrics(samples, std, y, levels=(0.5, 0.8))
     assert list(found) == ["pll", "crps", "rmse", "coverage_50", "coverage_80"]
-    known = pn.evaluate(model, guide, (x, y), 6)
+    known = pn.evaluate(model, pn.PyroGuide(guide), (x, y), 6)
     assert (-found["pll"], found["rmse"]) == pytest.approx((known["nll"], known["rmse"]), rel=1e-4)
     assert found["crps"] == pytest.approx(float(crps_normal_mixture(samples, std, y).mean()))
     inside = 0
