@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "ConversionError",
     "DataError",
+    "DeviceError",
     "MissingDataError",
     "NoDensityError",
     "OptionError",
@@ -29,6 +30,10 @@ class ShapeError(PyronormError, ValueError):
 
 class DataError(PyronormError, ValueError):
     """Data that cannot be used: empty, non-finite, or of the wrong kind."""
+
+
+class DeviceError(PyronormError, RuntimeError):
+    """Tensors that belong together lie on different devices."""
 
 
 class MissingDataError(PyronormError, FileNotFoundError):

@@ -13,7 +13,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -42,7 +43,7 @@ _STRICT = {
 }
 
 
-class DeviceError(RuntimeError):
+class MixedDevicesError(RuntimeError):
     """What CUDA would refuse."""
 
 
@@ -68,7 +69,7 @@ class DeviceTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise DeviceError(f"{func} outside of SimulatedDevice().")  # the mode comes first
+        raise MixedDevicesError(f"{func} outside of SimulatedDevice().")  # the mode comes first
 
     def __repr__(self, **_: Any) -> str:
         return f"DeviceTensor({self.value!r})"
@@ -116,6 +117,7 @@ class SimulatedDevice(TorchDispatchMode):
         self._stack.callback(future.set_swap_module_params_on_conversion, swap)
         future.set_swap_module_params_on_conversion(True)
         self._stack.enter_context(mock.patch.object(torch.utils, "swap_tensors", _swap))
+        self._stack.enter_context(mock.patch.object(torch, "meta", _BACKEND, create=True))
         self._stack.enter_context(_Constructors())
         super().__enter__()
         return self
@@ -139,7 +141,7 @@ class SimulatedDevice(TorchDispatchMode):
             kwargs = {**kwargs, "device": torch.device("cpu")}
         generator = kwargs.get("generator")
         if there and generator is not None and generator.device != DEVICE:
-            raise DeviceError(f"{name}: the generator is on the {generator.device}.")
+            raise MixedDevicesError(f"{name}: the generator is on the {generator.device}.")
         if ours:
             self._check(name, args, tensors)
         args, kwargs = tree_map(_value, (args, kwargs))
@@ -151,7 +153,7 @@ class SimulatedDevice(TorchDispatchMode):
             self._check_index(name, args)
         elif any(x.ndim > 0 or name in _STRICT for x in host):
             shapes = [tuple(x.shape) for x in host]
-            raise DeviceError(
+            raise MixedDevicesError(
                 f"{name}: all tensors must be on one device, but those of shape {shapes} are on the "
                 "cpu."
             )
@@ -164,7 +166,9 @@ class SimulatedDevice(TorchDispatchMode):
         target, index, *values = args
         for part in index:
             if not isinstance(target, DeviceTensor) and isinstance(part, DeviceTensor):
-                raise DeviceError(f"{name}: a tensor on the cpu, and its index on the device.")
+                raise MixedDevicesError(
+                    f"{name}: a tensor on the cpu, and its index on the device."
+                )
             if isinstance(target, DeviceTensor) and part is not None:
                 if not isinstance(part, DeviceTensor):
                     self._wait("to the device: index")
@@ -172,7 +176,7 @@ class SimulatedDevice(TorchDispatchMode):
                     self._wait("nonzero of a mask")
         for value in (x for x in values if isinstance(x, Tensor) and x.ndim > 0):
             if isinstance(value, DeviceTensor) != isinstance(target, DeviceTensor):
-                raise DeviceError(f"{name}: target and values are on two devices.")
+                raise MixedDevicesError(f"{name}: target and values are on two devices.")
 
     def _copy(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Tensor:
         source = args[-1] if name == "_to_copy" else args[1]
@@ -190,6 +194,17 @@ class SimulatedDevice(TorchDispatchMode):
 
     def _wait(self, what: str) -> None:
         self.waits[what, _place()] += 1
+
+
+# torch.cuda's part in seeding: the device draws from the generator of the CPU, so that the same seed
+# gives the same draws in both places.
+_BACKEND = SimpleNamespace(
+    get_rng_state=torch.get_rng_state,
+    set_rng_state=torch.set_rng_state,
+    manual_seed=torch.default_generator.manual_seed,
+    current_device=lambda: 0,
+    device=lambda index: nullcontext(),
+)
 
 
 class _Constructors(TorchFunctionMode):

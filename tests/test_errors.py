@@ -8,6 +8,7 @@ from pyronorm import errors
 BUILTIN = {
     "ShapeError": ValueError,
     "DataError": ValueError,
+    "DeviceError": RuntimeError,
     "MissingDataError": FileNotFoundError,
     "OptionError": ValueError,
     "ConversionError": TypeError,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.simulated_device import DEVICE, DeviceError, DeviceTensor
+from tests.simulated_device import DEVICE, DeviceTensor, MixedDevicesError
 
 
 def there(*shape: int) -> torch.Tensor:
@@ -49,7 +49,7 @@ class TestPlaces:
         ],
     )
     def test_two_places_in_one_operation_are_refused(self, simulated, mixed):
-        with pytest.raises(DeviceError):
+        with pytest.raises(MixedDevicesError):
             mixed(there(3))
 
     def test_numbers_of_the_host_are_taken(self, simulated):

@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from pyronorm.checks import check_count
+from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers.freshness import batch_layers
@@ -227,7 +228,9 @@ class _Tensors(Dataset[tuple[Tensor, ...]]):
         return len(self.tensors[0])
 
     def __getitems__(self, index: list[int]) -> list[Tensor]:
-        return [tensor[index] for tensor in self.tensors]
+        place = torch.tensor(index)
+        # Indexing by a list would wait for the device.
+        return [tensor[move(place, tensor.device)] for tensor in self.tensors]
 
 
 def split(batch: Any) -> tuple[Tensor, Tensor | None]:

@@ -97,9 +97,10 @@ class Ensemble:
             OptionError: if the model is none of the ensemble's.
             ShapeError: if the members' latents differ.
         """
+        like = model.network.like
         return Draws.join(
             [
-                Draws(d.shift, d.scale, d.log_density, d.hyper)
+                Draws(d.shift, d.scale, d.log_density, d.hyper).to(like)
                 for _, d in self.draw_each(model, num_samples, data=data, seed=seed)
             ]
         )

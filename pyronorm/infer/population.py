@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pyronorm.checks import check_count
+from pyronorm.devices import read_together
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
 from pyronorm.latents import LatentNetwork
@@ -104,14 +105,19 @@ def estimate_population_statistics(
             raise StatisticsError(
                 f"{layer.name}: the network never ran this layer, so it has no statistics."
             )
-        buffers = layer.normalizer.population(totals[layer])
-        if not all(bool(value.isfinite().all()) for value in buffers.values()):
+    buffers = {layer: layer.normalizer.population(totals[layer]) for layer in layers}
+    finite = [
+        torch.stack([value.isfinite().all() for value in mine.values()]).all()
+        for mine in buffers.values()
+    ]
+    for layer, good in zip(layers, read_together(finite), strict=True):
+        if not good:
             raise StatisticsError(
                 f"{layer.name}: its inputs over the data are not finite. Check the data and whether "
                 "training has diverged."
             )
-    for layer, total in totals.items():
-        for key, value in layer.normalizer.population(total).items():
+    for layer, mine in buffers.items():
+        for key, value in mine.items():
             layer.state(key).copy_(value)
         layer.state("num_batches_tracked").fill_(seen)
     stamp_statistics(root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyronorm.devices import move, read_together
 from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.infer.ensemble import Members, draw_members
@@ -125,17 +126,21 @@ def evaluate_draws(
     for model, _ in members:
         model.network.check_statistics()
     empty = True
+    finite: dict[int, Tensor] = {}  # what lies on a device is read at the end, for all batches
     # Batch by batch through all members: a loader that shuffles has another order in each pass.
     for position, batch in enumerate(as_batches(data, batch_size)):
         given, y = split(batch)
+        if given.is_floating_point():
+            finite[position] = given.isfinite().all()
+            if given.device.type == "cpu":
+                _refuse_non_finite(finite)
+                finite.clear()
         outputs: list[Tensor] = []
         for (model, _), (shift, scale, index) in zip(members, unique, strict=True):
             network = model.network
             mine = network.prepare(given)
             if not outputs:
                 x = mine
-                if x.is_floating_point() and not bool(x.isfinite().all()):
-                    raise DataError(f"data: batch {position} has inputs that are not finite.")
             if empty:
                 _refuse_other_sites(network, mine)
             with evaluation_mode(model):
@@ -143,10 +148,17 @@ def evaluate_draws(
             output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
             outputs.append(output.to(x.device))
         empty = False
-        y = None if y is None else y.to(x.device)
+        y = None if y is None else move(y, x.device)
         yield x, y, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if empty:
         raise DataError("data: there is no batch.")
+    _refuse_non_finite(finite)
+
+
+def _refuse_non_finite(finite: Mapping[int, Tensor]) -> None:
+    for position, good in zip(finite, read_together([*finite.values()]), strict=True):
+        if not good:
+            raise DataError(f"data: batch {position} has inputs that are not finite.")
 
 
 def _refuse_other_sites(network: LatentNetwork, x: Tensor) -> None:

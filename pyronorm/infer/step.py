@@ -178,7 +178,12 @@ class Step:
 
     def _clip_gradients(self) -> None:
         if self._clip is not None:
-            self._fabric.clip_gradients(self._module, self._optimizer, max_norm=self._clip)
+            self._fabric.clip_gradients(
+                self._module,
+                self._optimizer,
+                max_norm=self._clip,
+                error_if_nonfinite=self._at_once,
+            )
 
     def _note(self, loss: Tensor, epochs_done: float) -> None:
         if self._at_once:

@@ -11,7 +11,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from pyronorm.conversion.registry import is_normalization
-from pyronorm.errors import ConversionError, OptionError, ShapeError
+from pyronorm.devices import move
+from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeError
 from pyronorm.latents.space import LatentSpace
 from pyronorm.normalizers import LatentNorm, Normalizer
 from pyronorm.normalizers.freshness import check_statistics, watch_loading
@@ -23,7 +24,7 @@ __all__ = ["LatentNetwork"]
 # Elements of the largest activation that a batch of draws may reach. On a CPU a batch pays as long
 # as it stays in the cache (measured: benchmarks/predict.py); a GPU wants to be filled.
 _CPU_ELEMENTS = 2**20
-_GPU_ELEMENTS = 2**25  # not measured
+_GPU_ELEMENTS = 2**28  # 1 GiB in float32, 8 draws of ResNet-18 at 512 images; not measured on a GPU
 _MIN_TOGETHER = 4  # fewer draws at once do not pay
 
 
@@ -112,9 +113,8 @@ class LatentNetwork(nn.Module):
     def prepare(self, x: Tensor) -> Tensor:
         """Move an input to the network's device, and to its precision if it is floating point."""
         like = next(chain(self.network.parameters(), self.network.buffers()), self.like)
-        if x.is_floating_point() and like.is_floating_point():
-            return x.to(like)
-        return x.to(like.device)
+        floating = x.is_floating_point() and like.is_floating_point()
+        return move(x, like.device, like.dtype if floating else None)
 
     def forward(
         self,
@@ -134,6 +134,7 @@ class LatentNetwork(nn.Module):
 
         Raises:
             ShapeError: if the latents do not fit the network, each other or the batch.
+            DeviceError: if they are on another device than the input.
             StatisticsError: in evaluation mode, if population statistics are missing or stale.
         """
         self._check_statistics()
@@ -285,6 +286,12 @@ class LatentNetwork(nn.Module):
             raise ShapeError(
                 "LatentNetwork: shift and scale must have one shape, got "
                 f"{tuple(shift.shape)} and {tuple(scale.shape)}."
+            )
+        if not shift.device == scale.device == x.device:
+            raise DeviceError(
+                f"LatentNetwork: the latents must be where the input is, on {x.device}, got shift on "
+                f"{shift.device} and scale on {scale.device}. Move the guide, or what they are from, "
+                f"there: guide.to({str(x.device)!r})."
             )
         if shift.ndim >= 2 and shift.shape[-2] not in (1, len(x)):
             raise ShapeError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from pyronorm.devices import read_together
 from pyronorm.errors import StatisticsError
 from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.fingerprint import fingerprint, named_tensors
@@ -61,9 +62,10 @@ def stamp_statistics(network: nn.Module) -> None:
         network: a converted network; only the stamps of its layers change.
     """
     hashes = fingerprint(network)
-    for name, layer in _named_batch_layers(network):
-        known = int(layer.state("num_batches_tracked")) > 0
-        layer.statistics_stamp = Stamp(name, hashes) if known else None
+    layers = _named_batch_layers(network)
+    counts = read_together([layer.state("num_batches_tracked") for _, layer in layers])
+    for (name, layer), count in zip(layers, counts, strict=True):
+        layer.statistics_stamp = Stamp(name, hashes) if count > 0 else None
 
 
 def trust_statistics(network: nn.Module) -> None:
@@ -76,8 +78,7 @@ def trust_statistics(network: nn.Module) -> None:
         network: a converted network, a LatentNetwork or a NormalizationModel.
     """
     for layer in batch_layers(network):
-        if int(layer.state("num_batches_tracked")) == 0:
-            layer.state("num_batches_tracked").fill_(1)
+        layer.state("num_batches_tracked").clamp_(min=1)
     stamp_statistics(network)
 
 
