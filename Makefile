@@ -1,6 +1,7 @@
 # make compare   install, and compare posteriors with batch normalization on digits
 # make test      install, and run the tests (make test-all: the slow ones too)
 # make test-lowest, test-torch211, test-latest   the tests in other environments, described below
+# make gpu       the check on a GPU (without one, at tiny size)
 # make check     what CI runs: tests, lint, types, docs and the code in them, examples
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ export MPLBACKEND = agg
 TORCH_LOWEST ?= 2.6.0+cpu
 TORCH_211 ?= 2.11.0+cpu
 
-.PHONY: compare test test-all test-lowest test-torch211 test-latest lint types docs docs-code examples benchmarks check format clean
+.PHONY: compare test test-all test-lowest test-torch211 test-latest lint types docs docs-code examples benchmarks gpu check format clean
 
 compare: $(VENV)/.installed
 	$(BIN)/pyronorm compare --output $(RESULTS) --force
@@ -65,6 +66,10 @@ examples: $(VENV)/.installed
 
 benchmarks: $(VENV)/.installed
 	for benchmark in step predict bank draws propagation; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
+
+# The check on a GPU; without one at tiny size. OPTIONS are those of python -m benchmarks.gpu.
+gpu: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.gpu $(OPTIONS)
 
 check: test lint types docs docs-code examples
 

@@ -101,6 +101,8 @@ def _check_commands(example: Example) -> None:
 
 def _problem(words: list[str]) -> str | None:
     """What is wrong with a command, or None. Nothing is run."""
+    while re.match(r"[A-Z_]+=", words[0]):  # variables of its environment
+        words = words[1:]
     match words:
         case ["make", *targets]:
             known = re.findall(r"^([\w-]+):(?!=)", (_ROOT / "Makefile").read_text(), re.MULTILINE)
