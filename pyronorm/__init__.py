@@ -47,8 +47,10 @@ from pyronorm.infer import (
     collect_bank,
     estimate_population_statistics,
     fit,
+    load,
     predict,
     run_nuts,
+    save,
 )
 from pyronorm.latents import Draws, LatentNetwork, LatentSpace
 from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
@@ -91,12 +93,14 @@ __all__ = [
     "init_to_neutral",
     "latents",
     "likelihoods",
+    "load",
     "networks",
     "normalizers",
     "predict",
     "priors",
     "run_nuts",
     "sample_latents",
+    "save",
     "stats",
     "to_arviz",
     "trust_statistics",

@@ -11,6 +11,7 @@ __all__ = [
     "ConversionError",
     "DataError",
     "DeviceError",
+    "FileError",
     "MissingDataError",
     "NoDensityError",
     "OptionError",
@@ -34,6 +35,10 @@ class DataError(PyronormError, ValueError):
 
 class DeviceError(PyronormError, RuntimeError):
     """Tensors that belong together lie on different devices."""
+
+
+class FileError(PyronormError, OSError):
+    """A file that cannot be written, or read, or is not what it should be."""
 
 
 class MissingDataError(PyronormError, FileNotFoundError):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyronorm.conversion.build import build
 from pyronorm.conversion.origin import LayerOrigin
+from pyronorm.conversion.record import Conversion, record_conversion
 from pyronorm.conversion.registry import is_normalization, kind_of, registered
 from pyronorm.conversion.surroundings import Surroundings, replace
 from pyronorm.conversion.transformer import keep_latents_in_transformers
@@ -93,6 +94,7 @@ def convert(
     keep_latents_in_transformers(new)
     stamp_statistics(new)
     watch_loading(new)
+    record_conversion(new, Conversion.of(normalizer, example_input, only=only))
     return new
 
 

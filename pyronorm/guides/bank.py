@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyronorm.archive import read_archive, write_archive
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.latents import Draws, HasLatents, LatentSpace, Per
 from pyronorm.randomness import Seed
+from pyronorm.settings import decode, encode
 from pyronorm.stats.effective_batch_size import EffectiveBatchSizes, effective_batch_size
 
 __all__ = ["StatisticsBank"]
@@ -108,6 +111,33 @@ class StatisticsBank:
         """Move the bank to a device, or to the device and dtype of a tensor."""
         tensors = ("mean", "var", "reference_mean", "reference_var", "eps")
         return replace(self, **{name: getattr(self, name).to(like) for name in tensors})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the bank to a safetensors file.
+
+        Args:
+            path: the file, as a rule ``*.safetensors``.
+
+        Raises:
+            FileError: if it cannot be written.
+        """
+        tensors: dict[str, Tensor] = {}
+        write_archive(path, "bank", {"value": encode(self, tensors, "bank")}, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> StatisticsBank:
+        """Load a bank that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            FileError: if it is missing, damaged, of a later format, or holds something else.
+        """
+        content, tensors = read_archive(path, "bank")
+        bank = decode(content["value"], tensors, os.fspath(path))
+        assert isinstance(bank, cls)
+        return bank
 
     def draw(
         self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None

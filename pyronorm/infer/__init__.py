@@ -11,6 +11,7 @@ from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import log_likelihoods, predict, predictive_nll
 from pyronorm.infer.pyro_guide import PyroGuide
+from pyronorm.infer.save import load, save
 from pyronorm.infer.trainer import Trainer
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "collect_bank",
     "estimate_population_statistics",
     "fit",
+    "load",
     "log_likelihoods",
     "predict",
     "predictive_nll",
     "run_nuts",
+    "save",
 ]

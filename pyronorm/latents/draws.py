@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -9,10 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pyronorm.archive import read_archive, write_archive
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.latents.network import LatentNetwork
 from pyronorm.latents.space import LatentSpace
 from pyronorm.randomness import Seed
+from pyronorm.settings import decode, encode
 
 __all__ = ["Draws", "HasLatents"]
 
@@ -166,6 +169,33 @@ class Draws:
             self.num_chains,
             {name: value.to(device) for name, value in self.stats.items()},
         )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the draws to a safetensors file.
+
+        Args:
+            path: the file, as a rule ``*.safetensors``.
+
+        Raises:
+            FileError: if it cannot be written.
+        """
+        tensors: dict[str, Tensor] = {}
+        write_archive(path, "draws", {"value": encode(self, tensors, "draws")}, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Draws:
+        """Load draws that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            FileError: if it is missing, damaged, of a later format, or holds something else.
+        """
+        content, tensors = read_archive(path, "draws")
+        draws = decode(content["value"], tensors, os.fspath(path))
+        assert isinstance(draws, cls)
+        return draws
 
     def draw(
         self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None

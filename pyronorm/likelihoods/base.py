@@ -16,6 +16,7 @@ from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_val
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
 from pyronorm.likelihoods.prediction import Prediction
 from pyronorm.likelihoods.scores import Scores, score
+from pyronorm.settings import arguments_of
 
 if TYPE_CHECKING:
     from pyronorm.likelihoods.function import Function
@@ -72,6 +73,22 @@ class Likelihood(nn.Module, ABC):
         Raises:
             ShapeError: if ``output`` does not have the axes this likelihood needs.
         """
+
+    @property
+    def learned(self) -> bool:
+        """Whether there are parameters to learn."""
+        return any(True for _ in self.parameters())
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that made it, read off attributes of the same names.
+
+        A saved model has these and the state: ``type(likelihood)(**likelihood.settings())`` and then
+        ``load_state_dict``.
+
+        Raises:
+            OptionError: if a likelihood of your own does not keep one of its arguments.
+        """
+        return arguments_of(self, type(self).__name__)
 
     @staticmethod
     def of(function: Callable[[Tensor], Distribution]) -> Function:

@@ -67,6 +67,11 @@ class MultivariateNormal(Likelihood):
                 self.register_buffer(name, value)
 
     @property
+    def std(self) -> Tensor:
+        """The noise that is every target's own, shape ``(target,)``."""
+        return self.log_std.exp()
+
+    @property
     def covariance(self) -> Tensor:
         """Covariance of the noise, shape ``(target, target)``."""
         return self.factor @ self.factor.T + torch.diag_embed((2 * self.log_std).exp())

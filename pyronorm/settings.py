@@ -1,0 +1,145 @@
+"""Objects as JSON and tensors: the settings of normalizers, priors, likelihoods and guides."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyronorm.errors import OptionError
+
+__all__ = ["arguments_of", "class_named", "decode", "encode", "name_of"]
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def name_of(kind: type) -> str:
+    """The name of a class in a file, ``module:class``."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def class_named(name: str, base: type, where: str) -> type:
+    """The class of that name, if it is known and of the right kind.
+
+    No module is imported for that: a file cannot make code run.
+
+    Args:
+        name: as :func:`name_of` gives it.
+        base: what it has to be derived from.
+        where: for messages.
+
+    Raises:
+        OptionError: if there is none.
+    """
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    raise OptionError(
+        f"{where}: the file needs the class {path} of the module {module}, a {base.__name__}; there is "
+        "none in this process. Import that module first, or define the class there."
+    )
+
+
+def encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
+    """Give a value the form of JSON; tensors go into a table beside it.
+
+    Args:
+        value: numbers, strings, None, lists, tuples, dictionaries, enumerations, tensors, and
+            dataclasses of these.
+        tensors: the table, which grows.
+        where: a name for what is encoded, for messages and the table.
+
+    Raises:
+        OptionError: for anything else.
+    """
+    if isinstance(value, Enum):
+        return {"enum": name_of(type(value)), "value": value.value}
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, Tensor):
+        tensors[where] = value
+        return {"tensor": where}
+    if isinstance(value, (list, tuple)):
+        items = [encode(item, tensors, f"{where}.{i}") for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"dict": {k: encode(v, tensors, f"{where}.{k}") for k, v in value.items()}}
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        encoded = {k: encode(v, tensors, f"{where}.{k}") for k, v in own.items()}
+        return {"class": name_of(type(value)), "fields": encoded}
+    raise OptionError(
+        f"save: {where} is a {type(value).__name__}, which has no form in a file. Settings are numbers, "
+        "strings, tensors, and frozen dataclasses of these."
+    )
+
+
+def decode(value: Any, tensors: Mapping[str, Tensor], where: str, base: type = object) -> Any:
+    """The inverse of :func:`encode`.
+
+    Args:
+        value: from :func:`encode`.
+        tensors: the table.
+        where: for messages.
+        base: what a dataclass at the top has to be derived from; those within are the library's own.
+
+    Raises:
+        OptionError: if a class is not known in this process.
+    """
+    if isinstance(value, list):
+        return [decode(item, tensors, where) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "tuple" in value:
+        return tuple(decode(item, tensors, where) for item in value["tuple"])
+    if "dict" in value:
+        return {k: decode(v, tensors, where) for k, v in value["dict"].items()}
+    if "enum" in value:
+        return _own(value["enum"], Enum, where)(value["value"])
+    arguments = {k: decode(v, tensors, where) for k, v in value["fields"].items()}
+    name = value["class"]
+    kind = class_named(name, base, where) if base is not object else _own(name, object, where)
+    if not is_dataclass(kind):
+        raise OptionError(f"{where}: the file needs the dataclass {name}; it is none any more.")
+    return kind(**arguments)
+
+
+def arguments_of(value: Any, where: str) -> dict[str, Any]:
+    """The arguments that made an object, read off attributes of the same names.
+
+    Tensors without axes become numbers.
+
+    Raises:
+        OptionError: if it does not keep one of them.
+    """
+    found: dict[str, Any] = {}
+    if type(value).__init__ in (object.__init__, nn.Module.__init__):
+        return found
+    for name, parameter in inspect.signature(type(value).__init__).parameters.items():
+        if name == "self":
+            continue
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if variadic or not hasattr(value, name):
+            raise OptionError(
+                f"{where}: {type(value).__name__} does not keep its argument {name!r}. Keep it as an "
+                "attribute of that name."
+            )
+        own = getattr(value, name)
+        found[name] = own.item() if isinstance(own, Tensor) and own.ndim == 0 else own
+    return found
+
+
+def _own(name: str, base: type, where: str) -> type:
+    if not name.startswith("pyronorm."):
+        raise OptionError(f"{where}: the file holds the class {name}, which is not of pyronorm.")
+    return class_named(name, base, where)
