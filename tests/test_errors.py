@@ -9,6 +9,7 @@ BUILTIN = {
     "ShapeError": ValueError,
     "DataError": ValueError,
     "DeviceError": RuntimeError,
+    "FileError": OSError,
     "MissingDataError": FileNotFoundError,
     "OptionError": ValueError,
     "ConversionError": TypeError,
