@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pyro
@@ -13,7 +13,7 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from pyro.params.param_store import param_with_module_name
-from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.messenger import Messenger, block_messengers
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
@@ -246,13 +246,12 @@ class NormalizationModel(PyroModule):
                     "evaluation mode."
                 )
         # Pyro's autoguides and NUTS first run the model under an InitMessenger, to see its sites.
-        for handler in _PYRO_STACK:
-            if isinstance(handler, InitMessenger) and handler.init_fn is not init_to_sample:
-                raise OptionError(
-                    f"NormalizationModel has draws={self.draws}: Pyro's autoguides and MCMC would "
-                    "take each draw for a latent of its own. Use a guide of pyronorm.guides, "
-                    "draws=1, or model.eval()."
-                )
+        if _runs_under(lambda h: isinstance(h, InitMessenger) and h.init_fn is not init_to_sample):
+            raise OptionError(
+                f"NormalizationModel has draws={self.draws}: Pyro's autoguides and MCMC would "
+                "take each draw for a latent of its own. Use a guide of pyronorm.guides, "
+                "draws=1, or model.eval()."
+            )
 
     def _state_parameters(self) -> None:
         """Tell Pyro of the network's parameters, under the names that ``pyro.module`` gives them.
@@ -260,13 +259,14 @@ class NormalizationModel(PyroModule):
         Unlike ``pyro.module`` this keeps quiet about frozen parameters, and refuses to run under SVI
         if the global store holds another model's parameters by these names: SVI would train those.
         """
-        trained_by_svi = any(
-            isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK
-        )
+        trained_by_svi = _runs_under(lambda h: isinstance(h, TraceMessenger) and h.param_only)
+        store = pyro.get_param_store()
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
-                known = pyro.param(param_with_module_name("network", name), parameter)
-                if trained_by_svi and known is not parameter:
+                full_name = param_with_module_name("network", name)
+                pyro.param(full_name, parameter)
+                # Not what pyro.param returns: handlers may have wrapped that.
+                if trained_by_svi and full_name in store and store[full_name] is not parameter:
                     raise OptionError(
                         f"Pyro's parameter store holds {name!r} of another model, so this one would "
                         "not be trained. Call pyro.clear_param_store() first."
@@ -281,3 +281,9 @@ def _check_weight(weight: Tensor, x: Tensor, values: bool) -> None:
         )
     if values and not bool(((weight >= 0) & weight.isfinite()).all()):
         raise DataError("NormalizationModel: weights must be finite and not negative.")
+
+
+def _runs_under(is_wanted: Callable[[Messenger], bool]) -> bool:
+    """Whether one of Pyro's handlers around this call is wanted."""
+    with block_messengers(is_wanted) as found:
+        return bool(found)

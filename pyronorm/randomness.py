@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ __all__ = ["Seed", "seed_value", "seeded"]
 
 Seed = int | torch.Generator | None
 """A seed, a generator that the seed is drawn from, or None for torch's own generators as they are."""
+
+_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -33,9 +36,18 @@ def seeded(seed: Seed, *places: Tensor | torch.device) -> Iterator[None]:
     Raises:
         OptionError: if ``seed`` is none of these.
     """
-    if seed is None:
-        yield
-        return
+    with _LOCK:
+        if seed is None:
+            yield
+        else:
+            with _started(seed, places):
+                yield
+
+
+@contextmanager
+def _started(
+    seed: int | torch.Generator, places: tuple[Tensor | torch.device, ...]
+) -> Iterator[None]:
     value = seed_value(seed)
     devices = {p.device if isinstance(p, Tensor) else torch.device(p) for p in places}
     with ExitStack() as stack:

@@ -281,3 +281,16 @@ def test_elbo_is_the_same_in_expectation_with_analytic_and_sampled_kl():
     a, b = losses.values()
     # 4 standard errors: a false alarm in 16,000 runs
     assert abs(a.mean() - b.mean()) < 4 * ((a.var() + b.var()) / 400).sqrt()
+
+
+@pytest.mark.parametrize("name", ["AutoStructured", "AutoGaussian"])
+def test_autoguides_that_track_dependencies_train(name):
+    """They run the model on tensors that note where they come from."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    model = NormalizationModel(convert(network), Categorical(), num_data=32)
+    guide = getattr(pyro.infer.autoguide, name)(model, init_loc_fn=init_to_neutral)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    x, y = torch.randn(32, 3), torch.randint(2, (32,))
+    before = model.network.network[0].weight.clone()
+    assert svi.step(x, y) > 0
+    assert not torch.equal(model.network.network[0].weight, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from itertools import islice
@@ -292,18 +293,55 @@ def gather(data: Data, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Context in which a module is in evaluation mode; each submodule gets its mode back after."""
     with kept_modes(module):
-        module.eval()
+        if any(m.training for m in module.modules()):
+            module.eval()
         yield
 
 
 @contextmanager
 def kept_modes(module: nn.Module) -> Iterator[None]:
-    """Context after which every submodule has the mode (training or evaluation) it had before."""
-    before = [(m, m.training) for m in module.modules()]
+    """Context after which every submodule has the mode (training or evaluation) it had before.
+
+    Several threads may be in such a context at once: the last one that leaves it sets the mode that
+    the first one found.
+    """
+    modules = list(module.modules())
+    with _MODES:
+        mine = [_Kept(m.training) for m in modules]
+        for m, kept in zip(modules, mine, strict=True):
+            _KEPT.setdefault(m, []).append(kept)
     try:
         yield
     finally:
-        for m, training in before:  # a module before its parts, which may differ from it
-            if type(m).train is not nn.Module.train:
-                m.train(training)  # does more than to set a flag: adapters that merge weights
-            m.training = training
+        with _MODES:
+            last = [
+                (m, kept.training) for m, kept in zip(modules, mine, strict=True) if _leave(m, kept)
+            ]
+            for m, training in last:  # a module before its parts, which may differ from it
+                if m.training != training and type(m).train is not nn.Module.train:
+                    m.train(training)  # does more than to set a flag: adapters that merge weights
+                m.training = training
+
+
+class _Kept:
+    """The mode that one context has to set at its end."""
+
+    def __init__(self, training: bool) -> None:
+        self.training = training
+
+
+_MODES = threading.Lock()
+_KEPT: dict[nn.Module, list[_Kept]] = {}  # the contexts that a module is in, in order of entry
+
+
+def _leave(module: nn.Module, mine: _Kept) -> bool:
+    """Whether the context sets the mode; where another was entered after it, that one will do so."""
+    contexts = _KEPT[module]
+    position = contexts.index(mine)
+    del contexts[position]
+    if position < len(contexts):
+        contexts[position].training = mine.training
+        return False
+    if not contexts:
+        del _KEPT[module]
+    return True

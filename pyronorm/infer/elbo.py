@@ -8,6 +8,7 @@ from typing import Any
 
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 
 from pyronorm.errors import OptionError
 from pyronorm.guides import Guide
@@ -68,5 +69,5 @@ class KLWeight(Messenger):
         self.weight = weight
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and type(msg["fn"]).__name__ != "_Subsample":
+        if not msg["is_observed"] and not site_is_subsample(msg):
             msg["scale"] = msg["scale"] * self.weight

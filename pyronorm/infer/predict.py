@@ -19,7 +19,7 @@ from pyronorm.infer.posterior import as_posterior, choose_num_samples
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
-from pyronorm.randomness import Seed
+from pyronorm.randomness import Seed, seeded
 
 __all__ = [
     "draws_for",
@@ -165,7 +165,8 @@ def _refuse_other_sites(network: LatentNetwork, x: Tensor) -> None:
     """Refuse a network that samples on its own, a Bayesian layer say: that would be from its prior."""
     if not any(isinstance(module, PyroModule) for module in network.modules()):
         return
-    with evaluation_mode(network), poutine.trace() as tracer:
+    # seeded: one thread at a time, as Pyro has one stack of handlers for all of them
+    with seeded(None), evaluation_mode(network), poutine.trace() as tracer:
         network(x)
     others = [name for name in tracer.trace.nodes if tracer.trace.nodes[name]["type"] == "sample"]
     if others:

@@ -60,7 +60,7 @@ class LatentNetwork(nn.Module):
         network: a converted network (:func:`pyronorm.convert`). It is shared, not copied.
         prefix: put before the names of the Pyro sites, for models with several networks.
         samples_per_call: how many draws to evaluate at once; None chooses by the size of the
-            activations, 1 for networks that ``torch.func.vmap`` cannot run.
+            activations. Networks that ``torch.func.vmap`` cannot run take one after the other.
         plain: the network has no normalization layer at all.
 
     Raises:
@@ -93,6 +93,7 @@ class LatentNetwork(nn.Module):
                 by_kind.setdefault(type(layer.normalizer), []).append(layer)
         self._sharing = tuple(map(tuple, by_kind.values()))
         self.samples_per_call = samples_per_call
+        self._one_by_one = False  # torch.func.vmap cannot run the network
         self._checked: tuple[tuple[int, int], ...] | None = None
         watch_loading(network)
 
@@ -253,25 +254,22 @@ class LatentNetwork(nn.Module):
         for start in range(1, len(shift), chunk):
             some = slice(start, start + chunk)
             if chunk == 1:
-                output = self._evaluate_one(x, shift[start], scale[start])[None]
+                outputs.append(self._evaluate_one(x, shift[start], scale[start])[None])
             else:
-                output = self._evaluate_together(x, shift[some], scale[some])
-            outputs.append(output)
+                outputs.append(self._evaluate_together(x, shift[some], scale[some]))
         return torch.cat(outputs)
 
     def _evaluate_together(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        evaluate = torch.func.vmap(self._evaluate, (None, 0, 0), randomness="different")
         try:
-            return torch.func.vmap(self._evaluate, (None, 0, 0), randomness="different")(
-                x, shift, scale
-            )
-        except RuntimeError as error:
-            if "vmap" not in str(error):
-                raise
-            raise OptionError(
-                f"{type(self.network).__name__} cannot be evaluated for several draws at once. "
-                "Build it with pyronorm.LatentNetwork(network, samples_per_call=1), which "
-                "evaluates one draw after the other."
-            ) from error
+            if not self._one_by_one:
+                return evaluate(x, shift, scale)
+        except RuntimeError:
+            pass  # recurrent layers, branches on values; if it is not vmap's error it comes again
+        pairs = zip(shift, scale, strict=True)
+        output = torch.stack([self._evaluate_one(x, *pair) for pair in pairs])
+        self._one_by_one = True
+        return output
 
     @staticmethod
     def _chunk(x: Tensor, largest_activation: int) -> int:

@@ -169,22 +169,52 @@ def test_dropout_differs_between_draws():
     assert len(torch.unique(zeros.flatten(1), dim=0)) == 9
 
 
-def test_a_network_that_vmap_cannot_run_says_so():
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm = nn.GroupNorm(1, 4)
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 4)
+
+    def forward(self, x):
+        y = self.norm(x)
+        return y if y.sum().item() > 0 else -y
+
+
+class Recurrent(nn.Module):
+    def __init__(self, cell) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 4)
+        self.cell = cell(4, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.cell(self.norm(x[..., None]).movedim(1, 2))[0][:, -1]
+
+
+@pytest.mark.parametrize(
+    "build", [Branching, *(lambda c=c: Recurrent(c) for c in (nn.GRU, nn.LSTM, nn.RNN))]
+)
+def test_a_network_that_vmap_cannot_run_takes_one_draw_after_the_other(build):
+    network = LatentNetwork(convert(build()))
+    x, (shift, scale) = torch.randn(5, 4), draw(network, 9, 1)
+    expected = torch.stack([network(x, *pair) for pair in zip(shift, scale, strict=True)])
+    torch.testing.assert_close(network(x, shift, scale), expected)
+
+
+def test_an_error_of_the_network_itself_is_not_hidden():
+    class Failing(Branching):
+        fails = True
 
         def forward(self, x):
-            y = self.norm(x)
-            return y if y.sum().item() > 0 else -y
+            if self.norm.latents is not None and self.norm.latents[0][0, 0] > 1 and self.fails:
+                raise RuntimeError("mine")
+            return self.norm(x)
 
-    network = LatentNetwork(convert(Branching()))
-    latents = torch.zeros(9, 1, 4), torch.ones(9, 1, 4)
-    with pytest.raises(OptionError, match="Branching cannot .* samples_per_call=1"):
-        network(torch.randn(5, 4), *latents)
-    network.samples_per_call = 1
-    assert network(torch.randn(5, 4), *latents).shape == (9, 5, 4)
+    network = LatentNetwork(convert(Failing()))
+    x, (shift, scale) = torch.randn(5, 4), draw(network, 9, 5)
+    shift[0], shift[1:] = 0, 2
+    with pytest.raises(RuntimeError, match="mine"):
+        network(x, shift, scale)
+    network.network.fails = False
+    assert network(x, shift, scale).shape == (9, 5, 4)
 
 
 def test_reference_statistics():
