@@ -301,8 +301,9 @@ class _Posteriors:
                 progress=False,
             )
             row = self.row(name, guide, history.seconds)
-            if isinstance(guide, guides.EffectiveBatchSize):
-                n = float(guide.batch_size.detach().log().mean().exp())
+            learned = getattr(guide, "batch_size", None)
+            if isinstance(learned, Tensor):
+                n = float(learned.detach().log().mean().exp())
                 row = Row(name, self.seed, {**row.values, "chosen": n})
             yield row
 

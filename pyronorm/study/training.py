@@ -196,7 +196,7 @@ def judge(
     """
     device = model.network.like.device
     x, y = test.x.to(device), test.y.to(device)
-    draws = 1 if isinstance(guide, guides.Point) else num_samples
+    draws = 1 if guide.is_point else num_samples
     elapsed = []
     for _ in range(repeats):
         torch.manual_seed(seed)

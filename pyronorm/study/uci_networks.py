@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -218,8 +218,8 @@ class UciNetworks:
         """Weight normalization with batch noise whose ``n`` is learned."""
         # From large to small: where n is small, gradients are too heavy-tailed to leave it.
         model, guide = self._weight(partial(guides.EffectiveBatchSize, batch_size=256.0))
-        assert isinstance(guide, guides.EffectiveBatchSize)
-        n = float(guide.batch_size.detach().log().mean().exp())
+        learned = cast(guides.EffectiveBatchSize, guide).batch_size
+        n = float(learned.detach().log().mean().exp())
         yield self._row("weight, learned n", self._draws(model, guide), n)
 
     @property
@@ -288,7 +288,7 @@ class UciNetworks:
 
     def _draws(self, model: NormalizationModel, guide: guides.Guide) -> _Sampler:
         """Predictions with draws of a guide."""
-        draws = 1 if isinstance(guide, guides.Point) else self.settings.num_samples
+        draws = 1 if guide.is_point else self.settings.num_samples
 
         @torch.no_grad()
         def sample(x: Tensor) -> Tensor:

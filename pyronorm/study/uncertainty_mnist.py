@@ -263,7 +263,7 @@ class UncertaintyMNIST(Study):
 
 
 def _predict(trained: Trained, guide: guides.Guide, draws: int, x: Tensor) -> Prediction:
-    draws = 1 if isinstance(guide, guides.Point) else draws
+    draws = 1 if guide.is_point else draws
     return predict(trained.model, guide, x, draws, keep_samples=False)
 
 
