@@ -20,6 +20,7 @@ export MPLBACKEND = agg
 # Builds of torch without CUDA; install-torch below says what to do where pip finds none.
 TORCH_LOWEST ?= 2.6.0+cpu
 TORCH_211 ?= 2.11.0+cpu
+TORCH_LATEST ?=  # the newest that pip finds
 
 .PHONY: compare test test-all test-lowest test-torch211 test-latest lint types docs docs-code examples benchmarks gpu check format clean
 
@@ -116,5 +117,5 @@ $(TORCH211)/.installed: pyproject.toml
 # The newest versions of everything, ArviZ 1.x among them.
 $(LATEST)/.installed: pyproject.toml
 	$(PYTHON_LATEST) -m venv $(LATEST)
-	$(LATEST)/bin/python -m pip install --quiet --upgrade -e ".[test]"
+	$(LATEST)/bin/python -m pip install --quiet --upgrade $(TORCH_LATEST:%="torch==%") -e ".[test]"
 	touch $@

@@ -48,7 +48,7 @@ def test_applied_to_one_draw_it_divides_the_logits(logits: Tensor) -> None:
 
 
 def test_several_draws_with_positions() -> None:
-    logits = 3 * torch.randn(4, 6, 3, 2)  # draw, example, class, position
+    logits = 3 * torch.randn(4, 60, 3, 2)  # draw, example, class, position
     before = prediction(Categorical(), logits)
     after = Temperature(0.5).apply(before)
     expected = prediction(Categorical(), logits / 0.5)
