@@ -13,11 +13,10 @@ from pyronorm.baselines.calibration import (
     fit_temperature,
 )
 from pyronorm.baselines.dropout import predict_dropout
-from pyronorm.baselines.jackknife import Intervals, Jackknife, fit_jackknife
+from pyronorm.baselines.jackknife import Jackknife, fit_jackknife
 from pyronorm.baselines.laplace import LastLayerLaplace, fit_laplace
 
 __all__ = [
-    "Intervals",
     "Jackknife",
     "LastLayerLaplace",
     "NoisePrecision",

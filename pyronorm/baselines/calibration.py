@@ -48,7 +48,8 @@ class Temperature:
             OptionError: if the prediction has no samples.
         """
         # The class axis of logits is the one after the batch.
-        return Categorical().predict(self._log(prediction).movedim(-1, 2))
+        missing = prediction.likelihood.ignore_index
+        return Categorical(ignore_index=missing).predict(self._log(prediction).movedim(-1, 2))
 
     def _log(self, prediction: Prediction) -> Tensor:
         p = _samples(prediction, "Temperature")
@@ -63,7 +64,7 @@ def fit_temperature(prediction: Prediction, y: Int[Tensor, "*batch"]) -> Tempera
 
     Args:
         prediction: for the held-out data, with its samples, of any method.
-        y: their classes.
+        y: their classes; missing ones don't count.
 
     Returns:
         The temperature; :meth:`Temperature.apply` it to the predictions for the test data.
@@ -84,6 +85,10 @@ def fit_temperature(prediction: Prediction, y: Int[Tensor, "*batch"]) -> Tempera
             f"fit_temperature: predictions of shape {tuple(p.shape[1:])} need y of shape "
             f"{tuple(p.shape[1:-1])}, got {tuple(y.shape)}."
         )
+    y = y.to(p.device)
+    observed = prediction.likelihood.observed(y)
+    if observed is not None:
+        p, y = p[:, observed], y[observed]
     if y.numel() == 0 or not bool(((y >= 0) & (y < p.shape[-1])).all()):
         raise DataError(f"fit_temperature: y must be classes from 0 to {p.shape[-1] - 1}.")
     log = p.clamp(min=torch.finfo(p.dtype).tiny).double().log()
@@ -139,7 +144,7 @@ def fit_noise_precision(prediction: Prediction, y: Float[Tensor, "*batch"]) -> N
 
     Args:
         prediction: for the held-out data, with its samples.
-        y: their targets.
+        y: their targets; missing ones (NaN) don't count.
 
     Returns:
         The precision; :meth:`NoisePrecision.apply` it to the predictions for the test data.
@@ -159,13 +164,15 @@ def fit_noise_precision(prediction: Prediction, y: Float[Tensor, "*batch"]) -> N
             f"fit_noise_precision: predictions and y must have one shape, got {tuple(f.shape[1:])} and "
             f"{tuple(y.shape)}."
         )
-    squares = (y.to(f) - f).square().reshape(*f.shape[:2], -1)
-    mean = float(squares.mean())
+    y = y.to(f)
+    squares = (y - f).square().masked_fill(y.isnan(), 0).reshape(*f.shape[:2], -1)
+    counts = (~y.isnan()).reshape(len(y), -1).sum(1).double()
+    mean = float(squares.sum() / (len(f) * counts.sum()))
     if not 0 < mean < math.inf:
         raise DataError(
             f"fit_noise_precision: the mean squared error is {mean}; it must be positive and finite."
         )
-    outputs, squares = squares.shape[2], squares.sum(2)
+    outputs, squares = float(counts.mean()), squares.sum(2)
 
     def nll(std: float) -> float:
         mixture = (-squares / (2 * std * std)).logsumexp(0).mean()

@@ -4,55 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Independent, Normal
 from torch.func import functional_call, grad, vmap
 
 from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError
 from pyronorm.infer.data import Data, evaluation_mode, gather, inputs
-from pyronorm.likelihoods import Normal
+from pyronorm.likelihoods import Intervals
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.freshness import batch_layers
 
-__all__ = ["Intervals", "Jackknife", "fit_jackknife"]
+__all__ = ["Jackknife", "fit_jackknife"]
 
 _MOST = 10_000  # parameters: their Hessian in float64 takes 0.8 gigabytes
-
-
-@dataclass(frozen=True, eq=False)
-class Intervals:
-    """An interval for each target.
-
-    Attributes:
-        mean: the network's output, shape ``(batch,)`` or ``(batch, 1)`` as the network has it.
-        lower: lower ends, of the same shape.
-        upper: upper ends.
-    """
-
-    mean: Tensor
-    lower: Tensor
-    upper: Tensor
-
-    def coverage(self, y: Tensor) -> float:
-        """Share of targets within their intervals.
-
-        Raises:
-            ShapeError: if ``y`` has another shape.
-        """
-        if y.shape != self.mean.shape:
-            raise ShapeError(
-                f"Intervals.coverage: y must have the shape {tuple(self.mean.shape)}, got "
-                f"{tuple(y.shape)}."
-            )
-        y = y.to(self.mean.device)
-        return float(((self.lower <= y) & (y <= self.upper)).double().mean())
-
-    @property
-    def width(self) -> Tensor:
-        """Length of each interval."""
-        return self.upper - self.lower
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +99,7 @@ def fit_jackknife(
     For a network that is linear in its parameters this is exact.
 
     Args:
-        model: a trained model with one real target, likelihood
+        model: a trained model with one real target and Gaussian noise of one width, as of
             :class:`~pyronorm.likelihoods.Normal`, latents neutral; without batch normalizers.
         data: its training data, pairs ``(x, y)``.
         damping: :math:`\lambda` > 0. Of a Gaussian prior of variance :math:`s^2` it is
@@ -159,11 +127,6 @@ def fit_jackknife(
     """
     if not 0 < damping < math.inf:
         raise OptionError(f"fit_jackknife: damping must be positive, got {damping}.")
-    if not isinstance(model.likelihood, Normal):
-        raise OptionError(
-            "fit_jackknife: needs the Normal likelihood, a real target, got "
-            f"{type(model.likelihood).__name__}."
-        )
     network = model.network
     for layer in batch_layers(network):
         raise ConversionError(
@@ -183,13 +146,33 @@ def fit_jackknife(
     with evaluation_mode(model):
         parts = [_gradients(model, some) for some in x.split(batch_size)]
     mean, gradients = (torch.cat(part) for part in zip(*parts, strict=True))
+    _refuse_other_losses(model, mean)
     model.likelihood.check_data(y, mean)
+    present = model.likelihood.present(y)
+    y, mean, gradients = y[present], mean[present], gradients[present]
     hessian = gradients.T @ gradients
     hessian.diagonal().add_(damping)
     solved = torch.cholesky_solve(gradients.T, torch.linalg.cholesky(hessian))
     leverage = (gradients.T * solved).sum(0)
     residuals = (y - mean).reshape(-1).double() / (1 - leverage)
     return Jackknife(model, -solved * residuals, residuals)
+
+
+def _refuse_other_losses(model: NormalizationModel, output: Tensor) -> None:
+    """Refuse a likelihood that is not the squared error around the network's output."""
+    distribution: Any = model.likelihood.distribution(output)
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    normal = isinstance(distribution, Normal)
+    if (
+        not normal
+        or not torch.equal(distribution.loc, output)
+        or (distribution.scale != distribution.scale[:1]).any()
+    ):
+        raise OptionError(
+            "fit_jackknife: needs a real target with Gaussian noise of one width around the network's "
+            f"output, got {type(model.likelihood).__name__}."
+        )
 
 
 def _trained(model: NormalizationModel) -> dict[str, Tensor]:

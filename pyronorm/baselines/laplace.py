@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyronorm.baselines.search import minimize_positive
 from pyronorm.errors import ConversionError, DataError, OptionError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
-from pyronorm.likelihoods import Bernoulli, Categorical, Normal, Prediction
+from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 
 __all__ = ["LastLayerLaplace", "fit_laplace"]
@@ -90,8 +90,10 @@ def fit_laplace(
 
     :math:`\mathcal N(\hat\theta, (G + \delta I)^{-1})` with
     :math:`G = \sum_i \Lambda_i \otimes \phi_i\phi_i^\top`, features :math:`\phi` with a 1 for the bias,
-    and :math:`\Lambda = \mathrm{diag}(p) - p p^\top` for classes, :math:`\mathrm{diag}(p(1-p))` for
-    binary values, :math:`\sigma^{-2} I` for real ones. The latents are neutral. Nothing is trained.
+    and :math:`\Lambda` the expected curvature of the log likelihood in the output
+    (:meth:`pyronorm.likelihoods.Likelihood.curvature`): :math:`\mathrm{diag}(p) - p p^\top` for classes,
+    :math:`\mathrm{diag}(p(1-p))` for binary values, :math:`\sigma^{-2} I` for real ones. The latents are
+    neutral. Nothing is trained.
 
     Args:
         model: a trained model.
@@ -107,9 +109,10 @@ def fit_laplace(
 
     Raises:
         ConversionError: if the layer does not compute the network's output, or has too many parameters.
-        OptionError: if there is no such layer, the likelihood is one of your own, or
+        OptionError: if there is no such layer, the likelihood's curvature is not known, or
             ``prior_precision`` is not positive.
-        DataError: if there are no data or no ``y``, or the evidence has no maximum.
+        DataError: if there are no data or no ``y``, an example lacks some of its values, or the
+            evidence has no maximum.
         StatisticsError: if population statistics are missing or stale.
 
     Source: MacKay, "The Evidence Framework Applied to Classification Networks" (1992); Daxberger et
@@ -130,9 +133,9 @@ def fit_laplace(
     for features, output, y in _evaluate(model, name, data, batch_size):
         if y is None:
             raise DataError("fit_laplace: needs pairs (x, y), got x alone.")
-        model.likelihood.check_data(y, output)
-        log_p += float(model.likelihood.distribution(output).log_prob(y).double().sum())
-        hessian = _output_curvature(model, output.double())
+        log_p += float(model.likelihood.log_prob(output, y).double().sum())
+        hessian = model.likelihood.curvature(output.double())
+        hessian = hessian * _complete(model, y)[:, None, None]
         for k in range(outputs):
             for m in range(k + 1):
                 block = (features * hessian[:, k, m, None]).T @ features
@@ -155,20 +158,16 @@ def fit_laplace(
     return LastLayerLaplace(model, name, mean, root, prior_precision)
 
 
-def _output_curvature(model: NormalizationModel, output: Tensor) -> Tensor:
-    """Negative Hessian of the log likelihood in the output, (batch, out, out)."""
-    likelihood = model.likelihood
-    if isinstance(likelihood, Categorical):
-        p = torch.softmax(output, 1)
-        return torch.diag_embed(p) - p[:, :, None] * p[:, None]
-    if isinstance(likelihood, Bernoulli):
-        p = torch.sigmoid(output)
-        return torch.diag_embed(p * (1 - p))
-    if isinstance(likelihood, Normal):
-        return torch.diag_embed(likelihood.std.to(output).expand(output.shape) ** -2)
-    raise OptionError(
-        f"fit_laplace: knows Categorical, Bernoulli and Normal, not {type(likelihood).__name__}."
-    )
+def _complete(model: NormalizationModel, y: Tensor) -> Tensor:
+    """Which examples have their data, all of them or none."""
+    present = model.likelihood.present(y)
+    observed = model.likelihood.observed(y)
+    if observed is not None and not torch.equal(observed.reshape(len(y), -1).all(1), present):
+        raise DataError(
+            "fit_laplace: an example has only some of its values. Leave out its other values too, by "
+            "setting all to missing."
+        )
+    return present
 
 
 def _evaluate(

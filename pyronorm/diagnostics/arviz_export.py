@@ -50,7 +50,9 @@ def to_arviz(
       unnormalized log posterior
       :math:`\log p(z) + \frac{N}{|\text{data}|}\sum_i \log p(y_i|x_i, z)` (exact if ``data`` are the
       training data); ``diverging`` for MCMC.
-    * ``posterior_predictive``, ``log_likelihood``, ``observed_data``: ``y`` over ``example``.
+    * ``posterior_predictive``, ``log_likelihood``, ``observed_data``: ``y`` over ``example``. An
+      example whose values are all missing has none in ``log_likelihood``, so that ``az.loo`` is over
+      the examples with data.
     * ``constant_data``: inputs ``x``, and ``reference_mean`` and ``reference_std`` where known.
 
     The coordinate ``channel`` reads ``layer1.0.bn1[3]``, and ``layer`` along it names the layer
@@ -97,14 +99,15 @@ def to_arviz(
         groups["sample_stats"] |= {name: _numpy(value) for name, value in draws.stats.items()}
         if draws.log_density is not None:
             groups["sample_stats"]["log_q"] = _numpy(draws.log_density)
+        present = None
         if model_data is not None:
-            _add_data(groups, model, members, log_prior, model_data, batch_size)
+            present = _add_data(groups, model, members, log_prior, model_data, batch_size)
             if include_inputs:
                 constant["x"] = model_data[0]
     _split_chains(groups, draws.num_chains)
     if constant:
         groups["constant_data"] = {key: _numpy(value) for key, value in constant.items()}
-    return _build(groups, model, _attributes(model, posterior, seed))
+    return _build(groups, model, _attributes(model, posterior, seed), present)
 
 
 def channels(idata: Any, layer: str | Iterable[str]) -> dict[str, list[str]]:
@@ -148,23 +151,25 @@ def _add_data(
     log_prior: Tensor,
     data: tuple[Tensor, Tensor | None],
     batch_size: int,
-) -> None:
+) -> NDArray[Any] | None:
+    """Add what the data say; return which examples have any, None if all."""
     x, y = data
     predictive, log_likelihood = [], []
     batches = x if y is None else (x, y)
     for _, y_batch, output in evaluate_draws(members, batches, batch_size):
-        distribution = model.likelihood.distribution(output, 1)
-        predictive.append(distribution.sample())
+        predictive.append(model.likelihood.distribution(output, 1).sample())
         if y_batch is not None:
-            model.likelihood.check_data(y_batch, output, 1)
-            log_likelihood.append(distribution.log_prob(y_batch))
+            log_likelihood.append(model.likelihood.log_prob(output, y_batch, 1))
     groups["posterior_predictive"] = {"y": _numpy(torch.cat(predictive, 1))}
-    if y is not None:
-        pointwise = torch.cat(log_likelihood, 1)
-        lp = log_prior + pointwise.sum(1) * (model.num_data / len(x))
-        groups["sample_stats"]["lp"] = _numpy(lp)
-        groups["log_likelihood"] = {"y": _numpy(pointwise)}
-        groups["observed_data"] = {"y": _numpy(y)}
+    if y is None:
+        return None
+    pointwise = torch.cat(log_likelihood, 1)
+    lp = log_prior + pointwise.sum(1) * (model.num_data / len(x))
+    groups["sample_stats"]["lp"] = _numpy(lp)
+    groups["log_likelihood"] = {"y": _numpy(pointwise)}
+    groups["observed_data"] = {"y": _numpy(y)}
+    present = _numpy(model.likelihood.present(y))
+    return None if present.all() else np.flatnonzero(present)
 
 
 def _split_chains(groups: _Groups, chains: int) -> None:
@@ -176,7 +181,12 @@ def _split_chains(groups: _Groups, chains: int) -> None:
                 variables[key] = value.reshape(number, len(value) // number, *value.shape[1:])
 
 
-def _build(groups: _Groups, model: NormalizationModel, attributes: dict[str, Any]) -> Any:
+def _build(
+    groups: _Groups,
+    model: NormalizationModel,
+    attributes: dict[str, Any],
+    present: NDArray[Any] | None,
+) -> Any:
     import arviz as az
 
     space = model.space
@@ -198,11 +208,16 @@ def _build(groups: _Groups, model: NormalizationModel, attributes: dict[str, Any
         idata = az.from_dict(**groups, coords=coords, dims=dims)  # type: ignore[arg-type]
         for group in {"posterior", "prior"} & set(groups):
             setattr(idata, group, idata[group].assign_coords(layer=layers))
+        if present is not None:
+            idata.log_likelihood = idata["log_likelihood"].isel(example=present)
         idata.posterior.attrs.update(attributes)
         return idata
     tree = az.from_dict(groups, coords=coords, dims=dims)
     for group in {"posterior", "prior"} & set(groups):
         tree[group].dataset = tree[group].to_dataset().assign_coords(layer=layers)
+    if present is not None:
+        pointwise = tree["log_likelihood"].to_dataset()
+        tree["log_likelihood"].dataset = pointwise.isel(example=present)
     tree["posterior"].attrs.update(attributes)
     return tree
 

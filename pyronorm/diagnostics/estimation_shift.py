@@ -188,7 +188,7 @@ def mode_gap(
     """
     latent = model.network
     latent.check_statistics()
-    size = examples = 0
+    size = examples = scored = 0
     losses = torch.zeros(2, dtype=torch.float64)
     distance = 0.0
     for batch in as_batches(data, batch_size, shuffle=True, seed=seed):
@@ -203,13 +203,15 @@ def mode_gap(
             noisy = latent.network(x)
         with evaluation_mode(latent.network):
             clean = latent.network(x)
-        model.likelihood.check_data(y, clean)
         for position, output in enumerate((noisy, clean)):
-            losses[position] -= float(model.likelihood.distribution(output).log_prob(y).sum())
+            losses[position] -= float(model.likelihood.log_prob(output, y).sum())
         apart = (noisy - clean).flatten(1).double()
         distance += float(apart.norm(dim=1).sum()) / math.sqrt(apart.shape[1])
         examples += len(x)
+        scored += int(model.likelihood.present(y).sum())
     if not examples:
         raise DataError("mode_gap: there is no batch.")
-    noisy_loss, clean_loss = (losses / examples).tolist()
+    if not scored:
+        raise DataError("mode_gap: all values of y are missing.")
+    noisy_loss, clean_loss = (losses / scored).tolist()
     return ModeGap(size, noisy_loss, clean_loss, distance / examples)

@@ -139,7 +139,7 @@ def compare(idatas: Mapping[str, Any], method: str = "stacking") -> Any:
     names = list(idatas)
     data = [np.asarray(idatas[name]["observed_data"]["y"].values) for name in names]
     for name, y in zip(names, data, strict=True):
-        if not np.array_equal(y, data[0]):
+        if not np.array_equal(y, data[0], equal_nan=y.dtype.kind == "f"):
             raise OptionError(f"compare: the data y of {name!r} are not those of {names[0]!r}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -157,12 +157,13 @@ def _log_likelihood(idata: Any) -> NDArray[np.float64]:
         raise OptionError(
             "loo: there is no log likelihood: give pyronorm.to_arviz the training data, pairs (x, y)."
         ) from None
-    expected = int(idata["posterior"].attrs.get("num_data", log_p.shape[-1]))
-    if log_p.shape[-1] != expected:
+    examples = len(idata["observed_data"]["y"])  # some of them may have no data
+    expected = int(idata["posterior"].attrs.get("num_data", examples))
+    if examples != expected:
         raise OptionError(
-            f"loo: the model was made for num_data={expected} examples, the export has the log "
-            f"likelihood of {log_p.shape[-1]}. Give pyronorm.to_arviz all training data; on held-out "
-            "data the log likelihood is out of sample already (pyronorm.evaluate)."
+            f"loo: the model was made for num_data={expected} examples, the export has {examples}. "
+            "Give pyronorm.to_arviz all training data; on held-out data the log likelihood is out of "
+            "sample already (pyronorm.evaluate)."
         )
     return log_p
 

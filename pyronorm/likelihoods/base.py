@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.likelihoods.curvature import expected_curvature
 from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_values
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
 from pyronorm.likelihoods.prediction import Prediction
@@ -235,6 +236,25 @@ class Likelihood(nn.Module, ABC):
         self.check_data(y, output, num_sample_dims)
         distribution, y = self.observe(output, y, num_sample_dims)
         return distribution.log_prob(y)  # type: ignore[no-any-return]
+
+    def curvature(self, output: Tensor) -> Tensor:
+        r"""The expected curvature of the negative log likelihood in the output, of each example.
+
+        The Fisher information :math:`-\mathbb E_{y \sim p(y|f)} \nabla_f^2 \log p(y|f)`, as the Hessian
+        of :math:`\mathrm{KL}(p(\cdot|f)\,\Vert\,p(\cdot|f'))` in :math:`f'` at :math:`f`: exact where
+        torch knows the divergence.
+
+        Args:
+            output: shape ``(batch, out)``.
+
+        Returns:
+            Shape ``(batch, out, out)``.
+
+        Raises:
+            OptionError: if torch does not know the divergence.
+            ShapeError: if ``output`` has another number of axes.
+        """
+        return expected_curvature(self, output)
 
     def check_data(
         self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True

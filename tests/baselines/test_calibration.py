@@ -127,3 +127,20 @@ def test_noise_refuses() -> None:
         fit_noise_precision(found, torch.zeros(5, 1))
     with pytest.raises(DataError, match="mean squared error is nan"):
         fit_noise_precision(found, torch.full((5, 1), torch.nan))
+
+
+def test_missing_data_are_left_out() -> None:
+    logits, y = 4 * torch.randn(3, 300, 5), torch.randint(5, (300,))
+    y = torch.where(torch.rand(300) < 0.4, logits[0].argmax(-1), y)
+    kept = torch.rand(300) < 0.7
+    missing = torch.where(kept, y, 255)
+    some = prediction(Categorical(ignore_index=255), logits)
+    found = fit_temperature(some, missing).value
+    expected = fit_temperature(prediction(Categorical(), logits[:, kept]), y[kept]).value
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert Temperature(found).apply(some).metrics(missing)["accuracy"] > 0
+    f, y = torch.randn(3, 300, 2), torch.randn(300, 2)
+    y[~kept] = torch.nan
+    found = fit_noise_precision(prediction(Normal(), f), y).value
+    expected = fit_noise_precision(prediction(Normal(), f[:, kept]), y[kept]).value
+    assert found == pytest.approx(expected, rel=1e-4)

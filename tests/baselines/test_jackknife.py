@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import pyro
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pyronorm as pn
-from pyronorm.baselines import Intervals, fit_jackknife
+from pyronorm.baselines import fit_jackknife
 from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError
+from pyronorm.likelihoods import Intervals
 from pyronorm.networks import MLP
 
 N = 19
@@ -165,7 +167,9 @@ def test_refusals() -> None:
     with pytest.raises(ConversionError, match="has batch statistics"):
         fit_jackknife(batch, (x, y))
     classes = pn.NormalizationModel(model.network, pn.likelihoods.Categorical(), num_data=N)
-    with pytest.raises(OptionError, match="needs the Normal likelihood.* got Categorical"):
+    with pytest.raises(
+        OptionError, match="needs a real target with Gaussian noise.* got Categorical"
+    ):
         fit_jackknife(classes, (x, y))
     jackknife = fit_jackknife(model, (x, y))
     with pytest.raises(OptionError, match=r"between 0 and 1, got 1\.0"):
@@ -183,3 +187,25 @@ def test_coverage_of_intervals() -> None:
     assert intervals.coverage(torch.tensor([[-1.0], [0.5], [1.0], [1.5]])) == 0.75
     with pytest.raises(ShapeError, match=r"shape \(4, 1\), got \(4,\)"):
         intervals.coverage(torch.zeros(4))
+
+
+def test_examples_without_a_target_are_left_out() -> None:
+    x, y = torch.randn(N, 3), torch.randn(N, 1)
+    y[4] = y[11] = torch.nan
+    model = plain(MLP(3, 1, (4,), norm=None))
+    kept = ~y.isnan()[:, 0]
+    found, expected = fit_jackknife(model, (x, y)), fit_jackknife(model, (x[kept], y[kept]))
+    torch.testing.assert_close(found.residuals, expected.residuals)
+    torch.testing.assert_close(found.steps, expected.steps)
+
+
+def test_any_gaussian_noise_of_one_width_will_do() -> None:
+    x, y = torch.randn(N, 3), torch.randn(N, 1)
+    network = plain(MLP(3, 1, (4,), norm=None)).network
+    own = pn.likelihoods.Likelihood.of(lambda f: pyro.distributions.Normal(f, 0.3))
+    wider = pn.likelihoods.Likelihood.of(lambda f: pyro.distributions.Normal(f, f.exp()))
+    found = fit_jackknife(pn.NormalizationModel(network, own, num_data=N), (x, y))
+    same = fit_jackknife(pn.NormalizationModel(network, pn.likelihoods.Normal(), N), (x, y))
+    torch.testing.assert_close(found.residuals, same.residuals)
+    with pytest.raises(OptionError, match="Gaussian noise of one width"):
+        fit_jackknife(pn.NormalizationModel(network, wider, num_data=N), (x, y))

@@ -9,7 +9,7 @@ from torch import nn
 import pyronorm as pn
 from pyronorm.baselines import fit_laplace
 from pyronorm.errors import ConversionError, DataError, OptionError
-from pyronorm.likelihoods import Bernoulli, Categorical, Likelihood, Normal
+from pyronorm.likelihoods import Bernoulli, Categorical, Likelihood, Normal, Poisson, StudentT
 from pyronorm.networks import MLP
 from tests.nets import train_briefly
 
@@ -133,3 +133,23 @@ def test_large_layers_and_networks_without_linear_layers_are_refused() -> None:
         model = pn.NormalizationModel(latent, likelihood, num_data=N)
         with pytest.raises(error, match=message):
             fit_laplace(model, (torch.randn(N, 4), torch.randint(0, 3, (N,))))
+
+
+def test_counts_have_a_curvature_and_students_t_has_none() -> None:
+    x = torch.randn(N, 4)
+    posterior = fit_laplace(make(Poisson()), (x, torch.ones(N, 3)), prior_precision=1.0)
+    prediction = posterior.predict(x, 5)
+    assert bool((prediction.interval().width >= 0).all())
+    with pytest.raises(OptionError, match="torch knows none of StudentT"):
+        fit_laplace(make(StudentT()), (x, torch.ones(N, 3)), prior_precision=1.0)
+
+
+def test_examples_without_data_are_left_out() -> None:
+    model, x, y = make(Normal(0.4)), torch.randn(N, 4), torch.randn(N, 3)
+    y[3] = y[8] = torch.nan
+    kept = ~y.isnan()[:, 0]
+    found, expected = fit_laplace(model, (x, y)), fit_laplace(model, (x[kept], y[kept]))
+    torch.testing.assert_close(found.root @ found.root.T, expected.root @ expected.root.T)
+    y[5, 1] = torch.nan
+    with pytest.raises(DataError, match="an example has only some of its values"):
+        fit_laplace(model, (x, y))
