@@ -16,7 +16,7 @@ from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeErro
 from pyronorm.latents.space import LatentSpace
 from pyronorm.normalizers import LatentNorm, Normalizer
 from pyronorm.normalizers.freshness import check_statistics, watch_loading
-from pyronorm.normalizers.handover import handed_over
+from pyronorm.normalizers.handover import Seen, handed_over
 from pyronorm.normalizers.kernels import under_autocast
 
 __all__ = ["LatentNetwork"]
@@ -217,9 +217,9 @@ class LatentNetwork(nn.Module):
 
     def _evaluate(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
         """Hand the latents to the layers for one call; shape (channel,) or (1 or batch, channel)."""
-        with handed_over(self._latents(shift, scale)):
+        with handed_over(self._latents(shift, scale)) as call:
             output: Tensor = self.network(x)
-        return output
+        return output if torch.compiler.is_compiling() else call.kept(output)
 
     def _latents(
         self, shift: Tensor | None, scale: Tensor | None
@@ -228,7 +228,10 @@ class LatentNetwork(nn.Module):
             return {}
         sizes = self.space.sizes
         pairs = zip(shift.split(sizes, -1), scale.split(sizes, -1), strict=True)
-        return dict(zip(self.layers, pairs, strict=True))
+        layers = self.layers
+        if "_is_replica" in self.__dict__:  # DataParallel copies modules, but not a tuple of them
+            layers = tuple(m for m in self.network.modules() if isinstance(m, LatentNorm))
+        return dict(zip(layers, pairs, strict=True))
 
     def _evaluate_one(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         # One draw for all examples folds into the layers' own kernel.
@@ -245,12 +248,12 @@ class LatentNetwork(nn.Module):
             chunk = self.samples_per_call or len(shift)
             parts = zip(shift.split(chunk), scale.split(chunk), strict=True)
             return torch.cat([torch.func.vmap(self._evaluate, (None, 0, 0))(x, *p) for p in parts])
-        sizes: list[int] = []
-        with handed_over({}, sizes=sizes):
+        seen = Seen()
+        with handed_over({}, seen=seen):
             outputs = [self._evaluate_one(x, shift[0], scale[0])[None]]
-        chunk = self.samples_per_call or self._chunk(x, max(sizes, default=0))
-        if under_autocast(x.device.type):
-            chunk = 1  # inside of vmap torch ignores autocast
+        chunk = self.samples_per_call or self._chunk(x, seen.largest)
+        if under_autocast(x.device.type) or seen.packed:
+            chunk = 1  # inside of vmap torch ignores autocast, and has no checkpoints
         for start in range(1, len(shift), chunk):
             some = slice(start, start + chunk)
             if chunk == 1:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.normalizers.handover import HANDED
+from pyronorm.normalizers.handover import present_call
 from pyronorm.normalizers.kernels import affine_each
 from pyronorm.normalizers.origin import Origin
 from pyronorm.stats import Moments
@@ -284,14 +284,14 @@ class LatentNorm(nn.Module):
     @property
     def latents(self) -> tuple[Tensor, Tensor] | None:
         """The shift and scale handed over for the present call; None for neutral ones."""
-        now = HANDED.now
-        return None if now is None else now.latents.get(self)
+        call = present_call(self)
+        return None if call is None else call.given(self, call.latents)
 
     @property
     def shared(self) -> Any:
         """What :meth:`Normalizer.shared` computed for the layer and the present call, if anything."""
-        now = HANDED.now
-        return None if now is None else now.shared.get(self)
+        call = present_call(self)
+        return None if call is None else call.given(self, call.shared)
 
     def state(self, name: str) -> Tensor:
         """The buffer of that name."""
@@ -314,9 +314,9 @@ class LatentNorm(nn.Module):
         y = y.movedim(1, -1) if move else y
         for step in self.then:
             y = self.get_submodule(step)(y) if isinstance(step, str) else step(y)
-        now = HANDED.now
-        if now is not None and now.sizes is not None:
-            now.sizes.append(y.numel())
+        call = present_call(self)
+        if call is not None and call.seen is not None:
+            call.seen.note(y)
         return y
 
     def _normalize(self, x: Tensor) -> Tensor:

@@ -330,3 +330,16 @@ def test_a_network_inside_another_keeps_the_outer_latents():
         torch.testing.assert_close(inner(x, *own), inner(x, *own))
         torch.testing.assert_close(inner(x), inner(x, shift, scale))
     assert all(layer.latents is None for layer in outer.layers)
+
+
+def test_replicas_of_data_parallel_hand_over_to_their_own_layers():
+    network = LatentNetwork(convert(conv_net(2, norm=lambda c: nn.GroupNorm(2, c))))
+    x, (shift, scale) = torch.randn(5, *SHAPES[2]), draw(network)
+    # What torch.nn.parallel.replicate does, on one device.
+    copies = {m: m._replicate_for_data_parallel() for m in network.modules()}
+    for original, replica in copies.items():
+        replica._parameters = dict(original._parameters)
+        for name, child in original._modules.items():
+            replica._modules[name] = copies[child]
+            setattr(replica, name, copies[child])
+    torch.testing.assert_close(copies[network](x, shift, scale), network(x, shift, scale))
