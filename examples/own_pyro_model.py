@@ -62,7 +62,14 @@ for epoch in range(1, 41):
     if epoch % 10 == 0:
         print(f"epoch {epoch:2d}  -ELBO per image {loss / len(order) / len(images):.2f}")
 
+# Prediction wants population statistics: of the encoder for images, of the decoder for codes.
+encoder.eval()
 with torch.no_grad():
-    widths = decoder.space.unpack(posterior.log_scale_log_std.exp())
-for name, width in widths.items():
-    print(f"layer {name}: posterior sd of log scale {width.mean():.3f} (prior 0.090)")
+    codes = encoder(images)[:, :CODE]
+pn.estimate_population_statistics(decoder, codes)
+decoder.eval()
+
+idata = pn.to_arviz(model, guide, (images[:50], len(images)), num_samples=100, seed=0)
+width = float(idata["posterior"]["decoder.scale"].std(("chain", "draw")).mean())
+print(f"posterior sd of the decoder's scales {width:.3f} (prior 0.09)")
+print("sites:", {name: value.dims for name, value in idata["posterior"].data_vars.items()})

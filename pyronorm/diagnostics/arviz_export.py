@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyronorm.diagnostics.arviz_versions import Groups, build
+from pyronorm.diagnostics.pyro_export import export_pyro
 from pyronorm.errors import OptionError
-from pyronorm.infer.data import Data, gather
+from pyronorm.infer.data import gather
 from pyronorm.infer.ensemble import Members
 from pyronorm.infer.predict import draws_for, evaluate_draws
 from pyronorm.latents import Draws
@@ -22,13 +24,11 @@ from pyronorm.randomness import Seed, seeded
 
 __all__ = ["channels", "to_arviz"]
 
-_Groups = dict[str, dict[str, Any]]  # NumPy arrays by group and variable
-
 
 def to_arviz(
-    model: NormalizationModel,
+    model: NormalizationModel | Callable[..., Any],
     posterior: Any,
-    data: Data | None = None,
+    data: Any = None,
     num_samples: int | None = None,
     *,
     batch_size: int = 256,
@@ -58,11 +58,17 @@ def to_arviz(
     The coordinate ``channel`` reads ``layer1.0.bn1[3]``, and ``layer`` along it names the layer
     (:func:`channels` selects one). Attributes of the posterior record versions, seed and method.
 
+    **Any other Pyro model** that uses :func:`pyronorm.sample_latents`, or none of this library, is
+    exported with all of its sites, each over the dimensions that its plates name: ``posterior`` (latent
+    sites), ``posterior_predictive``, ``log_likelihood`` and ``observed_data`` (observed sites). Every
+    latent site has to be one of the guide. Put networks that a function uses in evaluation mode first.
+
     Args:
-        model: the model; its network runs in evaluation mode.
+        model: the model; its network runs in evaluation mode. Or a Pyro model of your own.
         posterior: any posterior, as in :func:`pyronorm.predict`. The members of an ensemble are its
             chains.
-        data: pairs ``(x, y)``, or inputs alone; None leaves out all that needs data. For
+        data: of a Pyro model of your own, the tuple of arguments that model and guide are called
+            with. Else pairs ``(x, y)``, or inputs alone; None leaves out all that needs data. For
             ``az.loo`` these must be the training data; on held-out data the log likelihood is
             already out of sample.
         num_samples: number of draws (of each member of an ensemble); None for all of stored draws
@@ -79,6 +85,9 @@ def to_arviz(
         StatisticsError: if population statistics are missing or stale.
         DataError: if data are empty, impossible or not finite.
     """
+    if not isinstance(model, NormalizationModel):
+        arguments = data if isinstance(data, tuple) else () if data is None else (data,)
+        return export_pyro(model, posterior, arguments, num_samples, seed)
     network = model.network
     model_data = None if data is None else gather(data, batch_size)
     batches = None if model_data is None else [model_data]
@@ -86,7 +95,7 @@ def to_arviz(
         members = draws_for(model, posterior, num_samples, batches, None, "to_arviz", 200)
         draws = members[0][1] if len(members) == 1 else Draws.join([mine for _, mine in members])
         shift, scale = draws.shift, draws.scale
-        groups: _Groups = {"posterior": _latents(model, draws)}
+        groups: Groups = {"posterior": _latents(model, draws)}
         mean, std = network.reference_statistics()
         constant: dict[str, Tensor] = {}
         if not torch.isnan(mean).any():
@@ -145,7 +154,7 @@ def _latents(model: NormalizationModel, draws: Draws) -> dict[str, Any]:
 
 
 def _add_data(
-    groups: _Groups,
+    groups: Groups,
     model: NormalizationModel,
     members: Members,
     log_prior: Tensor,
@@ -172,7 +181,7 @@ def _add_data(
     return None if present.all() else np.flatnonzero(present)
 
 
-def _split_chains(groups: _Groups, chains: int) -> None:
+def _split_chains(groups: Groups, chains: int) -> None:
     """Give every variable over draws the axes (chain, draw)."""
     for group, variables in groups.items():
         if group not in ("observed_data", "constant_data"):
@@ -182,13 +191,11 @@ def _split_chains(groups: _Groups, chains: int) -> None:
 
 
 def _build(
-    groups: _Groups,
+    groups: Groups,
     model: NormalizationModel,
     attributes: dict[str, Any],
     present: NDArray[Any] | None,
 ) -> Any:
-    import arviz as az
-
     space = model.space
     per_channel = ("shift", "scale", "mean", "std", "reference_mean", "reference_std")
     dims = {name: ["channel"] for name in per_channel}
@@ -203,23 +210,9 @@ def _build(
             shape = groups[group][name].shape
             dims[name] = ["example", *(f"{name}_dim_{i}" for i in range(len(shape) - axes))]
             coords["example"] = np.arange(shape[axes - 1])
-    layers = ("channel", list(space.channel_layers))
-    if az.__version__.startswith("0."):
-        idata = az.from_dict(**groups, coords=coords, dims=dims)  # type: ignore[arg-type]
-        for group in {"posterior", "prior"} & set(groups):
-            setattr(idata, group, idata[group].assign_coords(layer=layers))
-        if present is not None:
-            idata.log_likelihood = idata["log_likelihood"].isel(example=present)
-        idata.posterior.attrs.update(attributes)
-        return idata
-    tree = az.from_dict(groups, coords=coords, dims=dims)
-    for group in {"posterior", "prior"} & set(groups):
-        tree[group].dataset = tree[group].to_dataset().assign_coords(layer=layers)
-    if present is not None:
-        pointwise = tree["log_likelihood"].to_dataset()
-        tree["log_likelihood"].dataset = pointwise.isel(example=present)
-    tree["posterior"].attrs.update(attributes)
-    return tree
+    layers = {"layer": ("channel", list(space.channel_layers))}
+    kept = {} if present is None else {"log_likelihood": {"example": present}}
+    return build(groups, coords, dims, attributes, layers, kept)
 
 
 def _attributes(model: NormalizationModel, posterior: Any, seed: Seed) -> dict[str, str | int]:

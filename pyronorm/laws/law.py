@@ -88,7 +88,8 @@ class Law(ABC):
                 start: Any = {"neutral": fn.mean}
                 values[name] = pyro.sample(name, fn, infer=start)
                 return values[name]
-            infer: Any = {"is_auxiliary": True} if auxiliary else None
+            # Tells to_arviz whose channels these are.
+            infer: Any = {"is_auxiliary": True} if auxiliary else {"latent_space": space}
             value: Tensor = pyro.sample(f"{space.prefix}{name}", fn, infer=infer)
             return value
 
