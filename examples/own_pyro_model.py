@@ -4,8 +4,6 @@ The decoder's normalization statistics are global latents beside the local code 
 with ``python examples/own_pyro_model.py`` (about 20 seconds on two cores).
 """
 
-from __future__ import annotations
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -20,11 +18,9 @@ pyro.clear_param_store()
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers with batch normalization."""
+    """A hidden layer with batch normalization."""
     return nn.Sequential(
-        *(nn.Linear(inputs, 64), nn.BatchNorm1d(64), nn.ReLU()),
-        *(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU()),
-        nn.Linear(64, outputs),
+        nn.Linear(inputs, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, outputs)
     )
 
 
@@ -70,6 +66,4 @@ pn.estimate_population_statistics(decoder, codes)
 decoder.eval()
 
 idata = pn.to_arviz(model, guide, (images[:50], len(images)), num_samples=100, seed=0)
-width = float(idata["posterior"]["decoder.scale"].std(("chain", "draw")).mean())
-print(f"posterior sd of the decoder's scales {width:.3f} (prior 0.09)")
 print("sites:", {name: value.dims for name, value in idata["posterior"].data_vars.items()})
