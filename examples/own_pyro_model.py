@@ -55,8 +55,7 @@ svi = SVI(model, guide, pyro.optim.Adam({"lr": 3e-3}), Trace_ELBO())
 for epoch in range(1, 41):
     order = torch.randperm(len(images)).split(64)
     loss = sum(svi.step(images[batch], len(images)) for batch in order)
-    if epoch % 10 == 0:
-        print(f"epoch {epoch:2d}  -ELBO per image {loss / len(order) / len(images):.2f}")
+print(f"-ELBO per image {loss / len(order) / len(images):.2f}")
 
 # Prediction wants population statistics: of the encoder for images, of the decoder for codes.
 encoder.eval()

@@ -47,8 +47,6 @@ for likelihood in (
     prediction = pn.predict(model, guide, test[0], num_samples=32, seed=0)
     found = prediction.interval(0.9)
     nll = prediction.metrics(test[1])["nll"]
-    width = (found.upper - found.lower).mean()
+    inside, width = found.coverage(test[1]), (found.upper - found.lower).mean()
     name = type(likelihood).__name__
-    print(
-        f"{name:9s} nll {nll:6.3f}  90 % intervals: {found.coverage(test[1]):.2f} inside, width {width:.2f}"
-    )
+    print(f"{name:9s} nll {nll:6.3f}  90 % intervals: {inside:.2f} inside, width {width:.2f}")
