@@ -55,6 +55,9 @@ def build(name: str, old: nn.Module, kind: Kind, normalizer: Normalizer | None) 
             then=kind.then,
             ranks=kind.ranks,
             unbatched=kind.unbatched,
+            weight_name=kind.weight,
+            bias_name=kind.bias,
+            weight_plus=kind.weight_plus,
         )
     except OptionError as error:
         raise ConversionError(f"convert: layer {name!r}: {error}") from error
@@ -65,12 +68,19 @@ def build(name: str, old: nn.Module, kind: Kind, normalizer: Normalizer | None) 
             if buffer is not None:
                 dtype = reference.dtype if buffer.is_floating_point() else buffer.dtype
                 new._buffers[key] = buffer.to(reference.device, dtype)
-    for key in ("weight", "bias"):  # the same tensors, trained or not as before
+    for key in (kind.weight, kind.bias):  # the same tensors, trained or not as before
         if key in old._buffers:  # a frozen layer
             delattr(new, key)
             new.register_buffer(key, old._buffers[key])
         else:
             setattr(new, key, getattr(old, key, None))
+    for key, value in vars(
+        old
+    ).items():  # what the network may read: num_features, normalized_shape
+        if isinstance(value, (int, float, str, tuple)) and not (
+            key.startswith("_") or key in vars(new) or hasattr(type(new), key)
+        ):
+            setattr(new, key, value)
     for hooks in _HOOKS:
         getattr(new, hooks).update(getattr(old, hooks))
     new._is_full_backward_hook = old._is_full_backward_hook

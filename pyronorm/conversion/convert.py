@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyronorm.conversion.build import build
 from pyronorm.conversion.origin import LayerOrigin
 from pyronorm.conversion.record import Conversion, record_conversion
-from pyronorm.conversion.registry import is_normalization, kind_of, registered
+from pyronorm.conversion.registry import kind_of, normalization_layers, registered
 from pyronorm.conversion.surroundings import Surroundings, replace
 from pyronorm.conversion.transformer import keep_latents_in_transformers
 from pyronorm.errors import ConversionError, OptionError
@@ -26,15 +26,17 @@ def convert(
     normalizer: Normalizer | None = None,
     only: Iterable[str] | None = None,
     example_input: Tensor | None = None,
+    skip: Iterable[str] = (),
 ) -> nn.Module:
     r"""Return a copy of a network whose normalization layers carry latent statistics.
 
-    Every BatchNorm1d/2d/3d, GroupNorm, LayerNorm, RMSNorm and InstanceNorm1d/2d/3d, every frozen batch
-    normalization, and every layer of a class that :func:`pyronorm.conversion.register` was told of,
-    becomes a :class:`LatentNorm` at the same place. Weights, biases and population statistics are
-    kept, under the same ``state_dict`` keys, and hooks as well; without latents the copy computes
-    what the original computes. The original is not touched. A layer that is registered at several
-    places, or called several times, stays one layer with one shift and scale.
+    Every BatchNorm1d/2d/3d, GroupNorm, LayerNorm, RMSNorm and InstanceNorm1d/2d/3d, every layer that
+    computes the same under another name (with dropout and activation behind it, frozen, the RMSNorm
+    classes of language models), and every layer of a class that :func:`pyronorm.conversion.register`
+    was told of, becomes a :class:`LatentNorm` at the same place. Weights, biases and population
+    statistics are kept, under the same ``state_dict`` keys, and hooks as well; without latents the
+    copy computes what the original computes. The original is not touched. A layer that is registered
+    at several places, or called several times, stays one layer with one shift and scale.
     :func:`pyronorm.conversion_report` tells what has become of each layer.
 
     In evaluation mode ``torch.nn.TransformerEncoderLayer`` may go around its normalization layers by
@@ -53,6 +55,7 @@ def convert(
         example_input: a batch as the network takes it, for a normalizer that has to know the layers
             before each normalization (:class:`~pyronorm.normalizers.Weight`,
             :class:`~pyronorm.normalizers.Analytic`).
+        skip: names of layers to leave as they are, likewise; it wins over ``only``.
 
     Returns:
         A new module of the network's class (or a :class:`LatentNorm`, if ``network`` is itself a
@@ -73,8 +76,10 @@ def convert(
             f"convert: the {type(normalizer).__name__} normalizer needs example_input, a batch as the "
             "network takes it, to follow the network up to each normalization."
         )
+    only = list(only) if only is not None and not isinstance(only, str) else only
+    skip = list(skip) if not isinstance(skip, str) else skip
     _refuse_lazy(network)
-    targets = _targets(network, only)
+    targets = _targets(network, only, skip)
     kinds = {name: kind_of(name, module) for name, module in targets.items()}
     new = _copy(network)
     old = {name: new.get_submodule(name) for name in targets}
@@ -94,31 +99,37 @@ def convert(
     keep_latents_in_transformers(new)
     stamp_statistics(new)
     watch_loading(new)
-    record_conversion(new, Conversion.of(normalizer, example_input, only=only))
+    record_conversion(new, Conversion.of(normalizer, example_input, only=only, skip=skip))
     return new
 
 
-def _targets(network: nn.Module, only: Iterable[str] | None) -> dict[str, nn.Module]:
-    # A module registered at two places appears under both names.
-    modules = network.named_modules(remove_duplicate=False)
-    candidates = {n: m for n, m in modules if is_normalization(m)}
+def _targets(
+    network: nn.Module, only: Iterable[str] | None, skip: Iterable[str]
+) -> dict[str, nn.Module]:
+    candidates = normalization_layers(network)
     if not candidates:
         raise ConversionError(
             f"convert: {type(network).__name__} has no normalization layer. Convertible are "
-            f"{registered()}."
+            f"{registered()}, and what computes the same."
         )
-    if only is None:
-        return candidates
-    chosen: dict[str, nn.Module] = {}
-    for pattern in [only] if isinstance(only, str) else list(only):
-        found = {n: m for n, m in candidates.items() if fnmatchcase(n, pattern)}
-        if not found:
-            raise OptionError(
-                f"convert: only={pattern!r} matches no normalization layer; there are "
-                f"{', '.join(repr(n) for n in candidates)}."
-            )
-        chosen.update(found)
+    chosen = set(candidates) if only is None else _matching("only", only, candidates)
+    chosen -= _matching("skip", skip, candidates)
+    if not chosen:
+        raise OptionError("convert: skip leaves no normalization layer to convert.")
     return {n: m for n, m in candidates.items() if n in chosen}
+
+
+def _matching(option: str, patterns: Iterable[str], names: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = {name for name in names if fnmatchcase(name, pattern)}
+        if not matches:
+            raise OptionError(
+                f"convert: {option}={pattern!r} matches no normalization layer; there are "
+                f"{', '.join(map(repr, names))}."
+            )
+        found |= matches
+    return found
 
 
 def _refuse_lazy(network: nn.Module) -> None:

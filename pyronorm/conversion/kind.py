@@ -20,8 +20,8 @@ Part: TypeAlias = str | Callable[[Tensor], Tensor]
 class Kind:
     """What a normalization layer is, in the terms of this library.
 
-    The layer's tensors keep their names: ``weight`` and ``bias`` (parameters, buffers or None),
-    ``running_mean``, ``running_var`` and ``num_batches_tracked``.
+    The layer's tensors (parameters, buffers or None) keep their names: weight and bias, and
+    ``running_mean``, ``running_var`` and ``num_batches_tracked`` where there are population statistics.
 
     Attributes:
         normalizer: the one that does the same, with the layer's ``eps``.
@@ -32,6 +32,9 @@ class Kind:
             activation: names of child modules, or functions of one tensor.
         ranks: the numbers of axes that a batch may have; None for any.
         unbatched: whether the layer takes an input with one axis less as a single example.
+        weight: the name of the weight, which multiplies the normalized value.
+        bias: the name of the bias, which is added after that.
+        weight_plus: added to the weight: 1 where the layer learns its difference from 1.
         fixed: why no other normalizer can take the layer's place; empty if any can.
     """
 
@@ -42,4 +45,7 @@ class Kind:
     then: tuple[Part, ...] = ()
     ranks: tuple[int, ...] | None = None
     unbatched: bool = False
+    weight: str = "weight"
+    bias: str = "bias"
+    weight_plus: float = 0.0
     fixed: str = ""

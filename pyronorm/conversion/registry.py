@@ -12,18 +12,20 @@ from torch.nn.utils import parametrize
 
 from pyronorm.conversion.kind import Kind, Part
 from pyronorm.conversion.probe import verify
-from pyronorm.conversion.recognize import recognize
+from pyronorm.conversion.recognize import is_foreign_normalization, recognize
 from pyronorm.conversion.torch_layers import TORCH_LAYERS
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.normalizers.base import LatentNorm
 
-__all__ = ["class_name", "is_normalization", "kind_of", "register", "registered"]
+__all__ = ["class_name", "kind_of", "normalization_layers", "register", "registered"]
 
 
 _Describe = Callable[[Any], Kind]
 _Function = TypeVar("_Function", bound=_Describe)
 _KINDS: dict[type[nn.Module], _Describe] = {}
 _TORCH = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_OTHERS = (nn.Linear, nn.Bilinear, nn.Embedding, nn.modules.conv._ConvNd, nn.RNNBase)
+_POPULATION = ("running_mean", "running_var", "num_batches_tracked")
 _STATE_HOOKS = (
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
@@ -95,19 +97,58 @@ def registered() -> str:
     return ", ".join(kind.__name__ for kind in _KINDS)
 
 
-def is_normalization(module: nn.Module) -> bool:
-    """Whether a module is, or calls itself, a normalization layer.
+def normalization_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a network that are, or are taken for, normalization layers.
 
-    Registered classes, subclasses of torch's, and whatever has "Norm" in its name: better refused
-    than skipped.
+    Registered classes, subclasses of torch's, latent layers, and what has "Norm" in the name of its
+    class and normalizes: better refused than skipped. What only holds such layers is none itself, nor
+    are linear layers, parametrizations, and response normalizations.
+
+    Args:
+        network: any module.
+
+    Returns:
+        The layers by name; one that is registered at two places is there under both.
     """
+    modules = dict(network.named_modules(remove_duplicate=False))
+    inside = {
+        id(m)
+        for p in modules.values()
+        if isinstance(p, (parametrize.ParametrizationList, LatentNorm))
+        for m in p.modules()
+        if m is not p
+    }
+    known: dict[int, bool] = {}
+    return {
+        name: module
+        for name, module in modules.items()
+        if id(module) not in inside and _is_normalization(module, known)
+    }
+
+
+def _is_normalization(module: nn.Module, known: dict[int, bool]) -> bool:
+    if id(module) not in known:
+        known[id(module)] = _decide(module, known)
+    return known[id(module)]
+
+
+def _decide(module: nn.Module, known: dict[int, bool]) -> bool:
     if type(module) in _KINDS or isinstance(module, (LatentNorm, *_TORCH)):
         return True
-    kind = type(module)
-    if kind.__module__.startswith("torch.nn.utils"):
-        return parametrize.is_parametrized(module) and "Norm" in kind.__name__
-    leaf = next(module.children(), None) is None
-    return leaf and "Norm" in class_name(module)
+    if "Norm" not in class_name(module) or isinstance(module, _OTHERS):
+        return False
+    if parametrize.is_parametrized(module) or isinstance(module, torch.jit.ScriptModule):
+        return True
+    if type(module).__module__.startswith("torch.nn.utils"):
+        return False
+    parts = list(module.children())
+    if parts:
+        own = (*module._parameters.values(), *module._buffers.values())
+        if all(tensor is None for tensor in own):
+            return False  # it holds layers, and these count
+        if any(_is_normalization(m, known) for m in module.modules() if m is not module):
+            return False
+    return is_foreign_normalization(module)
 
 
 def kind_of(name: str, module: nn.Module) -> Kind:
@@ -127,7 +168,7 @@ def kind_of(name: str, module: nn.Module) -> Kind:
     except ConversionError as error:
         raise ConversionError(
             f"convert: layer {name or '(the network itself)'!r} ({class_name(module)}) {error}. "
-            "To leave it as it is, name the layers to convert with only=[...]."
+            f"To leave it as it is, skip=[{name!r}]."
         ) from None
     return kind
 
@@ -162,7 +203,7 @@ def _refuse_contents(module: nn.Module, kind: Kind) -> None:
         raise ConversionError(
             "has had its forward replaced, which the conversion would lose. Undo that first"
         )
-    known = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked", *kind.then}
+    known = {kind.weight, kind.bias, *_POPULATION, *kind.then}
     extra = [k for k in (*module._parameters, *module._buffers, *module._modules) if k not in known]
     if extra:
         raise ConversionError(

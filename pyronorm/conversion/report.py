@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from pyronorm.conversion.registry import class_name, is_normalization
+from pyronorm.conversion.registry import class_name, normalization_layers
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm
 
@@ -128,7 +128,11 @@ def conversion_report(network: nn.Module) -> ConversionReport:
 
 
 def _rows(network: nn.Module) -> Iterator[LayerReport]:
-    for name, module in network.named_modules():
+    seen = set()
+    for name, module in normalization_layers(network).items():
+        if module in seen:
+            continue  # registered at two places
+        seen.add(module)
         if isinstance(module, LatentNorm):
             yield LayerReport(
                 layer=name or module.name,
@@ -137,7 +141,7 @@ def _rows(network: nn.Module) -> Iterator[LayerReport]:
                 channels=module.num_channels,
                 statistics=module.normalizer.describe(module),
             )
-        elif is_normalization(module):
+        else:
             yield LayerReport(name, class_name(module), None, None, "not converted")
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.distributed
 from torch import nn
 
 from pyronorm.conversion.kind import Kind
@@ -29,6 +31,15 @@ def _batch(layer: Any) -> Kind:
     return Kind(
         Batch(eps=layer.eps), layer.num_features, has_population=seen, ranks=_ranks(layer, (2, 3))
     )
+
+
+def _sync(layer: Any) -> Kind:
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise ConversionError(
+            "shares statistics between the processes of this run, which no normalizer does. Rebuild the "
+            "network with BatchNorm1d/2d/3d before converting"
+        )
+    return _batch(layer)
 
 
 def _ranks(layer: nn.Module, of_1d: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -90,6 +101,7 @@ def _group(layer: Any) -> Kind:
 
 TORCH_LAYERS: dict[type[nn.Module], Callable[[Any], Kind]] = {
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch),
+    nn.SyncBatchNorm: _sync,
     nn.GroupNorm: _group,
     nn.LayerNorm: _layer,
     nn.RMSNorm: _rms,

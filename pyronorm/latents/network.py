@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from pyronorm.conversion.registry import is_normalization
+from pyronorm.conversion.registry import normalization_layers
 from pyronorm.devices import move
 from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeError
 from pyronorm.latents.space import LatentSpace
@@ -327,10 +327,9 @@ class LatentNetwork(nn.Module):
 
 def _refuse_normalization(network: nn.Module) -> None:
     """Plain means plain: a batch normalization left in would change its statistics when it runs."""
-    for name, module in network.named_modules():
-        if isinstance(module, LatentNorm) or is_normalization(module):
-            raise ConversionError(
-                f"LatentNetwork: plain=True, but {name or 'the network itself'!r} is a normalization "
-                f"layer ({type(module).__name__}). Convert the network, pyronorm.convert(network), "
-                "and use the guide Point: that is the network as it is."
-            )
+    for name, module in normalization_layers(network).items():
+        raise ConversionError(
+            f"LatentNetwork: plain=True, but {name or 'the network itself'!r} is a normalization "
+            f"layer ({type(module).__name__}). Convert the network, pyronorm.convert(network), "
+            "and use the guide Point: that is the network as it is."
+        )

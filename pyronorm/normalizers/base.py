@@ -220,6 +220,9 @@ class LatentNorm(nn.Module):
         ranks: the numbers of axes that an input may have, as a converted layer's original takes
             them; None for any from 2 on.
         unbatched: whether an input with one axis less is a single example.
+        weight_name: the name of the weight, as a converted layer's original has it.
+        bias_name: the name of the bias, likewise.
+        weight_plus: added to the weight: 1 where it is learned as a difference from 1.
 
     Attributes:
         surroundings: what :meth:`Normalizer.adopt` found out about the layer's place; for its
@@ -252,6 +255,9 @@ class LatentNorm(nn.Module):
         then: Sequence[str | Callable[[Tensor], Tensor]] = (),
         ranks: Sequence[int] | None = None,
         unbatched: bool = False,
+        weight_name: str = "weight",
+        bias_name: str = "bias",
+        weight_plus: float = 0.0,
     ) -> None:
         super().__init__()
         if num_channels < 1:
@@ -268,8 +274,11 @@ class LatentNorm(nn.Module):
         self.ranks = None if ranks is None else tuple(ranks)
         self.unbatched = unbatched
         self.original = ""  # class of the converted layer, e.g. "BatchNorm2d"
-        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine and bias else None
+        self.weight_name, self.bias_name, self.weight_plus = weight_name, bias_name, weight_plus
+        weight = nn.Parameter(torch.ones(num_channels) - weight_plus) if affine else None
+        self.register_parameter(weight_name, weight)
+        learned = nn.Parameter(torch.zeros(num_channels)) if affine and bias else None
+        self.register_parameter(bias_name, learned)
         for key, value in normalizer.buffers(num_channels).items():
             self.register_buffer(key, value)
         self.statistics_stamp: Stamp | None = None
@@ -280,6 +289,27 @@ class LatentNorm(nn.Module):
     def eps(self) -> float:
         """Added to the variance under the root."""
         return 1e-5 if self.normalizer.eps is None else self.normalizer.eps
+
+    @property
+    def gain(self) -> Tensor | None:
+        r"""What :math:`\hat x` is multiplied with without latents, shape ``(channel,)``; None for 1.
+
+        That is the weight, in the shape ``(channel, *spatial)`` if it differs between positions.
+        """
+        weight = self._affine(self.weight_name)
+        return weight + self.weight_plus if weight is not None and self.weight_plus else weight
+
+    @property
+    def offset(self) -> Tensor | None:
+        """What is added to that, of the same shape; None for 0."""
+        return self._affine(self.bias_name)
+
+    def _affine(self, name: str) -> Tensor | None:
+        tensor: Tensor | None = self._parameters.get(name)
+        tensor = self._buffers.get(name) if tensor is None else tensor  # of a frozen layer
+        if tensor is not None and tensor.ndim != 1 and tensor.numel() == self.num_channels:
+            return tensor.flatten()
+        return tensor
 
     @property
     def latents(self) -> tuple[Tensor, Tensor] | None:
@@ -322,7 +352,7 @@ class LatentNorm(nn.Module):
     def _normalize(self, x: Tensor) -> Tensor:
         latents = self.latents
         if latents is None:
-            return self.normalizer.normalize(self, x, self.weight, self.bias)
+            return self.normalizer.normalize(self, x, self.gain, self.offset)
         shift, scale = latents
         weight, bias = self._fold(shift, scale)
         if shift.ndim == 1:
@@ -337,15 +367,17 @@ class LatentNorm(nn.Module):
 
     def _fold(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Affine map with the latents in it; both have the shape of the latents."""
-        if self.weight is None:
-            return scale, scale * shift
-        extra = (1,) * (self.weight.ndim - 1)  # a layer norm over (channel, *spatial)
+        gain, offset = self.gain, self.offset
+        if gain is None:
+            bias = scale * shift
+            return scale, bias if offset is None else offset + bias
+        extra = (1,) * (gain.ndim - 1)  # a layer norm over (channel, *spatial)
         if extra:
             shift, scale = shift.view(shift.shape + extra), scale.view(scale.shape + extra)
-        weight = self.weight * scale
-        if self.bias is None:
+        weight = gain * scale
+        if offset is None:
             return weight, weight * shift
-        return weight, torch.addcmul(self.bias, weight, shift)
+        return weight, torch.addcmul(offset, weight, shift)
 
     def _check_input(self, x: Tensor) -> None:
         if self.ranks is not None and x.ndim not in self.ranks:
@@ -361,7 +393,7 @@ class LatentNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Show normalizer, channels and options in ``print(network)``."""
-        options = "" if self.weight is not None else ", affine=False"
-        options += ", bias=False" if self.weight is not None and self.bias is None else ""
+        options = "" if self.gain is not None else ", affine=False"
+        options += ", bias=False" if self.gain is not None and self.offset is None else ""
         options += ", channel_last=True" if self.channel_last else ""
         return f"{self.normalizer}, num_channels={self.num_channels}{options}"

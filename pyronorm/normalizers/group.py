@@ -98,6 +98,7 @@ class Layer(Normalizer):
     """
 
     eps: float | None = None
+    per_position: bool = False
     normalized_shape: tuple[int, ...] | None = None
     handles_channel_last: ClassVar[bool] = True
 
@@ -109,7 +110,7 @@ class Layer(Normalizer):
 
     def describe(self, layer: LatentNorm) -> str:
         """Each example, or on channel-last inputs each of its positions."""
-        return "each position" if layer.channel_last else "each example"
+        return "each position" if layer.channel_last or self.per_position else "each example"
 
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
@@ -132,6 +133,9 @@ class Layer(Normalizer):
             return F.layer_norm(x, shape, weight, bias, layer.eps)
         if layer.channel_last:
             return F.layer_norm(x, (layer.num_channels,), weight, bias, layer.eps)
+        if self.per_position:
+            last = x.movedim(1, -1)
+            return F.layer_norm(last, last.shape[-1:], weight, bias, layer.eps).movedim(-1, 1)
         return F.group_norm(_readable(x), 1, weight, bias, layer.eps)
 
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -31,26 +31,28 @@ class RMS(Normalizer):
         eps: added to the mean of squares; None takes the converted layer's own, and where that has
             none either, the machine epsilon of the computation as torch.nn.RMSNorm does (that of
             float32 for inputs in half precision).
+        per_position: on a channel-first input too, each position for itself.
 
     Source: Zhang & Sennrich, "Root Mean Square Layer Normalization" (NeurIPS 2019), eq. 4.
     """
 
     eps: float | None = None
+    per_position: bool = False
     handles_channel_last: ClassVar[bool] = True
 
     def describe(self, layer: LatentNorm) -> str:
         """Mean of squares of each example, or of each of its positions."""
-        return "each position, mean square" if layer.channel_last else "each example, mean square"
+        positions = layer.channel_last or self.per_position
+        return f"each {'position' if positions else 'example'}, mean square"
 
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Divide each example by its root mean square."""
+        if self.per_position and not layer.channel_last:
+            return self._last(layer, x.movedim(1, -1), weight, bias).movedim(-1, 1)
         if layer.channel_last:
-            # Torch's kernel has no bias, and falls back to a slow one if dtypes differ.
-            weight = None if weight is None else weight.to(x.dtype)
-            y = F.rms_norm(x, (layer.num_channels,), weight, self.eps)
-            return y if bias is None else (y + bias).to(x.dtype)
+            return self._last(layer, x, weight, bias)
         inverse = self._inverse(x)[:, None]
         weight = inverse if weight is None else weight * inverse
         if bias is None:
@@ -59,10 +61,19 @@ class RMS(Normalizer):
 
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Normalize with an affine map per example."""
-        if not layer.channel_last:
+        if not (layer.channel_last or self.per_position):
             return affine_each(x, weight * self._inverse(x)[:, None], bias)
         y = self.normalize(layer, x, None, None)
-        return affine_each(y, weight, bias, channel_last=True)
+        return affine_each(y, weight, bias, channel_last=layer.channel_last)
+
+    def _last(
+        self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """Each position of a channel-last input for itself."""
+        # Torch's kernel has no bias, and falls back to a slow one if dtypes differ.
+        weight = None if weight is None else weight.to(x.dtype)
+        y = F.rms_norm(x, (layer.num_channels,), weight, self.eps)
+        return y if bias is None else (y + bias).to(x.dtype)
 
     def _inverse(self, x: Tensor) -> Tensor:
         """One over the root mean square of each example, shape ``(batch,)``."""

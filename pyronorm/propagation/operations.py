@@ -36,15 +36,17 @@ def _normalized(step: Step, *_: Gaussian) -> Gaussian:
     module: Any = step.module
     channels = step.out_shape[1]
     last = getattr(module, "channel_last", isinstance(module, nn.LayerNorm))
-    like = next((t for t in (module.weight, module.bias) if t is not None), None)
+    names = ("gain", "offset") if isinstance(module, LatentNorm) else ("weight", "bias")
+    gain, offset = (getattr(module, name) for name in names)
+    like = gain if offset is None else offset
     if like is not None and like.ndim > 1:
         raise UnsupportedError("with a weight per position")
     if like is not None and last and len(step.out_shape) > 2:
         raise UnsupportedError(f"with channels on the last axis of {tuple(step.out_shape)}")
     if like is None:
         like = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0))
-    weight = like.new_ones(channels) if module.weight is None else module.weight
-    bias = like.new_zeros(channels) if module.bias is None else module.bias
+    weight = like.new_ones(channels) if gain is None else gain
+    bias = like.new_zeros(channels) if offset is None else offset
     result = bias, weight.square()
     for name in getattr(module, "then", ()):
         part = module.get_submodule(name)

@@ -162,7 +162,7 @@ def follows_the_definition(
         y = y.movedim(-1, 1) if channel_last else y
         same(y, after(expected), f"the output is not {formula}, {case}")
 
-    weight, bias = channels(network.layers[0].weight, 1), channels(network.layers[0].bias, 0)
+    weight, bias = channels(network.layers[0].gain, 1), channels(network.layers[0].offset, 0)
     compare(network(x), weight * x_hat + bias, "weight * x_hat + bias")
     for size, what in (((), "one draw"), ((BATCH,), "a draw for each example")):
         shift, scale = latents(network, *size)
