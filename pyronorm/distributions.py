@@ -113,6 +113,27 @@ class InverseChi(TorchDistribution):
         second = scale.square() / (df - 2)
         return mean, torch.where(df > 2, second - mean.square(), torch.inf)
 
+    def cdf(self, value: Tensor) -> Tensor:
+        r"""Probability of values below: :math:`Q(\nu/2, \tau^2/(2x^2))`, the upper incomplete gamma."""
+        if self._validate_args:
+            self._validate_sample(value)
+        df, scale, x = _precise(self.df, self.scale, value)
+        cdf: Tensor = torch.special.gammaincc(df / 2, (scale / x).square() / 2)
+        return cdf.to(torch.result_type(value, self.df))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Quantiles at levels between 0 and 1, by SciPy: on the CPU and without gradients."""
+        from scipy.special import gammainccinv
+
+        df, scale, level = (v.detach().double().cpu() for v in (self.df, self.scale, value))
+        half_square = torch.as_tensor(gammainccinv(df.numpy() / 2, level.numpy()))
+        quantile: Tensor = scale * torch.rsqrt(2 * half_square)
+        return quantile.to(self.df)
+
+    def entropy(self) -> Tensor:
+        r"""Entropy: :math:`-\mathbb E \log p(X)`."""
+        return _inverse_chi_entropy(self).to(self.df.dtype)
+
     def precision(self) -> Gamma:
         r"""The distribution of :math:`1/X^2`: Gamma with shape ν/2 and rate τ²/2, in float64."""
         df, scale = _precise(self.df, self.scale)

@@ -290,3 +290,21 @@ def test_torchs_own_distributions_find_the_divergences():
     ours = kl_divergence(pyro.distributions.LogNormal(0.1, 0.3), InverseChi(7.0, 2.0))
     theirs = kl_divergence(torch.distributions.LogNormal(0.1, 0.3), InverseChi(7.0, 2.0))
     torch.testing.assert_close(theirs, ours)
+
+
+@pytest.mark.parametrize(("df", "scale"), DF_SCALE)
+def test_cdf_and_its_inverse_match_scipy(df, scale):
+    d, levels = InverseChi(*f64(df, scale)), f64(0.01, 0.3, 0.5, 0.99)
+    square = scipy.stats.invgamma(df / 2, scale=scale**2 / 2)  # of X^2
+    np.testing.assert_allclose(d.icdf(levels), np.sqrt(square.ppf(levels)), rtol=1e-9)
+    np.testing.assert_allclose(d.cdf(d.icdf(levels)), levels, rtol=1e-9)
+    assert InverseChi(torch.tensor(df), scale).icdf(torch.tensor(0.5)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("df", "scale"), DF_SCALE)
+def test_entropy_matches_integration(df, scale):
+    d = InverseChi(*f64(df, scale))
+    t = torch.linspace(-6, 60, 200_001, dtype=torch.float64)  # x = exp(t)
+    log_p = d.log_prob(t.exp())
+    integrand = torch.where(log_p + t > -700, (log_p + t).exp() * log_p, 0.0)
+    assert d.entropy().item() == pytest.approx(-torch.trapezoid(integrand, t).item(), rel=1e-6)

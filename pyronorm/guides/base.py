@@ -76,6 +76,7 @@ class Guide(PyroModule):
         # Empty: it gives device and dtype, and moves with the guide.
         self.register_buffer("_like", network.like, persistent=False)
         self._plate: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._reading = False
         self.hyper: HyperGuide | None = None
         if isinstance(model, NormalizationModel):
             self._plate = model.draw_plate
@@ -105,7 +106,7 @@ class Guide(PyroModule):
         Raises:
             OptionError: if Pyro's parameter store holds parameters of a file by the guide's names.
         """
-        with OwnParameters(), self._plate():
+        with OwnParameters(self._reading), self._plate():
             return self._whole().sample(self.space)
 
     @torch.no_grad()
@@ -245,8 +246,12 @@ class Guide(PyroModule):
         Raises:
             ShapeError: if a parameter there has another shape.
         """
-        with torch.no_grad(), poutine.block(), OwnParameters(read=True):
-            self()
+        self._reading = True
+        try:
+            with torch.no_grad(), poutine.block():
+                self()
+        finally:
+            self._reading = False
 
     def check(self, space: LatentSpace) -> None:
         """Refuse the space of another network.

@@ -1,15 +1,15 @@
 """Laws: distributions of the latents, said in one way by priors and by guides."""
 
 from pyronorm.laws.divergence import kl
-from pyronorm.laws.law import (
+from pyronorm.laws.kinds import (
     Hierarchical,
     Independent,
     Joint,
-    Law,
     Rows,
     ScaleGivenShift,
     ShiftGivenScale,
 )
+from pyronorm.laws.law import Law
 
 __all__ = [
     "Hierarchical",

@@ -9,7 +9,8 @@ from torch.distributions import Independent as TorchIndependent
 from torch.distributions import LogNormal, Normal, kl_divergence
 
 from pyronorm.errors import NoDensityError, OptionError
-from pyronorm.laws.law import Independent, Joint, Law
+from pyronorm.laws.kinds import Independent, Joint
+from pyronorm.laws.law import Law
 
 __all__ = ["kl"]
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from pyronorm.errors import OptionError, ShapeError
+from pyronorm.guides import StatisticsBank
 from pyronorm.latents import LatentLayer, LatentSpace
 from tests.guides.cases import make_bank, make_model
+from tests.nets import mlp
 
 
 def test_shift_and_scale_give_the_batch_statistics_back():
@@ -47,3 +49,31 @@ def test_shapes_must_fit():
         dataclasses.replace(bank, mean=bank.mean[:, :4])
     with pytest.raises(ShapeError, match="at least one row"):
         dataclasses.replace(bank, mean=bank.mean[:0], var=bank.var[:0])
+
+
+def test_draws_are_rows_each_at_most_once():
+    model = make_model()
+    bank = make_bank(model, rows=9)
+    draws = bank.draw(model, 9)
+    assert torch.equal(draws.shift, bank.shift)
+    assert torch.equal(draws.scale, bank.scale)
+    assert draws.log_density is None
+    some = bank.draw(model, 3, seed=1)
+    assert torch.equal(some.shift, bank.shift[[0, 4, 8]])
+    with pytest.raises(OptionError, match="between 1 and 9, the number of rows, got 10"):
+        bank.draw(model, 10)
+    with pytest.raises(ShapeError, match="belongs to another network"):
+        bank.draw(make_model(network=mlp(5, 4)), 2)
+
+
+def test_moves():
+    bank = make_bank(make_model(), rows=3)
+    wide = bank.to(torch.zeros(1, dtype=torch.float64))
+    assert {t.dtype for t in (wide.mean, wide.var, wide.reference_mean, wide.eps)} == {
+        torch.float64
+    }
+    assert (wide.space, wide.batch_size, len(wide)) == (bank.space, 16, 3)
+    assert bank.to("cpu").shift.device.type == "cpu"
+    neutral = StatisticsBank.neutral(bank.space, 4)
+    assert torch.equal(neutral.shift, torch.zeros(4, 10))
+    assert torch.equal(neutral.scale, torch.ones(4, 10))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pyronorm.errors import OptionError
-from pyronorm.priors import BatchNoise, Prior, ScaleInvariant, Standard
+from pyronorm.priors import BatchNoise, Prior, Standard
 
 __all__ = ["PRIORS", "Settings", "choose_prior"]
 
@@ -76,8 +76,10 @@ class Settings:
     directions: int = 500
 
     def __post_init__(self) -> None:
-        if isinstance(self.prior, ScaleInvariant):
-            raise OptionError("reference: the prior must be proper, got ScaleInvariant.")
+        if not self.prior.is_proper:
+            raise OptionError(
+                f"reference: the prior must be proper, got {type(self.prior).__name__}."
+            )
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise OptionError(
