@@ -52,7 +52,7 @@ def guide(x: Tensor, num_data: int) -> None:
 
 
 svi = SVI(model, guide, pyro.optim.Adam({"lr": 3e-3}), Trace_ELBO())
-for epoch in range(1, 41):
+for _ in range(40):
     order = torch.randperm(len(images)).split(64)
     loss = sum(svi.step(images[batch], len(images)) for batch in order)
 print(f"-ELBO per image {loss / len(order) / len(images):.2f}")
