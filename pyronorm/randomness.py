@@ -63,15 +63,18 @@ def _started(
         yield
 
 
-def seed_value(seed: int | torch.Generator) -> int:
+def seed_value(seed: Seed) -> int:
     """The number that a seed starts generators with.
 
     Args:
-        seed: the number itself, or a generator, which gives one and moves on by that.
+        seed: the number itself; a generator, which gives one and moves on by that; or None, for one of
+            torch's own generator.
 
     Raises:
-        OptionError: if ``seed`` is neither, or out of range.
+        OptionError: if ``seed`` is none of these, or out of range.
     """
+    if seed is None:
+        return int(torch.randint(2**63 - 1, ()))
     if isinstance(seed, torch.Generator):
         return int(torch.randint(2**63 - 1, (), generator=seed, device=seed.device))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

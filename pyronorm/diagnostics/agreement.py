@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.latents import Draws
+from pyronorm.randomness import Seed, seed_value
 
 __all__ = [
     "Agreement",
@@ -59,7 +60,7 @@ def compare_draws(
     reference: Float[Tensor, "draw latent"],
     level: float = 0.9,
     num_directions: int = 500,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Agreement:
     """Compare draws of an approximate posterior with draws of the posterior.
 
@@ -102,7 +103,7 @@ def sliced_wasserstein(
     a: Float[Tensor, "sample dim"],
     b: Float[Tensor, "draw dim"],
     num_directions: int = 500,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> float:
     r"""Sliced Wasserstein distance of order 1 between two sets of draws.
 
@@ -135,7 +136,7 @@ def sliced_wasserstein(
         raise OptionError(
             f"sliced_wasserstein: num_directions must be at least 1, got {num_directions}."
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_value(seed))
     theta = torch.randn(a.shape[1], num_directions, generator=generator, dtype=torch.float64)
     theta = theta / theta.norm(dim=0)
     u, v = ((x @ theta).T.contiguous().sort()[0] for x in (a, b))

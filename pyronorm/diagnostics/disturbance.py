@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.normalizers import LatentNorm
+from pyronorm.randomness import Seed, seed_value
 
 __all__ = ["Disturbance", "normalization_disturbance"]
 
@@ -57,7 +58,7 @@ def normalization_disturbance(
     batch_sizes: Sequence[int] = (4, 8, 16, 32, 64, 128),
     *,
     num_draws: int = 20,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> list[Disturbance]:
     r"""Measure how much the rest of the batch moves an example, layer by layer.
 
@@ -108,7 +109,8 @@ def normalization_disturbance(
             )
     x = latent.prepare(x)
     names = dict(zip(latent.layers, latent.space.names, strict=True))
-    return [_measure(latent.network, names, x, size, num_draws, seed) for size in batch_sizes]
+    number = seed_value(seed)
+    return [_measure(latent.network, names, x, size, num_draws, number) for size in batch_sizes]
 
 
 def _measure(

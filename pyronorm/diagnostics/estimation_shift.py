@@ -16,6 +16,7 @@ from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.latents import LatentSpace
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
+from pyronorm.randomness import Seed
 from pyronorm.stats import Moments, channel_moments, merge_moments
 
 __all__ = ["EstimationShift", "ModeGap", "estimation_shift", "mode_gap"]
@@ -170,7 +171,7 @@ class ModeGap:
 
 @torch.no_grad()
 def mode_gap(
-    model: NormalizationModel, data: Data, batch_size: int = 32, *, seed: int = 0
+    model: NormalizationModel, data: Data, batch_size: int = 32, *, seed: Seed = 0
 ) -> ModeGap:
     """Compare losses and outputs with batch statistics and in evaluation mode, on the same examples.
 

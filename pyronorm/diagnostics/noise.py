@@ -19,6 +19,7 @@ from pyronorm.diagnostics.layer_inputs import InputShape
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.guides import StatisticsBank
 from pyronorm.latents import LatentSpace
+from pyronorm.randomness import Seed, seed_value
 from pyronorm.stats import log_var_variance
 
 __all__ = [
@@ -74,7 +75,7 @@ class BatchSizes:
     layer_scale: Interval
 
 
-def moment_batch_sizes(bank: StatisticsBank, *, level: float = 0.95, seed: int = 0) -> BatchSizes:
+def moment_batch_sizes(bank: StatisticsBank, *, level: float = 0.95, seed: Seed = 0) -> BatchSizes:
     r"""Measure by means and by variances apart how many independent values a batch is worth.
 
     Where the two agree the Gaussian law of batch noise holds, and one number says it all. For that one
@@ -111,7 +112,7 @@ def moment_batch_sizes(bank: StatisticsBank, *, level: float = 0.95, seed: int =
     channel_shift = _channel_interval(v_shift, torch.zeros_like(v_shift), rows, tail, _from_shift)
     excess = _log_var_excess(n_scale)
     channel_scale = _channel_interval(v_scale, excess, rows, tail, _from_log_var)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_value(seed))
     draws = torch.randint(rows, (_RESAMPLES, rows), generator=generator)
     counts = torch.zeros(_RESAMPLES, rows, dtype=torch.float64)
     counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))

@@ -16,6 +16,7 @@ from pyronorm.infer.data import evaluation_mode
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import Seed, seed_value
 
 __all__ = ["Calibration", "Uniformity", "simulation_based_calibration"]
 
@@ -122,7 +123,7 @@ def simulation_based_calibration(
     num_simulations: int = 200,
     num_draws: int = 99,
     *,
-    seed: int | None = None,
+    seed: Seed = None,
     report: Callable[[int], None] | None = None,
 ) -> Calibration:
     r"""Check a way to find posteriors on data that the model itself has made.
@@ -172,7 +173,7 @@ def simulation_based_calibration(
         )
     space = model.space
     ranks: dict[str, list[Tensor]] = {"shift": [], "scale": []}
-    seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+    seeds = torch.Generator().manual_seed(seed_value(seed))
     with torch.random.fork_rng():
         for simulation in range(num_simulations):
             if report is not None:

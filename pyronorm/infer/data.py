@@ -26,6 +26,7 @@ from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers.freshness import batch_layers
+from pyronorm.randomness import Seed, seed_value
 
 __all__ = [
     "Data",
@@ -53,7 +54,7 @@ def as_batches(
     batch_size: int = 256,
     *,
     shuffle: bool = False,
-    seed: int | None = None,
+    seed: Seed = None,
     least: int = 1,
 ) -> Iterable[Any]:
     """Return an iterable of batches.
@@ -81,7 +82,7 @@ def as_batches(
     # A loader takes a number from its generator even if it does not shuffle.
     generator = None if shuffle and seed is None else torch.Generator()
     if generator is not None and seed is not None:
-        generator.manual_seed(seed)
+        generator.manual_seed(seed_value(seed))
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size=batch_size, generator=generator)
     if isinstance(data, Dataset):
@@ -256,7 +257,7 @@ def inputs(
     batch_size: int = 256,
     *,
     shuffle: bool = False,
-    seed: int | None = None,
+    seed: Seed = None,
     least: int = 1,
 ) -> Iterator[Tensor]:
     """Iterate over the inputs ``x`` of all batches, on the network's device.

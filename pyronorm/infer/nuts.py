@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import nn
@@ -15,6 +14,7 @@ from pyronorm.infer.data import Data, evaluation_mode, gather
 from pyronorm.infer.pyro_guide import draws_of_mcmc
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel, init_to_neutral
+from pyronorm.randomness import Seed, seed_value, seeded
 
 __all__ = ["run_nuts"]
 
@@ -29,7 +29,7 @@ def run_nuts(
     target_accept: float = 0.8,
     max_tree_depth: int = 8,
     jit: bool = False,
-    seed: int | None = None,
+    seed: Seed = None,
     progress: bool = True,
 ) -> Draws:
     """Sample the posterior of the latents by NUTS, with the network frozen.
@@ -50,7 +50,7 @@ def run_nuts(
         target_accept: acceptance probability that the step size is adapted to.
         max_tree_depth: a trajectory has at most ``2 ** max_tree_depth`` steps.
         jit: compile the potential with ``torch.jit`` (faster for small networks).
-        seed: seeds Pyro; chain ``k`` has ``seed + k``. None uses torch's generator as it is.
+        seed: chain ``k`` has ``seed + k``; see :func:`pyronorm.randomness.seeded`.
         progress: whether to show a progress bar per chain.
 
     Returns:
@@ -83,10 +83,9 @@ def run_nuts(
     network.check_statistics()
     x, y = network.prepare(x), y.to(network.like.device)
     chains = []
-    with evaluation_mode(model), _frozen(model), torch.random.fork_rng(enabled=seed is not None):
+    first = None if seed is None else seed_value(seed)
+    with evaluation_mode(model), _frozen(model):
         for chain in range(num_chains):
-            if seed is not None:
-                torch.manual_seed(seed + chain)
             kernel = NUTS(
                 model,
                 init_strategy=init_to_neutral,
@@ -98,7 +97,8 @@ def run_nuts(
             )
             mcmc = MCMC(kernel, num_samples, warmup, disable_progbar=not progress)
             # Pyro looks at the sites first; from an improper prior it cannot draw for that.
-            with InitMessenger(init_to_neutral):
+            own = None if first is None else first + chain
+            with seeded(own, network.like), InitMessenger(init_to_neutral):
                 mcmc.run(x, y)
             chains.append(draws_of_mcmc(mcmc, model.space))
     return Draws.join(chains)
