@@ -90,7 +90,7 @@ def seeds():
         "sliced_wasserstein": lambda seed: torch.tensor(
             diagnostics.sliced_wasserstein(*draws, 5, seed=seed)
         ),
-        "moment_batch_sizes": lambda seed: torch.tensor(
+        "moment_batch_sizes": lambda seed: (
             diagnostics.moment_batch_sizes(bank, seed=seed).layer_shift.low
         ),
         "calibration": calibrate,
