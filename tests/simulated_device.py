@@ -51,6 +51,7 @@ class DeviceTensor(Tensor):
     """A tensor on the simulated device; ``value`` is where it really is."""
 
     value: Tensor
+    is_meta = False  # that says a tensor has no values
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 

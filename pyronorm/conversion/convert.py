@@ -52,8 +52,8 @@ def convert(
             other kinds it changes, and has to be trained).
         only: names of the layers to convert, as in ``network.named_modules()``; shell patterns such
             as ``"layer1.*"`` are allowed. The others stay as they are.
-        example_input: a batch as the network takes it, for a normalizer that has to know the layers
-            before each normalization (:class:`~pyronorm.normalizers.Weight`,
+        example_input: a batch as the network takes it, on any device, for a normalizer that has to
+            know the layers before each normalization (:class:`~pyronorm.normalizers.Weight`,
             :class:`~pyronorm.normalizers.Analytic`).
         skip: names of layers to leave as they are, likewise; it wins over ``only``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyronorm.devices import move_to
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm
@@ -31,7 +32,8 @@ def data_dependent_start(network: nn.Module, x: Tensor) -> None:
 
     Args:
         network: a network with such normalizers, changed in place.
-        x: a batch as the network takes it, as large as is convenient (hundreds of examples).
+        x: a batch as the network takes it, as large as is convenient (hundreds of examples), on any
+            device.
 
     Raises:
         ConversionError: if the network has no such normalizer.
@@ -42,7 +44,7 @@ def data_dependent_start(network: nn.Module, x: Tensor) -> None:
     layers = _layers(network, "data_dependent_start")
     handles = [layer.register_forward_pre_hook(_start) for layer, _ in layers]
     try:
-        network(x)
+        network(move_to(network, x))
     finally:
         for handle in handles:
             handle.remove()
@@ -62,7 +64,7 @@ def analytic_start(
 
     Args:
         network: a network with Weight normalizers, changed in place.
-        example_input: a batch as the network takes it, to trace the network.
+        example_input: a batch as the network takes it, on any device, to trace the network.
         normalizer: gives the moments of the input (and eps); None for standardized data.
 
     Raises:

@@ -118,12 +118,14 @@ class Draws:
         """Put the chains of several runs side by side.
 
         Args:
-            parts: draws with equally long chains. What is not known of all of them is left out.
+            parts: draws with equally long chains. What is not known of all of them is left out. All
+                are moved to the device of the first.
 
         Raises:
             OptionError: if there are none, or the chains are not equally long.
             ShapeError: if the numbers of channels differ.
         """
+        parts = [part.to(parts[0].shift.device) for part in parts]
         lengths = {len(part) / part.num_chains for part in parts}
         if len(lengths) != 1:
             raise OptionError(

@@ -11,6 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
+from pyronorm.devices import move
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.curvature import expected_curvature
 from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_values
@@ -136,7 +137,7 @@ class Likelihood(nn.Module, ABC):
             ShapeError: if shapes disagree.
             DataError: if values are impossible.
         """
-        y = y.to(output.device)
+        y = move(y, output.device)
         self.check_data(y, output, 1)
         parts = self.parts(output)
         targets = y.split([part.shape[1] for part in parts])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from pyronorm.devices import move_to
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm
 
@@ -131,14 +132,14 @@ def trace(network: nn.Module, example_input: Tensor, whole: Collection[str] = ()
 
     Args:
         network: any network of one tensor.
-        example_input: a batch as the network takes it.
+        example_input: a batch as the network takes it, on any device.
         whole: names of further modules to take as a whole.
 
     Raises:
         ConversionError: if the network does not run on ``example_input``.
     """
     network = copy.deepcopy(network).eval()
-    x = example_input.detach().clone()  # the network may change it in place
+    x = move_to(network, example_input.detach()).clone()  # the network may change it in place
     tape = _Tape(network, x)
     for name, module in network.named_modules():
         if name in whole or _is_whole(module):

@@ -79,6 +79,6 @@ class _Accelerator(CPUAccelerator):
         pass
 
 
-def make_fabric() -> Fabric:
-    """Lightning Fabric on the simulated device."""
-    return Fabric(strategy=SingleDeviceStrategy(DEVICE, accelerator=_Accelerator()))
+def make_fabric(device: torch.device = DEVICE) -> Fabric:
+    """Lightning Fabric on the simulated device, or another one."""
+    return Fabric(strategy=SingleDeviceStrategy(device, accelerator=_Accelerator()))

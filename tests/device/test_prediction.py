@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 from itertools import cycle
 
 import pyro
@@ -13,7 +14,7 @@ import pyronorm as pn
 from pyronorm.infer.predict import predictive_nll
 from tests.device.cases import LIKELIHOODS, NORMALIZERS, make_data, make_model
 from tests.guides.cases import CASES, make_guide
-from tests.simulated_device import DEVICE
+from tests.simulated_device import DEVICE, MixedDevicesError
 
 KINDS = [case for case in CASES if "." not in case]
 PLACES = [("cpu", "cpu"), (DEVICE, DEVICE), ("cpu", DEVICE), (DEVICE, "cpu")]
@@ -65,3 +66,12 @@ def test_scores_wherever_the_data_are(simulated, likelihood, x_at, y_at):
         pyro.set_rng_seed(3)
         found = score(model_there, guide_there, moved, 6, batch_size=10)
         assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_targets_left_where_they_are_would_be_seen(simulated, monkeypatch):
+    """The fault that this room was built for: targets that do not follow their inputs."""
+    _, (model, guide) = pair("MeanField")
+    monkeypatch.setattr(import_module("pyronorm.infer.predict"), "move", lambda y, device: y)
+    for use in (predictive_nll, pn.to_arviz):
+        with pytest.raises(MixedDevicesError):
+            use(model, guide, make_data(), 4)

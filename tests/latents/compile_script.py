@@ -33,4 +33,8 @@ for normalizer in (Batch(), Group(2), Weight(), Analytic(), BatchWhitening(2, Ei
         (a,), (b,) = (torch.autograd.grad(y.square().sum(), shift) for y in (eager, fast))
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
         assert all(layer.latents is None for layer in network.layers)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            eager, fast = network(x, shift, scale), compiled(x, shift, scale)
+        assert fast.dtype == eager.dtype == torch.bfloat16
+        torch.testing.assert_close(fast, eager, rtol=0.05, atol=0.05)
     print(type(normalizer).__name__)
