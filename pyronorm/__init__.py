@@ -37,6 +37,7 @@ from pyronorm.conversion import (
 from pyronorm.diagnostics import channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import (
+    Checkpoint,
     EarlyStopping,
     Ensemble,
     Objective,
@@ -59,6 +60,7 @@ from pyronorm.normalizers import LatentNorm, trust_statistics
 __version__ = version("pyronorm")
 
 __all__ = [
+    "Checkpoint",
     "ConversionReport",
     "Draws",
     "EarlyStopping",

@@ -2,6 +2,7 @@
 
 from pyronorm.infer.bank import collect_bank
 from pyronorm.infer.callbacks import Callback, EarlyStopping
+from pyronorm.infer.checkpoint import Checkpoint
 from pyronorm.infer.ensemble import Ensemble
 from pyronorm.infer.fit import fit
 from pyronorm.infer.history import Epoch, History
@@ -16,6 +17,7 @@ from pyronorm.infer.trainer import Trainer
 
 __all__ = [
     "Callback",
+    "Checkpoint",
     "EarlyStopping",
     "Ensemble",
     "Epoch",

@@ -30,6 +30,7 @@ class Generators:
     def __init__(self, seed: Seed, device: torch.device) -> None:
         self._device = device
         self._state: dict[str, Any] | None = None
+        self._in_use = False
         if seed is not None:
             users = capture(device)
             value = seed_value(seed)
@@ -49,19 +50,25 @@ class Generators:
             return
         users = capture(self._device)
         restore(self._state, self._device)
+        self._in_use = True
         try:
             yield
         finally:
+            self._in_use = False
             self._state = capture(self._device)
             restore(users, self._device)
 
     def state(self) -> dict[str, Any]:
-        """The states, as they are within :meth:`use`."""
-        return capture(self._device)
+        """The present states."""
+        own = self._state is not None and not self._in_use
+        return self._state if own and self._state is not None else capture(self._device)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put states of :meth:`state` back, within :meth:`use`."""
-        restore(state, self._device)
+        """Put states of :meth:`state` back."""
+        if self._state is not None and not self._in_use:
+            self._state = state
+        else:
+            restore(state, self._device)
 
 
 def capture(device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 __all__ = ["Epoch", "History"]
 
@@ -40,6 +41,15 @@ class History:
 
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history in plain types."""
+        return {"epochs": [asdict(epoch) for epoch in self.epochs], "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the history of :meth:`state_dict`."""
+        self.epochs[:] = [Epoch(**epoch) for epoch in state["epochs"]]
+        self.best_epoch = state["best_epoch"]
 
     @property
     def losses(self) -> list[float]:

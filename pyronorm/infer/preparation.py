@@ -9,32 +9,45 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from pyronorm.checks import check_instance
 from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.data import num_batches
+from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.model import NormalizationModel
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = [
-    "check_guide",
+    "check_arguments",
     "check_num_data",
     "check_parameters",
+    "check_same_callbacks",
+    "check_same_run",
     "default_fabric",
+    "describe_run",
     "frozen",
     "parameter_groups",
 ]
 
 
-def check_guide(model: NormalizationModel, guide: Any) -> None:
-    """Refuse what cannot be trained as a guide."""
+def check_arguments(
+    model: Any, guide: Any, optimization: Any, objective: Any, validation: Any
+) -> None:
+    """Refuse objects of the wrong kind, classes and functions in particular."""
+    check_instance("fit", "model", model, NormalizationModel, "NormalizationModel(network, ...)")
     if not isinstance(guide, nn.Module) or guide is model:
         came = f"the class {guide.__name__}" if isinstance(guide, type) else type(guide).__name__
         raise OptionError(
             "fit: guide must be a guide of pyronorm.guides, an autoguide of Pyro, or a module of your "
             f"own, made for the model, such as pyronorm.guides.MeanField(model), got {came}."
         )
+    check_instance("fit", "optimization", optimization, Optimization, "Optimization(accumulate=2)")
+    check_instance("fit", "objective", objective, Objective, "Objective(kl_weight=0.5)")
+    if validation is not None:
+        check_instance("fit", "validation", validation, Validation, "Validation((x, y))")
 
 
 def check_num_data(num_data: int, examples: int | None, batches: Any) -> None:
@@ -114,3 +127,55 @@ def default_fabric() -> Fabric:
     from lightning_fabric import Fabric
 
     return Fabric(accelerator="auto", devices=1)
+
+
+def describe_run(
+    model: NormalizationModel, guide: nn.Module, optimizer: Optimizer, **options: Any
+) -> dict[str, Any]:
+    """What a run is, in plain types, to tell whether a checkpoint is of the same one.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        optimizer: the optimizer.
+        options: numbers.
+    """
+    parts = {"likelihood": model.likelihood, "prior": model.prior, "guide": guide}
+    described = {name: type(part).__name__ for name, part in parts.items()}
+    numbers = {"num_data": model.num_data, "draws": model.draws}
+    tensors = {name: list(value.shape) for name, value in model.state_dict().items()}
+    return {**described, "optimizer": type(optimizer).__name__, **numbers, **options} | {
+        "tensors": tensors
+    }
+
+
+def check_same_run(ours: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another run.
+
+    Args:
+        ours: this run, by :func:`describe_run`.
+        stored: the checkpoint's.
+    """
+    ours, stored = dict(ours), dict(stored)
+    tensors, others = ours.pop("tensors"), stored.pop("tensors", {})
+    for name in [*tensors, *others]:
+        if tensors.get(name) != others.get(name):
+            raise OptionError(
+                f"fit: the checkpoint is of another network: {name} has shape "
+                f"{others.get(name, 'none')} there and {tensors.get(name, 'none')} here."
+            )
+    for name in [*ours, *stored]:
+        if ours.get(name) != stored.get(name):
+            raise OptionError(
+                f"fit: the checkpoint is of another run: {name} is {stored.get(name)!r} there and "
+                f"{ours.get(name)!r} here. Resume with the arguments it was made with."
+            )
+
+
+def check_same_callbacks(ours: list[str], stored: list[str]) -> None:
+    """Refuse a checkpoint with the states of other callbacks."""
+    if ours != stored:
+        raise OptionError(
+            f"fit: the checkpoint has the callbacks {stored}, and this run {ours}. Resume with the same "
+            "ones."
+        )

@@ -88,6 +88,25 @@ class Step:
     def start(self) -> None:
         """Begin to sum losses."""
         self.total = 0.0
+        self._waiting = 0
+        self._unread = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses so far, and the scale of gradients in half precision; between steps."""
+        self._read_last()
+        scaler = self._fabric.strategy.precision.state_dict()
+        return {
+            "total": self.total,
+            "loss": self.loss,
+            "kl_weight": self.kl_weight,
+            "precision": scaler,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of :meth:`state_dict`."""
+        self.total, self.loss = state["total"], state["loss"]
+        self.kl_weight = state["kl_weight"]
+        self._fabric.strategy.precision.load_state_dict(state["precision"])
 
     def __call__(self, x: Tensor, y: Tensor, epochs_done: float) -> bool:
         """Take a batch; in the first epoch its values are checked.
@@ -128,10 +147,13 @@ class Step:
         waiting = self._waiting
         if waiting:
             self._update()
+        self._read_last()
+        return waiting > 0
+
+    def _read_last(self) -> None:
         if self._unread is not None:
             self._read(*self._unread)
             self._unread = None
-        return waiting > 0
 
     def _backward(self, x: Tensor, y: Tensor, epochs_done: float) -> None:
         if self._waiting == 0:

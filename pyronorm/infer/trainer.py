@@ -10,24 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
 
 from pyronorm.checks import check_count, check_instance, check_positive
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import OptionError
 from pyronorm.guides import Guide
+from pyronorm.infer.batches import TrainingBatches
+from pyronorm.infer.checkpoint import Checkpoint
 from pyronorm.infer.data import (
     Data,
-    as_batches,
-    count_examples,
-    folded,
-    has_small_rest,
     kept_modes,
     least_examples,
-    num_batches,
-    split,
 )
 from pyronorm.infer.elbo import default_elbo
 from pyronorm.infer.generators import Generators, kept_order
@@ -36,10 +31,12 @@ from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.predict import predictive_nll
 from pyronorm.infer.preparation import (
-    check_guide,
-    check_num_data,
+    check_arguments,
     check_parameters,
+    check_same_callbacks,
+    check_same_run,
     default_fabric,
+    describe_run,
     frozen,
     parameter_groups,
 )
@@ -64,8 +61,7 @@ class Trainer:
             print(trainer.epoch())
         trainer.update_statistics()
 
-    Between epochs the modes of the modules, the user's generators and Pyro's store are as they were.
-    Network and guide stay on Fabric's device.
+    Between epochs modes, the user's generators and Pyro's store are as they were before.
 
     Args:
         model: the model.
@@ -75,14 +71,12 @@ class Trainer:
         lr: learning rate of Adam; None for 1e-3. Not together with an optimizer of your own.
         optimization: how steps are taken; None for Adam.
         objective: what is maximized; None for the ELBO.
-        train_network: False freezes the network, in evaluation mode, and trains only the posterior:
-            for pretrained networks.
+        train_network: False trains the posterior alone; the network is in evaluation mode.
         augment: changes inputs and targets of each training batch, once they are on the device:
             ``augment(x, y)`` returns both, as torchvision's transforms do. None for none. Validation
             and the population statistics see the data as they are.
         validation: what training is judged on after each epoch; None for nothing.
-        callbacks: objects that look on: :class:`~pyronorm.infer.EarlyStopping`, any
-            :class:`~pyronorm.infer.Callback`.
+        callbacks: objects that look on, each some :class:`~pyronorm.infer.Callback`.
         population_batches: batches for the population statistics; None for all.
         fabric: a Lightning Fabric of your own, with device, precision, strategy, loggers and
             callbacks; None for one device, the best there is, in single precision.
@@ -122,16 +116,7 @@ class Trainer:
     ) -> None:
         optimization = Optimization() if optimization is None else optimization
         objective = Objective() if objective is None else objective
-        check_instance(
-            "fit", "model", model, NormalizationModel, "NormalizationModel(network, ...)"
-        )
-        check_guide(model, guide)
-        check_instance(
-            "fit", "optimization", optimization, Optimization, "Optimization(accumulate=2)"
-        )
-        check_instance("fit", "objective", objective, Objective, "Objective(kl_weight=0.5)")
-        if validation is not None:
-            check_instance("fit", "validation", validation, Validation, "Validation((x, y))")
+        check_arguments(model, guide, optimization, objective, validation)
         check_count("fit", "batch_size", batch_size)
         if population_batches is not None:
             check_count("fit", "population_batches", population_batches)
@@ -146,7 +131,8 @@ class Trainer:
         self.guide = guide
         self.fabric = default_fabric() if fabric is None else fabric
         self.validation = validation
-        self.callbacks = list(callbacks)
+        # Checkpoints come last: they store what the others have noted.
+        self.callbacks = sorted(callbacks, key=lambda one: isinstance(one, Checkpoint))
         self.history = History()
         self.epochs = 0
         self.steps = 0
@@ -160,16 +146,12 @@ class Trainer:
         self._trains_batch_layers = train_network and bool(batch_layers(model.network))
         self._statistics_are_current = True
         self._stop = False
+        self._within_epoch = False
+        self._started = self._seconds = 0.0  # of the epoch, and before it was resumed
         start = None if seed is None else seed_value(seed)
         self._generators = Generators(start, self.fabric.device)
         least = least_examples(model.network) if train_network else 1
-        batches = as_batches(train_data, batch_size, shuffle=True, seed=start, least=least)
-        self._least = least if has_small_rest(batches, least) else 1
-        self._expected = count_examples(batches)
-        check_num_data(model.num_data, self._expected, batches)
-        if isinstance(batches, DataLoader):
-            batches = self.fabric.setup_dataloaders(batches)
-        self._batches = batches
+        self._batches = TrainingBatches(train_data, model, batch_size, self.fabric, start, least)
         with self._training():
             self.fabric.to_device(model)
             self._make_guide_parameters()
@@ -183,6 +165,16 @@ class Trainer:
             factories = (optimization.scheduler, optimization.step_scheduler)
             self._schedule, self._step_schedule = (
                 None if factory is None else factory(self.optimizer) for factory in factories
+            )
+            self._run = describe_run(
+                model,
+                guide,
+                self.optimizer,
+                batch_size=batch_size,
+                train_network=train_network,
+                accumulate=optimization.accumulate,
+                gradient_clip_norm=optimization.gradient_clip_norm,
+                seed=start,
             )
             self._step = Step(
                 model,
@@ -244,9 +236,10 @@ class Trainer:
         """
         number = len(self.history.epochs) + 1
         with self._training():
-            start = time.perf_counter()
+            self._started = time.perf_counter() - self._seconds
             loss = self._pass_over_data(number)
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - self._started
+            self._seconds = 0.0
             rate = float(self.optimizer.param_groups[0]["lr"])
         nll = self._validate()
         if isinstance(self._schedule, ReduceLROnPlateau):
@@ -272,6 +265,56 @@ class Trainer:
             )
         self._statistics_are_current = True
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the run needs to go on, of plain types and tensors; between steps."""
+        schedules = (self._schedule, self._step_schedule)
+        return {
+            "run": self._run,
+            "model": self.model.state_dict(),
+            "guide": self.guide.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedules": [None if s is None else s.state_dict() for s in schedules],
+            "step": self._step.state_dict(),
+            "batches": self._batches.state(self._generators),
+            "steps": self.steps,
+            "seconds": time.perf_counter() - self._started if self._within_epoch else 0.0,
+            "statistics_are_current": self._statistics_are_current,
+            "stopped": self._stop,
+            "history": self.history.state_dict(),
+            "callbacks": [[type(one).__name__, one.state_dict()] for one in self._stored],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of :meth:`state_dict`, in a trainer made with the same arguments.
+
+        Raises:
+            OptionError: if the state is of another run.
+        """
+        check_same_run(self._run, state["run"])
+        stored = state["callbacks"]
+        check_same_callbacks(
+            [type(one).__name__ for one in self._stored], [one[0] for one in stored]
+        )
+        self.model.load_state_dict(state["model"])
+        self.guide.load_state_dict(state["guide"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        schedules = (self._schedule, self._step_schedule)
+        for schedule, kept in zip(schedules, state["schedules"], strict=True):
+            if schedule is not None and kept is not None:
+                schedule.load_state_dict(kept)
+        self._step.load_state_dict(state["step"])
+        self._within_epoch = self._batches.restore(state["batches"], self._generators)
+        self.steps, self._seconds = state["steps"], state["seconds"]
+        self._statistics_are_current = state["statistics_are_current"]
+        self._stop = state["stopped"]
+        self.history.load_state_dict(state["history"])
+        for one, (_, kept) in zip(self._stored, stored, strict=True):
+            one.load_state_dict(kept)
+
+    @property
+    def _stored(self) -> list[Any]:
+        return [one for one in self.callbacks if hasattr(one, "state_dict")]
+
     def _validate(self) -> float | None:
         if self.validation is None:
             return None
@@ -287,27 +330,24 @@ class Trainer:
 
     def _pass_over_data(self, number: int) -> float:
         """Train on all batches and return the mean loss."""
-        step = self._step
-        total = num_batches(self._batches)
-        count = 0
-        step.start()
-        examples = 0
-        for count, batch in enumerate(folded(self._batches, self._least), start=1):
-            x, y = self._pair(batch)
-            examples += len(x)
-            self.epochs_done = number - 1 + ((count - 1) / total if total else 0.0)
+        step, batches = self._step, self._batches
+        if not self._within_epoch:
+            step.start()
+        self._within_epoch = True
+        per_batch = 1 / batches.total if batches.total else 0.0
+        for x, y in batches.run_through(self._generators):
+            self.epochs_done = number - 1 + (batches.position - 1) * per_batch
             if step(x, y, self.epochs_done):
-                self.epochs_done = number - 1 + (count / total if total else 0.0)
+                self.epochs_done = number - 1 + batches.position * per_batch
                 self._after_step()
-        if count == 0:
-            raise DataError("fit: train_data has no batch.")
-        if number == 1 and self._expected is None:
-            check_num_data(self.model.num_data, examples, range(count))
         if step.finish():
             self._after_step()
-        self.epochs_done = float(number)
         check_parameters(self.model, self.guide)
-        return step.total / count
+        loss = step.total / batches.position
+        batches.finish()
+        self._within_epoch = False
+        self.epochs_done = float(number)
+        return loss
 
     def _before_change(self) -> None:
         if self._trains_batch_layers and self._statistics_are_current:
@@ -320,23 +360,14 @@ class Trainer:
             self._step_schedule.step()
         self._call("on_step_end")
 
-    def _pair(self, batch: Any) -> tuple[Tensor, Tensor]:
-        x, y = split(batch)
-        if y is None:
-            raise DataError("fit: train_data must give pairs (x, y), got x alone.")
-        return self.model.network.prepare(x), self.fabric.to_device(y)
-
     def _make_guide_parameters(self) -> None:
         """Run the guide once: an autoguide makes its parameters at its first call."""
         self.fabric.to_device(self.guide)
         if isinstance(self.guide, Guide):
             return
-        for batch in self._batches:
-            with torch.no_grad():
-                self.guide(*self._pair(batch))
-            self.fabric.to_device(self.guide)
-            return
-        raise DataError("fit: train_data has no batch.")
+        with torch.no_grad():
+            self.guide(*self._batches.first())
+        self.fabric.to_device(self.guide)
 
     @contextmanager
     def _training(self) -> Iterator[None]:

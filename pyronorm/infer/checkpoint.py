@@ -1,0 +1,144 @@
+"""Checkpoints: what a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pyronorm.checks import check_count
+from pyronorm.errors import DataError, OptionError
+from pyronorm.infer.callbacks import Callback
+
+if TYPE_CHECKING:
+    from pyronorm.infer.trainer import Trainer
+
+__all__ = ["Checkpoint"]
+
+_NAME = b"pyronorm checkpoint"
+_HEAD = _NAME + b" 1\n"
+
+
+@dataclass
+class Checkpoint(Callback):
+    """Store the state of training, and go on from it.
+
+    The file ``checkpoint.pt`` in the folder holds model, guide, optimizer, schedulers, generators, the
+    place in the data, the history, and the callbacks that have a ``state_dict``. It is written after
+    each epoch and every so many steps: to the side first, then put in its place, so that there is a
+    whole one at any moment. After a kill or a power cut at most one interval is lost, and on a CPU
+    the resumed run gives the numbers of one that never stopped, bit by bit.
+
+    What the data draw themselves has to come from the generators of Python, NumPy or torch, within
+    this process. Resuming skips over the batches of the epoch that were used already.
+
+    Args:
+        folder: where the file lies; made if it is not there.
+        every: steps between files.
+        resume: go on from the file in the folder, if there is one; without it a folder that has one is
+            refused.
+
+    Raises:
+        OptionError: if ``every`` is below 1, if there is a file that is not to be resumed, or if it is
+            of another run.
+        DataError: if the file is damaged, or cannot be written.
+    """
+
+    folder: str | Path
+    every: int = 1000
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("Checkpoint", "every", self.every)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.folder) / "checkpoint.pt"
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Go on from the file, or see that there is none."""
+        if not self.path.exists():
+            return
+        if not self.resume:
+            if trainer.steps:  # this trainer's own
+                return
+            raise OptionError(
+                f"Checkpoint: {self.path} holds a run. Go on with it by Checkpoint(folder, "
+                "resume=True), or take another folder."
+            )
+        if not trainer.steps:
+            trainer.load_state_dict(self._read())
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Write the file every so many steps."""
+        if trainer.steps % self.every == 0:
+            self._write(trainer)
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Write the file."""
+        self._write(trainer)
+
+    def _read(self) -> dict[str, Any]:
+        with self.path.open("rb") as file:
+            head, digest, content = file.readline(), file.readline().strip(), file.read()
+        if head.startswith(_NAME) and head != _HEAD:
+            raise DataError(
+                f"Checkpoint: {self.path} has another format ({head.decode().strip()}) than this "
+                f"version of pyronorm reads ({_HEAD.decode().strip()}). Go on with the version that "
+                "wrote it, or delete it to start anew."
+            )
+        if head != _HEAD or digest != _digest(content):
+            raise DataError(
+                f"Checkpoint: {self.path} is damaged or no checkpoint. Delete it to start anew."
+            )
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
+        return state
+
+    def _write(self, trainer: Trainer) -> None:
+        state = trainer.state_dict()
+        if trainer.fabric.is_global_zero:
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            content = buffer.getbuffer()
+            try:
+                _replace(self.path, (_HEAD, _digest(content), b"\n", content))
+            except OSError as error:
+                raise DataError(
+                    f"Checkpoint: {self.path} cannot be written: {error.strerror}. The one before it is "
+                    "as it was."
+                ) from error
+        trainer.fabric.barrier()
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file to the side, to the disk, and into its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".writing")
+    try:
+        with aside.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the name is on the disk, too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
