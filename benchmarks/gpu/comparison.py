@@ -194,8 +194,8 @@ def train(
     step, why_not = steps.make_step(loss, optimizer, first, data.train.y[: recipe.batch])
     settings.synchronize()
     start = time.perf_counter()
-    # A generator of their own, so that all guides see the same images in the same order.
-    generator = torch.Generator(device).manual_seed(seed)
+    # Of their own, so that all guides see the same images in the same order.
+    generator = own_generator(device, seed)
     augment = pn.datasets.PadCropFlip(generator=generator)
     for done, (x, y) in enumerate(_shuffled(data, recipe.epochs, generator)):
         total = recipe.epochs * (len(data.train) // recipe.batch)
@@ -216,8 +216,13 @@ def train(
     return model, guide, found | ({"not captured": why_not} if why_not else {})
 
 
+def own_generator(device: torch.device, seed: int) -> torch.Generator | None:
+    """A generator on a device, apart from torch's own."""
+    return torch.Generator(device).manual_seed(seed)
+
+
 def _shuffled(
-    data: Data, epochs: int, generator: torch.Generator
+    data: Data, epochs: int, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Bytes and classes of full batches, in a new order in each epoch."""
     size, device = data.recipe.batch, data.train.y.device

@@ -281,7 +281,7 @@ class Cases:
     ) -> dict[str, Any]:
         """A step of ``pn.fit``, data on the device, from the seconds of its epochs."""
         model = self.model("batch")
-        count = batch * self.size.rows
+        model.num_data = count = batch * self.size.rows
         repeats = -(-count // len(self.x))
         x = self.x.repeat(repeats, 1, 1, 1)[:count].to(memory_format=torch.channels_last)
         trainer = pn.Trainer(
