@@ -60,7 +60,7 @@ def collect_bank(
     Source: Teye, Azizpour & Smith (ICML 2018), algorithm 1.
     """
     latent = latent_network(network)
-    layers = batch_layers(latent.network)
+    layers = [layer for layer in batch_layers(latent.network) if not layer.unused]
     if not layers:
         raise ConversionError(
             f"collect_bank: {type(latent.network).__name__} has no batch normalizer, so no batch "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -16,7 +17,7 @@ from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
 from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
-from pyronorm.normalizers.freshness import batch_layers, stamp_statistics
+from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics
 from pyronorm.stats import Moments, merge_moments
 
 __all__ = [
@@ -60,7 +61,8 @@ def estimate_population_statistics(
     population mean and variance are those of all values it saw, pooled exactly over batches of any
     sizes (:func:`pyronorm.stats.merge_moments`):
     :math:`\mu = \mathbb E[M]`, :math:`\sigma^2 = \mathbb E[S^2] + \mathrm{Var}[M]`, biased; in the same
-    way the covariances of batch whitening. Dropout and the like are off.
+    way the covariances of batch whitening. Dropout and the like are off. Layers that never run, such as
+    those of auxiliary heads for training, are named in a warning, and have none.
 
     This writes the buffers ``running_mean``, ``running_var`` (or ``running_cov``) and
     ``num_batches_tracked``; it is the only place that does. Networks without batch normalizers are
@@ -76,7 +78,7 @@ def estimate_population_statistics(
         ConversionError: if the network is not converted.
         DataError: if there is no batch.
         OptionError: if ``num_batches`` is below 1.
-        StatisticsError: if a layer saw values that are not finite, or no values.
+        StatisticsError: if a layer saw values that are not finite, or no layer saw any.
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3 ("PreciseBN").
     """
@@ -100,11 +102,13 @@ def estimate_population_statistics(
             seen += 1
     if seen == 0:
         raise DataError("estimate_population_statistics: there is no batch.")
-    for layer in layers:
-        if layer not in totals:
-            raise StatisticsError(
-                f"{layer.name}: the network never ran this layer, so it has no statistics."
-            )
+    unused = [layer for layer in layers if layer not in totals]
+    layers = [layer for layer in layers if layer in totals]
+    if not layers:
+        raise StatisticsError(
+            f"{unused[0].name}: the network never ran this layer, nor any other batch normalization, so "
+            "there are no statistics."
+        )
     buffers = {layer: layer.normalizer.population(totals[layer]) for layer in layers}
     finite = [
         torch.stack([value.isfinite().all() for value in mine.values()]).all()
@@ -120,7 +124,16 @@ def estimate_population_statistics(
         for key, value in mine.items():
             layer.state(key).copy_(value)
         layer.state("num_batches_tracked").fill_(seen)
+    for layer in unused:
+        layer.state("num_batches_tracked").fill_(NEVER_RAN)
     stamp_statistics(root)
+    if unused:
+        names = ", ".join(layer.name for layer in unused)
+        warnings.warn(
+            f"estimate_population_statistics: the network never ran {names} on these data, so there are "
+            "no statistics of it. Its latents change nothing; if it runs later on, it is refused.",
+            stacklevel=2,
+        )
 
 
 def latent_network(network: nn.Module) -> LatentNetwork:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.normalizers.handover import present_call
 from pyronorm.normalizers.kernels import affine_each
 from pyronorm.normalizers.origin import Origin
@@ -141,22 +141,16 @@ class Normalizer(ABC):
             layer.state("num_batches_tracked").fill_(1)  # not counted, but known
 
     def fitted(self, x: Tensor) -> Normalizer:
-        """The normalizer for a network of such inputs; itself, unless it depends on them.
-
-        Args:
-            x: inputs of the network, as many as there are.
-        """
+        """The normalizer for a network of such inputs ``x``; itself, unless it depends on them."""
         return self
 
     def shared(self, layers: Sequence[LatentNorm], like: Tensor) -> Sequence[Any] | None:
         """What a call of the network computes once for all draws, since latents do not change it.
 
         Args:
-            layers: all layers of the network whose normalizer is of this class.
+            layers: all layers of the network whose normalizer is of this class; each gets its value
+                as :attr:`LatentNorm.shared` during the call.
             like: gives device and dtype.
-
-        Returns:
-            One value per layer, its :attr:`LatentNorm.shared` during the call; None for nothing.
         """
         return None
 
@@ -187,6 +181,8 @@ class Normalizer(ABC):
 
 def _population_in_words(layer: LatentNorm) -> str:
     count = int(layer.state("num_batches_tracked"))
+    if layer.unused:
+        return "never ran, no population"
     if layer.statistics_stamp is None or count == 0:
         return "no population yet for evaluation"
     return f"population of {count:,} batch{'es' if count > 1 else ''} in evaluation"
@@ -282,6 +278,7 @@ class LatentNorm(nn.Module):
         for key, value in normalizer.buffers(num_channels).items():
             self.register_buffer(key, value)
         self.statistics_stamp: Stamp | None = None
+        self.unused = False  # whether it never ran when statistics were estimated
         self.surroundings: Any = None
         self.recorder = None
 
@@ -292,10 +289,7 @@ class LatentNorm(nn.Module):
 
     @property
     def gain(self) -> Tensor | None:
-        r"""What :math:`\hat x` is multiplied with without latents, shape ``(channel,)``; None for 1.
-
-        That is the weight, in the shape ``(channel, *spatial)`` if it differs between positions.
-        """
+        r"""What multiplies :math:`\hat x` without latents, ``(channel, *spatial)``; None for 1."""
         weight = self._affine(self.weight_name)
         return weight + self.weight_plus if weight is not None and self.weight_plus else weight
 
@@ -339,6 +333,11 @@ class LatentNorm(nn.Module):
             y: Tensor = self.forward(x[None])[0]
             return y
         self._check_input(x)
+        if self.unused and not self.training:
+            raise StatisticsError(
+                f"{self.name}: it has no population statistics, since it did not run when they were "
+                "estimated. Call pyronorm.estimate_population_statistics with data for which it does."
+            )
         move = self.channel_last and not self.normalizer.handles_channel_last
         y = self._normalize(x.movedim(-1, 1) if move else x)
         y = y.movedim(1, -1) if move else y
@@ -353,8 +352,8 @@ class LatentNorm(nn.Module):
         latents = self.latents
         if latents is None:
             return self.normalizer.normalize(self, x, self.gain, self.offset)
-        shift, scale = latents
-        weight, bias = self._fold(shift, scale)
+        shift, _ = latents
+        weight, bias = self._fold(*latents)
         if shift.ndim == 1:
             return self.normalizer.normalize(self, x, weight, bias)
         if shift.shape[0] not in (1, x.shape[0]):
@@ -371,8 +370,7 @@ class LatentNorm(nn.Module):
         if gain is None:
             bias = scale * shift
             return scale, bias if offset is None else offset + bias
-        extra = (1,) * (gain.ndim - 1)  # a layer norm over (channel, *spatial)
-        if extra:
+        if extra := (1,) * (gain.ndim - 1):  # a layer norm over (channel, *spatial)
             shift, scale = shift.view(shift.shape + extra), scale.view(scale.shape + extra)
         weight = gain * scale
         if offset is None:
@@ -393,7 +391,7 @@ class LatentNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Show normalizer, channels and options in ``print(network)``."""
-        options = "" if self.gain is not None else ", affine=False"
-        options += ", bias=False" if self.gain is not None and self.offset is None else ""
+        gain, offset = self.gain, self.offset
+        options = ", affine=False" if gain is None else ", bias=False" if offset is None else ""
         options += ", channel_last=True" if self.channel_last else ""
         return f"{self.normalizer}, num_channels={self.num_channels}{options}"

@@ -20,6 +20,7 @@ from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.fingerprint import fingerprint, named_tensors
 
 __all__ = [
+    "NEVER_RAN",
     "Stamp",
     "batch_layers",
     "check_statistics",
@@ -33,6 +34,10 @@ _FIX = (
     "Call pyronorm.estimate_population_statistics(network, train_data); or, if they are right, "
     "pyronorm.trust_statistics(network)."
 )
+
+
+NEVER_RAN = -1
+"""In place of a number of batches: the layer did not run when statistics were estimated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +71,7 @@ def stamp_statistics(network: nn.Module) -> None:
     counts = read_together([layer.state("num_batches_tracked") for _, layer in layers])
     for (name, layer), count in zip(layers, counts, strict=True):
         layer.statistics_stamp = Stamp(name, hashes) if count > 0 else None
+        layer.unused = count == NEVER_RAN
 
 
 def trust_statistics(network: nn.Module) -> None:
@@ -78,14 +84,15 @@ def trust_statistics(network: nn.Module) -> None:
         network: a converted network, a LatentNetwork or a NormalizationModel.
     """
     for layer in batch_layers(network):
-        layer.state("num_batches_tracked").clamp_(min=1)
+        count = layer.state("num_batches_tracked")
+        count.masked_fill_(count == 0, 1)
     stamp_statistics(network)
 
 
 def invalidate_statistics(network: nn.Module) -> None:
     """Mark the population statistics as missing; a state dict saved from now on says so too."""
     for layer in batch_layers(network):
-        layer.statistics_stamp = None
+        layer.statistics_stamp, layer.unused = None, False
         layer.state("num_batches_tracked").zero_()
 
 
@@ -98,7 +105,7 @@ def check_statistics(network: nn.Module) -> None:
     Raises:
         StatisticsError: naming the first layer concerned, and what to do.
     """
-    layers = _named_batch_layers(network)
+    layers = [(name, layer) for name, layer in _named_batch_layers(network) if not layer.unused]
     if not layers:
         return
     stamps = [(name, layer.statistics_stamp) for name, layer in layers]

@@ -7,10 +7,15 @@ from torch import nn
 from pyronorm import (
     LatentNetwork,
     NormalizationModel,
+    collect_bank,
+    conversion_report,
     convert,
     estimate_population_statistics,
+    fit,
+    predict,
 )
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
+from pyronorm.guides import MeanField
 from pyronorm.likelihoods import Categorical
 from pyronorm.normalizers import Batch, Group, LatentNorm
 from tests.nets import SHAPES, conv_net, mlp
@@ -99,9 +104,54 @@ def test_errors():
     assert network[1].num_batches_tracked == 0  # nothing was written
     with pytest.raises(ConversionError, match="convert it first"):
         estimate_population_statistics(mlp(), x)
-    unused = nn.ModuleDict({"net": mlp(), "spare": nn.BatchNorm1d(3)})
-    unused.forward = lambda x: unused["net"](x)
-    converted = convert(unused)
-    converted.forward = lambda x: converted["net"](x)
-    with pytest.raises(StatisticsError, match="spare: the network never ran this layer"):
-        estimate_population_statistics(converted, torch.randn(20, 5))
+    spare = nn.Sequential(nn.Identity())
+    spare.add_module("norm", convert(nn.BatchNorm1d(3)))
+    spare.forward = lambda x: x
+    with pytest.raises(StatisticsError, match="never ran this layer, nor any other"):
+        estimate_population_statistics(spare, torch.randn(20, 5))
+
+
+class WithHead(nn.Module):
+    """An auxiliary head that runs in training mode alone, or when asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+        self.head = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
+        self.asked = False
+
+    def forward(self, x):
+        y = self.net(x)
+        return y + 0.1 * self.head(y) if self.training or self.asked else y
+
+
+def test_layers_that_never_run_are_named_once_and_refused_when_they_run(tmp_path):
+    torch.manual_seed(0)
+    network = convert(WithHead())
+    x, y = torch.randn(64, 5), torch.randint(0, 3, (64,))
+    model = NormalizationModel(network, Categorical(), num_data=64)
+    guide = MeanField(model)
+    with pytest.warns(UserWarning, match=r"never ran head\.0 on these data") as caught:
+        fit(model, guide, (x, y), epochs=2, progress=False)
+    assert len(caught) == 1
+    assert predict(model, guide, x, 4).mean.isfinite().all()
+    report = conversion_report(network)
+    assert [row.statistics for row in report.converted][-1].endswith("never ran, no population")
+    # a bank has nothing of it, and what follows from a bank leaves it neutral
+    bank = collect_bank(model, x, 8)
+    assert bank.shift[:, -3:].isnan().all() or not bank.shift[:, -3:].any()
+    assert predict(model, bank, x, 4).mean.isfinite().all()
+    # what is known of it survives saving
+    other = LatentNetwork(convert(WithHead()))
+    other.network.load_state_dict(network.state_dict())
+    torch.testing.assert_close(other.eval()(x), LatentNetwork(network).eval()(x))
+    network.asked = True
+    with pytest.raises(StatisticsError, match=r"head\.0: it has no population statistics"):
+        LatentNetwork(network).eval()(x)
+    estimate_population_statistics(network, x)  # now it runs
+    assert LatentNetwork(network).eval()(x).isfinite().all()
+    # other weights make the rest stale, and this layer is no excuse
+    with torch.no_grad():
+        network.net[0].weight.mul_(2)
+    with pytest.raises(StatisticsError, match="stale"):
+        LatentNetwork(network).eval()(x)
