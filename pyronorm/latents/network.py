@@ -148,7 +148,7 @@ class LatentNetwork(nn.Module):
         shared: dict[nn.Module, Any] = {}
         for layers in self._sharing:
             values = layers[0].normalizer.shared(layers, self.like)
-            shared |= zip(layers, values or (), strict=False)
+            shared.update(zip(layers, values or (), strict=False))
         if not shared:
             return self._forward(x, shift, scale)
         with handed_over({}, shared):

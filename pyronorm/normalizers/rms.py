@@ -15,6 +15,9 @@ from pyronorm.normalizers.kernels import affine_each
 
 __all__ = ["RMS"]
 
+# Before torch fused it, the kernel added squares up in the precision of its input.
+_FUSED = hasattr(torch, "_fused_rms_norm")
+
 
 @dataclass(frozen=True)
 class RMS(Normalizer):
@@ -71,9 +74,10 @@ class RMS(Normalizer):
     ) -> Tensor:
         """Each position of a channel-last input for itself."""
         # Torch's kernel has no bias, and falls back to a slow one if dtypes differ.
-        weight = None if weight is None else weight.to(x.dtype)
-        y = F.rms_norm(x, (layer.num_channels,), weight, self.eps)
-        return y if bias is None else (y + bias).to(x.dtype)
+        wide = x if _FUSED else x.to(torch.promote_types(x.dtype, torch.float32))
+        weight = None if weight is None else weight.to(wide.dtype)
+        y = F.rms_norm(wide, (layer.num_channels,), weight, self.eps)
+        return (y if bias is None else y + bias).to(x.dtype)
 
     def _inverse(self, x: Tensor) -> Tensor:
         """One over the root mean square of each example, shape ``(batch,)``."""

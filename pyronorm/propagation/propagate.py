@@ -54,8 +54,8 @@ class Propagation:
         """The moments of several layers' inputs, by :func:`propagate`."""
         return propagate(propagations, like)
 
-    def run(self, steps: Iterable[Step], like: Tensor) -> Iterator[tuple[Value, Gaussian]]:
-        """Do the steps one by one, and give each one's output with its moments.
+    def run(self, steps: Iterable[Step], like: Tensor) -> Iterator[tuple[int, Gaussian]]:
+        """Do the steps one by one, and give the number of each one's output with its moments.
 
         Args:
             steps: operations on moments, in an order that they can be done in.
@@ -69,13 +69,15 @@ class Propagation:
             torch.stack([like.new_full((), value) for value in x]).expand(channels)
             for x in (self.input_mean, self.input_std)
         )
-        known = {self.source: (mean, std.square())}
-        yield self.source, known[self.source]
+        # By number: torch 2.6 compiles no dictionary with values as keys.
+        known = {self.source.number: (mean, std.square())}
+        yield self.source.number, known[self.source.number]
         for step in steps:
-            inputs = [known[value] for value in step.inputs if value in known]
+            inputs = [known[value.number] for value in step.inputs if value.number in known]
             mean, var = step.moments(*inputs)
-            known[step.call.outputs[0]] = mean.to(like), var.to(like)
-            yield step.call.outputs[0], known[step.call.outputs[0]]
+            output = step.call.outputs[0].number
+            known[output] = mean.to(like), var.to(like)
+            yield output, known[output]
 
 
 def propagate(propagations: Sequence[Propagation], like: Tensor) -> list[Gaussian]:
@@ -91,13 +93,14 @@ def propagate(propagations: Sequence[Propagation], like: Tensor) -> list[Gaussia
     runs: dict[int, list[Propagation]] = {}  # by their trace: its values have numbers of their own
     for propagation in propagations:
         runs.setdefault(id(propagation.source), []).append(propagation)
-    known: dict[tuple[int, Value], Gaussian] = {}
+    known: dict[tuple[int, int], Gaussian] = {}
     with full_precision(like):
         for key, together in runs.items():
             steps = {s.call.outputs[0].number: s for p in together for s in p.steps}
             ordered = [steps[number] for number in sorted(steps)]
-            known |= {(key, v): found for v, found in together[0].run(ordered, like)}
-    return [known[id(p.source), p.target] for p in propagations]
+            for number, moments in together[0].run(ordered, like):
+                known[key, number] = moments
+    return [known[id(p.source), p.target.number] for p in propagations]
 
 
 def build_propagation(

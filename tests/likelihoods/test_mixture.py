@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
+from scipy.integrate import trapezoid
 
 from pyronorm.likelihoods.mixture import (
     conditional_mean,
@@ -30,7 +31,7 @@ def integrated(components, low, high):
     q = p.mean(0)
 
     def entropy(density):
-        return -np.trapezoid(density * np.log(np.maximum(density, 1e-300)), y)
+        return -trapezoid(density * np.log(np.maximum(density, 1e-300)), y)
 
     total = entropy(q)
     return total, total - np.mean([entropy(density) for density in p])

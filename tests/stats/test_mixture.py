@@ -25,7 +25,7 @@ def integrated(means, std):
     low, high = means.min() - 12 * std, means.max() + 12 * std
     y = np.linspace(low, high, int((high - low) / std * 20))
     log_q = log_density(y, means, std)
-    return -np.trapezoid(np.exp(log_q) * log_q, y)
+    return -scipy.integrate.trapezoid(np.exp(log_q) * log_q, y)
 
 
 def entropy(means, std, dtype=torch.float64):
