@@ -8,12 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
+from packaging.version import Version
 
 from pyronorm.errors import DataError, OptionError
 from pyronorm.study import (
@@ -451,7 +453,9 @@ def test_links_in_the_markdown(tmp_path: Path) -> None:
     written(tmp_path, section={"plots": [plot]})
     (image,) = [a for tag, a in rendered_markdown(tmp_path).tags if tag == "img"]
     assert (tmp_path / str(image["src"])).is_file()
-    assert image["alt"] == plot.caption
+    # Before 4.3 markdown-it-py drops escaped characters from a picture's text.
+    dropped = "" if Version(version("markdown-it-py")) >= Version("4.3") else "[]*<>"
+    assert image["alt"] == "".join(c for c in plot.caption if c not in dropped)
     (image,) = [a for tag, a in page_of(tmp_path).tags if tag == "img"]
     assert image["alt"] == plot.caption
 
