@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyronorm.checks import check_count
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import FileError, OptionError
 from pyronorm.infer.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Checkpoint(Callback):
     Raises:
         OptionError: if ``every`` is below 1, if there is a file that is not to be resumed, or if it is
             of another run.
-        DataError: if the file is damaged, or cannot be written.
+        FileError: if the file is damaged, or cannot be written.
     """
 
     folder: str | Path
@@ -89,13 +89,13 @@ class Checkpoint(Callback):
         with self.path.open("rb") as file:
             head, digest, content = file.readline(), file.readline().strip(), file.read()
         if head.startswith(_NAME) and head != _HEAD:
-            raise DataError(
+            raise FileError(
                 f"Checkpoint: {self.path} has another format ({head.decode().strip()}) than this "
                 f"version of pyronorm reads ({_HEAD.decode().strip()}). Go on with the version that "
                 "wrote it, or delete it to start anew."
             )
         if head != _HEAD or digest != _digest(content):
-            raise DataError(
+            raise FileError(
                 f"Checkpoint: {self.path} is damaged or no checkpoint. Delete it to start anew."
             )
         state: dict[str, Any] = torch.load(
@@ -112,7 +112,7 @@ class Checkpoint(Callback):
             try:
                 _replace(self.path, (_HEAD, _digest(content), b"\n", content))
             except OSError as error:
-                raise DataError(
+                raise FileError(
                     f"Checkpoint: {self.path} cannot be written: {error.strerror}. The one before it is "
                     "as it was."
                 ) from error

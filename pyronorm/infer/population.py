@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -43,17 +43,23 @@ def recording(
 
 
 @contextmanager
-def batch_statistics_mode(network: nn.Module) -> Iterator[None]:
-    """Batch layers in training mode, everything else (dropout) in evaluation mode."""
+def batch_statistics_mode(network: nn.Module, keep: Collection[LatentNorm] = ()) -> Iterator[None]:
+    """Batch layers in training mode, but for some; everything else (dropout) in evaluation mode."""
     with evaluation_mode(network):
         for layer in batch_layers(network):
-            layer.training = True  # not train(): a dropout that is part of it stays as it is
+            # not train(): a dropout that is part of it stays as it is
+            layer.training = layer not in keep
         yield
 
 
 @torch.no_grad()
 def estimate_population_statistics(
-    network: nn.Module, data: Data, num_batches: int | None = None, batch_size: int = 256
+    network: nn.Module,
+    data: Data,
+    num_batches: int | None = None,
+    batch_size: int = 256,
+    *,
+    keep: Collection[LatentNorm] = (),
 ) -> None:
     r"""Estimate the population statistics of all batch normalizers over training data.
 
@@ -73,6 +79,7 @@ def estimate_population_statistics(
         data: training data, in batches of the size used in training or larger.
         num_batches: how many batches to use; None for all.
         batch_size: examples per batch, where the data do not come in batches.
+        keep: layers that normalize with the statistics they have, and keep them.
 
     Raises:
         ConversionError: if the network is not converted.
@@ -84,7 +91,7 @@ def estimate_population_statistics(
     """
     latent = latent_network(network)
     root = latent.network
-    layers = batch_layers(root)
+    layers = [layer for layer in batch_layers(root) if layer not in keep]
     if not layers:
         return
     if num_batches is not None:
@@ -96,7 +103,7 @@ def estimate_population_statistics(
         totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
 
     seen = 0
-    with batch_statistics_mode(root), recording(layers, add):
+    with batch_statistics_mode(root, keep), recording(layers, add):
         for x in islice(inputs(data, latent, batch_size, least=least_examples(root)), num_batches):
             root(x)
             seen += 1

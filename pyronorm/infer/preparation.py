@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pyronorm.checks import check_instance
-from pyronorm.errors import DataError, OptionError
+from pyronorm.checks import check_count, check_instance, check_positive
+from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.infer.data import num_batches
 from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers.freshness import batch_layers
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "check_arguments",
     "check_num_data",
+    "check_numbers",
     "check_parameters",
     "check_same_callbacks",
     "check_same_run",
     "default_fabric",
     "describe_run",
     "frozen",
+    "frozen_parts",
     "parameter_groups",
 ]
 
@@ -48,6 +51,21 @@ def check_arguments(
     check_instance("fit", "objective", objective, Objective, "Objective(kl_weight=0.5)")
     if validation is not None:
         check_instance("fit", "validation", validation, Validation, "Validation((x, y))")
+
+
+def check_numbers(
+    optimization: Optimization, batch_size: Any, population_batches: Any, lr: Any
+) -> None:
+    """Refuse numbers out of range, and a learning rate of an optimizer that has its own."""
+    check_count("fit", "batch_size", batch_size)
+    if population_batches is not None:
+        check_count("fit", "population_batches", population_batches)
+    if lr is not None:
+        check_positive("fit", "lr", lr)
+        if optimization.optimizer is not None:
+            raise OptionError(
+                "fit: lr belongs to the default optimizer; set it in Optimization(optimizer=...)."
+            )
 
 
 def check_num_data(num_data: int, examples: int | None, batches: Any) -> None:
@@ -179,3 +197,27 @@ def check_same_callbacks(ours: list[str], stored: list[str]) -> None:
             f"fit: the checkpoint has the callbacks {stored}, and this run {ours}. Resume with the same "
             "ones."
         )
+
+
+def frozen_parts(network: nn.Module) -> list[nn.Module]:
+    """The largest modules that a user has frozen: in evaluation mode, with no trainable parameter.
+
+    They stay in evaluation mode, and their population statistics as they are.
+
+    Args:
+        network: the network, in the user's modes.
+
+    Raises:
+        StatisticsError: if one of them has a batch layer without statistics.
+    """
+    parameters = list(network.parameters())
+    if network.training or not parameters or any(p.requires_grad for p in parameters):
+        return [part for child in network.children() for part in frozen_parts(child)]
+    for layer in batch_layers(network):
+        if layer.statistics_stamp is None and not layer.unused:
+            raise StatisticsError(
+                f"fit: {layer.name} is frozen, in evaluation mode and without trainable parameters, but "
+                "has no population statistics. Call pyronorm.estimate_population_statistics(network, "
+                "train_data) first, or network.train()."
+            )
+    return [network]

@@ -14,8 +14,7 @@ from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyronorm.checks import check_count, check_instance, check_positive
-from pyronorm.errors import OptionError
+from pyronorm.checks import check_count, check_instance
 from pyronorm.guides import Guide
 from pyronorm.infer.batches import TrainingBatches
 from pyronorm.infer.checkpoint import Checkpoint
@@ -32,17 +31,19 @@ from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.predict import predictive_nll
 from pyronorm.infer.preparation import (
     check_arguments,
+    check_numbers,
     check_parameters,
     check_same_callbacks,
     check_same_run,
     default_fabric,
     describe_run,
     frozen,
+    frozen_parts,
     parameter_groups,
 )
 from pyronorm.infer.step import Augment, Step
 from pyronorm.model import NormalizationModel
-from pyronorm.normalizers.freshness import batch_layers, invalidate_statistics
+from pyronorm.normalizers.freshness import batch_layers, invalidate_statistics, kept_statistics
 from pyronorm.randomness import Seed, seed_value
 
 if TYPE_CHECKING:
@@ -117,15 +118,7 @@ class Trainer:
         optimization = Optimization() if optimization is None else optimization
         objective = Objective() if objective is None else objective
         check_arguments(model, guide, optimization, objective, validation)
-        check_count("fit", "batch_size", batch_size)
-        if population_batches is not None:
-            check_count("fit", "population_batches", population_batches)
-        if lr is not None:
-            check_positive("fit", "lr", lr)
-            if optimization.optimizer is not None:
-                raise OptionError(
-                    "fit: lr belongs to the default optimizer; set it in Optimization(optimizer=...)."
-                )
+        check_numbers(optimization, batch_size, population_batches, lr)
         elbo = default_elbo(guide) if objective.elbo is None else objective.elbo
         self.model = model
         self.guide = guide
@@ -143,7 +136,10 @@ class Trainer:
         self._batch_size = batch_size
         self._population_batches = population_batches
         self._train_network = train_network
-        self._trains_batch_layers = train_network and bool(batch_layers(model.network))
+        self._frozen_parts = frozen_parts(model.network) if train_network else []
+        self._kept = [layer for part in self._frozen_parts for layer in batch_layers(part)]
+        layers = batch_layers(model.network) if train_network else []
+        self._trains_batch_layers = len(layers) > len(self._kept)
         self._statistics_are_current = True
         self._stop = False
         self._within_epoch = False
@@ -261,7 +257,11 @@ class Trainer:
             return
         with self._untouched():
             estimate_population_statistics(
-                self.model, self._data, self._population_batches, self._batch_size
+                self.model,
+                self._data,
+                self._population_batches,
+                self._batch_size,
+                keep=self._kept,
             )
         self._statistics_are_current = True
 
@@ -351,7 +351,7 @@ class Trainer:
 
     def _before_change(self) -> None:
         if self._trains_batch_layers and self._statistics_are_current:
-            invalidate_statistics(self.model.network)
+            invalidate_statistics(self.model.network, self._kept)
             self._statistics_are_current = False
 
     def _after_step(self) -> None:
@@ -378,11 +378,13 @@ class Trainer:
             kept_modes(self.model),
             kept_modes(self.guide),
             frozen(self.model.network, not self._train_network),
+            kept_statistics(self._kept),
         ):
             self.model.train()
             self.guide.train()
-            if not self._train_network:
-                self.model.network.eval()
+            parts = self._frozen_parts if self._train_network else [self.model.network]
+            for part in parts:
+                part.eval()
             yield
 
     @contextmanager

@@ -15,7 +15,7 @@ from pyronorm.devices import move
 from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeError
 from pyronorm.latents.space import LatentSpace
 from pyronorm.normalizers import LatentNorm, Normalizer
-from pyronorm.normalizers.freshness import check_statistics, watch_loading
+from pyronorm.normalizers.freshness import check_statistics, needs_check, watch_loading
 from pyronorm.normalizers.handover import Seen, handed_over
 from pyronorm.normalizers.kernels import under_autocast
 
@@ -315,9 +315,7 @@ class LatentNetwork(nn.Module):
     def _check_statistics(self) -> None:
         # Hashing all parameters at every call would cost; their version counters and places tell
         # whether anything can have changed since the last check.
-        if torch.compiler.is_compiling() or not any(
-            layer.normalizer.uses_batch and not layer.training for layer in self.layers
-        ):
+        if torch.compiler.is_compiling() or not needs_check(self.layers):
             return
         versions = tuple(
             (0 if tensor.is_inference() else tensor._version, tensor.data_ptr())

@@ -8,7 +8,9 @@ of the estimate. A stamp is compared with the present fingerprint before the sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,8 @@ __all__ = [
     "batch_layers",
     "check_statistics",
     "invalidate_statistics",
+    "kept_statistics",
+    "needs_check",
     "stamp_statistics",
     "trust_statistics",
     "watch_loading",
@@ -34,6 +38,8 @@ _FIX = (
     "Call pyronorm.estimate_population_statistics(network, train_data); or, if they are right, "
     "pyronorm.trust_statistics(network)."
 )
+
+_KEPT: ContextVar[frozenset[LatentNorm]] = ContextVar("kept", default=frozenset())
 
 
 NEVER_RAN = -1
@@ -89,11 +95,44 @@ def trust_statistics(network: nn.Module) -> None:
     stamp_statistics(network)
 
 
-def invalidate_statistics(network: nn.Module) -> None:
-    """Mark the population statistics as missing; a state dict saved from now on says so too."""
+def invalidate_statistics(network: nn.Module, keep: Collection[LatentNorm] = ()) -> None:
+    """Mark the population statistics as missing; a state dict saved from now on says so too.
+
+    Args:
+        network: a converted network.
+        keep: layers whose statistics stay right, because nothing before them changes.
+    """
     for layer in batch_layers(network):
+        if layer in keep:
+            continue
         layer.statistics_stamp, layer.unused = None, False
         layer.state("num_batches_tracked").zero_()
+
+
+@contextmanager
+def kept_statistics(layers: Collection[LatentNorm]) -> Iterator[None]:
+    """Context in which the statistics of some layers are right although other parts change.
+
+    Args:
+        layers: in evaluation mode, with nothing before them that changes.
+    """
+    token = _KEPT.set(frozenset(layers))
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def needs_check(layers: Iterable[LatentNorm]) -> bool:
+    """Whether some of the layers use statistics that training could have made stale.
+
+    Args:
+        layers: of a network.
+    """
+    kept = _KEPT.get()
+    return any(
+        layer.normalizer.uses_batch and not layer.training and layer not in kept for layer in layers
+    )
 
 
 def check_statistics(network: nn.Module) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 import pyronorm as pn
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import FileError, OptionError
 from tests.infer.resumable import EPOCHS, FORMS, DieAt, make, result
 
 
@@ -147,10 +147,10 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
     flipped[len(content) // 2] ^= 1
     for damaged in (b"", content[:1000], b"x" * 500, bytes(flipped)):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match="is damaged or no checkpoint. Delete it"):
+        with pytest.raises(FileError, match="is damaged or no checkpoint. Delete it"):
             make(folder=tmp_path).run(2)
     path.write_bytes(content.replace(b"checkpoint 1", b"checkpoint 2", 1))
-    with pytest.raises(DataError, match=r"another format \(pyronorm checkpoint 2\)"):
+    with pytest.raises(FileError, match=r"another format \(pyronorm checkpoint 2\)"):
         make(folder=tmp_path).run(2)
 
 
@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match="cannot be written: No space left on device"):
+    with pytest.raises(FileError, match="cannot be written: No space left on device"):
         make(folder=tmp_path).run(2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert (tmp_path / "checkpoint.pt").read_bytes() == before

@@ -155,3 +155,15 @@ def test_layers_that_never_run_are_named_once_and_refused_when_they_run(tmp_path
         network.net[0].weight.mul_(2)
     with pytest.raises(StatisticsError, match="stale"):
         LatentNetwork(network).eval()(x)
+
+
+def test_layers_that_are_kept_normalize_with_what_they_have():
+    network = convert(mlp())
+    x = torch.randn(20, 5)
+    estimate_population_statistics(network, x)
+    first = network[1]
+    before = first.running_mean.clone()
+    estimate_population_statistics(network, 3 * x, keep=[first])
+    assert torch.equal(first.running_mean, before)
+    hidden = network[:4].eval()(3 * x)
+    torch.testing.assert_close(network[4].running_mean, hidden.mean(0))

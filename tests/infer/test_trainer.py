@@ -14,7 +14,7 @@ import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.guides import BatchNoise, MeanField, Point
 from pyronorm.infer import Callback
-from tests.nets import mlp
+from tests.nets import mlp, train_briefly
 
 NUM_DATA = 48
 
@@ -471,3 +471,44 @@ def test_a_bank_with_a_seed_leaves_the_generators_alone():
     assert torch.equal(banks[0].mean, banks[1].mean)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(pn.collect_bank(model, data(), 4, 16, seed=4).mean, banks[0].mean)
+
+
+def test_a_frozen_backbone_stays_as_it_is():
+    """Frozen by its user: in evaluation mode, no trainable parameter; the head is trained."""
+    torch.manual_seed(1)
+    original = nn.Sequential(
+        train_briefly(mlp(), (5,), steps=3), nn.BatchNorm1d(3), nn.Linear(3, 2)
+    )
+    network = pn.convert(original)
+    backbone = network[0]
+    backbone.requires_grad_(False).eval()
+    model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), NUM_DATA)
+    before = state(backbone)
+    head = state(network[2])
+    x, y = data()
+    trainer = pn.Trainer(
+        model, Point(model), (x, y), batch_size=16, lr=0.1, validation=pn.Validation((x, y))
+    )
+    trainer.run(2)
+    assert equal(state(backbone), before)
+    assert not equal(state(network[2]), head)
+    hidden = backbone(x)  # in evaluation mode
+    torch.testing.assert_close(network[1].running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
+    pn.predict(model, trainer.guide, x, 2)
+
+
+def test_a_frozen_network_in_evaluation_mode_is_not_retrained():
+    model = make()
+    pn.estimate_population_statistics(model, data())
+    model.network.requires_grad_(False).eval()
+    before = state(model.network)
+    pn.fit(model, MeanField(model), data(), epochs=1, progress=False)
+    assert equal(state(model.network), before)
+    model.network.check_statistics()
+
+
+def test_a_frozen_part_without_statistics_is_refused():
+    model = make()
+    model.network.requires_grad_(False).eval()
+    with pytest.raises(StatisticsError, match="1 is frozen, .* but has no population statistics"):
+        pn.fit(model, MeanField(model), data(), epochs=1, progress=False)
