@@ -52,6 +52,7 @@ from pyronorm.infer import (
     predict,
     run_nuts,
     save,
+    with_target,
 )
 from pyronorm.latents import Draws, LatentNetwork, LatentSpace
 from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
@@ -106,4 +107,5 @@ __all__ = [
     "stats",
     "to_arviz",
     "trust_statistics",
+    "with_target",
 ]

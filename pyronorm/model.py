@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pyro
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.infer.util import is_validation_enabled
@@ -20,6 +21,7 @@ from torch.distributions import transform_to
 
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.latents import LatentNetwork, LatentSpace
+from pyronorm.latents.inputs import Output, num_examples
 from pyronorm.likelihoods import Likelihood
 from pyronorm.priors import Prior, Standard
 
@@ -107,6 +109,8 @@ class NormalizationModel(PyroModule):
         num_data: ``N``, size of the training set.
         prior: prior of the latents; None for :class:`pyronorm.priors.Standard`.
         draws: ``K``, independent draws per mini-batch in training mode.
+        output: what of the network's output counts, where that is not one tensor: a key or attribute
+            (``"logits"``), a position, or a function of it.
 
     Sites:
         - ``shift``, ``scale``: shape ``(channel,)``, or ``(draws, 1, channel)`` with ``draws > 1``
@@ -127,13 +131,15 @@ class NormalizationModel(PyroModule):
         num_data: int,
         prior: Prior | None = None,
         draws: int = 1,
+        *,
+        output: Output = None,
     ) -> None:
         super().__init__()
         for name, value in (("num_data", num_data), ("draws", draws)):
             if value < 1:
                 raise OptionError(f"NormalizationModel: {name} must be at least 1, got {value}.")
         # Where torch's assignment would put it; the property reads it from there.
-        self._modules["network"] = LatentNetwork.of(network)
+        self._modules["network"] = LatentNetwork.of(network, output)
         self.likelihood = likelihood
         self.num_data = num_data
         self._prior = Standard() if prior is None else prior
@@ -181,14 +187,14 @@ class NormalizationModel(PyroModule):
 
     def forward(
         self,
-        x: Shaped[Tensor, "batch *dims"],
+        x: Any,
         y: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
         """Run the model.
 
         Args:
-            x: inputs, examples on axis 0.
+            x: inputs, examples on axis 0 of every tensor, as :class:`LatentNetwork` takes them.
             y: data in the shape the likelihood says; None to sample it. Missing values (NaN, or the
                 likelihood's ``ignore_index``) are masked; their examples count in ``num_data``.
             weight: how often each example counts in the log likelihood, shape ``(batch,)``; None
@@ -206,22 +212,23 @@ class NormalizationModel(PyroModule):
         self._state_parameters()
         with self.draw_plate():
             shift, scale = sample_latents(network, self.prior)
-        shift, scale = (self._align(value, len(x)) for value in (shift, scale))
+        examples = num_examples(x)
+        shift, scale = (self._align(value, examples) for value in (shift, scale))
         output = network(x, shift, scale)
         output = output.to(torch.promote_types(output.dtype, torch.float32))  # after autocast
         sample_dims = max(0, shift.ndim - 2)
         if self.num_draws > 1 and sample_dims:
             output = output.unsqueeze(sample_dims)  # the draws' plate dimension
             sample_dims += 1
-        data = pyro.plate("data", len(x), dim=-1)
-        with data, poutine.scale(scale=self.num_data / len(x)):
+        data = pyro.plate("data", examples, dim=-1)
+        with data, poutine.scale(scale=self.num_data / examples):
             if y is None:
                 drawn: Tensor = pyro.sample("y", self.likelihood.distribution(output, sample_dims))
                 return drawn
             values = is_validation_enabled()
             self.likelihood.check_data(y, output, sample_dims, values=values)
             if weight is not None:
-                _check_weight(weight, x, values)
+                _check_weight(weight, examples, values)
             observed, value = self.likelihood.objective(output, y, sample_dims, weight)
             pyro.sample("y", observed, obs=value)
         return y
@@ -273,10 +280,10 @@ class NormalizationModel(PyroModule):
                     )
 
 
-def _check_weight(weight: Tensor, x: Tensor, values: bool) -> None:
-    if weight.shape != x.shape[:1]:
+def _check_weight(weight: Tensor, examples: int, values: bool) -> None:
+    if weight.shape != (examples,):
         raise ShapeError(
-            f"NormalizationModel: weight must have the shape ({len(x)},), one per example, got "
+            f"NormalizationModel: weight must have the shape ({examples},), one per example, got "
             f"{tuple(weight.shape)}."
         )
     if values and not bool(((weight >= 0) & weight.isfinite()).all()):

@@ -19,6 +19,7 @@ from pyronorm.infer.data import gather
 from pyronorm.infer.ensemble import Members
 from pyronorm.infer.predict import draws_for, evaluate_draws
 from pyronorm.latents import Draws
+from pyronorm.latents.inputs import num_examples, tensors_of
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
 
@@ -112,7 +113,8 @@ def to_arviz(
         if model_data is not None:
             present = _add_data(groups, model, members, log_prior, model_data, batch_size)
             if include_inputs:
-                constant["x"] = model_data[0]
+                named = tensors_of(model_data[0])
+                constant |= {f"x_{name}" if name else "x": value for name, value in named.items()}
     _split_chains(groups, draws.num_chains)
     if constant:
         groups["constant_data"] = {key: _numpy(value) for key, value in constant.items()}
@@ -158,7 +160,7 @@ def _add_data(
     model: NormalizationModel,
     members: Members,
     log_prior: Tensor,
-    data: tuple[Tensor, Tensor | None],
+    data: tuple[Any, Tensor | None],
     batch_size: int,
 ) -> NDArray[Any] | None:
     """Add what the data say; return which examples have any, None if all."""
@@ -173,7 +175,7 @@ def _add_data(
     if y is None:
         return None
     pointwise = torch.cat(log_likelihood, 1)
-    lp = log_prior + pointwise.sum(1) * (model.num_data / len(x))
+    lp = log_prior + pointwise.sum(1) * (model.num_data / num_examples(x))
     groups["sample_stats"]["lp"] = _numpy(lp)
     groups["log_likelihood"] = {"y": _numpy(pointwise)}
     groups["observed_data"] = {"y": _numpy(y)}
@@ -205,7 +207,9 @@ def _build(
     for name, (_, labels) in model.prior.report(space, means).items():
         dims[name] = [f"{name}_group"]
         coords[f"{name}_group"] = list(labels)
-    for name, group, axes in (("y", "posterior_predictive", 3), ("x", "constant_data", 1)):
+    inputs = [name for name in groups.get("constant_data", {}) if name[:1] == "x"]
+    arrays = [("y", "posterior_predictive", 3), *((name, "constant_data", 1) for name in inputs)]
+    for name, group, axes in arrays:
         if name in groups.get(group, {}):
             shape = groups[group][name].shape
             dims[name] = ["example", *(f"{name}_dim_{i}" for i in range(len(shape) - axes))]

@@ -14,6 +14,7 @@ from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs, split
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.latents import LatentSpace
+from pyronorm.latents.inputs import num_examples, run
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.randomness import Seed
@@ -122,7 +123,7 @@ def estimation_shift(network: nn.Module, data: Data, batch_size: int = 256) -> E
 
     with evaluation_mode(latent.network), watching(list(known), see):
         for x in inputs(data, latent, batch_size):
-            latent.network(x)
+            run(latent.network, x)
     if not totals:
         raise DataError("estimation_shift: there is no batch.")
     return EstimationShift(
@@ -196,19 +197,19 @@ def mode_gap(
         x, y = split(batch)
         if y is None:
             raise DataError("mode_gap: needs pairs (x, y), got x alone.")
-        if len(x) < size:
+        if num_examples(x) < size:
             continue
-        size = size or len(x)
+        size = size or num_examples(x)
         x, y = latent.prepare(x), y.to(latent.like.device)
         with batch_statistics_mode(latent.network):
-            noisy = latent.network(x)
+            noisy = latent(x)
         with evaluation_mode(latent.network):
-            clean = latent.network(x)
+            clean = latent(x)
         for position, output in enumerate((noisy, clean)):
             losses[position] -= float(model.likelihood.log_prob(output, y).sum())
         apart = (noisy - clean).flatten(1).double()
         distance += float(apart.norm(dim=1).sum()) / math.sqrt(apart.shape[1])
-        examples += len(x)
+        examples += num_examples(x)
         scored += int(model.likelihood.present(y).sum())
     if not examples:
         raise DataError("mode_gap: there is no batch.")

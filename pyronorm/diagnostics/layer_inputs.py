@@ -15,6 +15,7 @@ from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.latents import LatentSpace
+from pyronorm.latents.inputs import run
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
 
@@ -91,7 +92,7 @@ def input_shape(network: nn.Module, data: Data, batch_size: int = 256) -> InputS
 
     with batch_statistics_mode(latent.network), watching(layers, see):
         for x in inputs(data, latent, batch_size, shuffle=True, least=least_examples(latent)):
-            latent.network(x)
+            run(latent.network, x)
     if not powers:
         raise DataError("input_shape: there is no batch.")
     skewness, kurtosis = {}, {}

@@ -13,6 +13,7 @@ from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import log_likelihoods, predict, predictive_nll
 from pyronorm.infer.pyro_guide import PyroGuide
 from pyronorm.infer.save import load, save
+from pyronorm.infer.targets import with_target
 from pyronorm.infer.trainer import Trainer
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "predictive_nll",
     "run_nuts",
     "save",
+    "with_target",
 ]

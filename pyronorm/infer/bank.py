@@ -11,6 +11,7 @@ from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
 from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
 from pyronorm.latents import LatentNetwork
+from pyronorm.latents.inputs import num_examples, run
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.randomness import Seed, seeded
@@ -99,16 +100,17 @@ def collect_bank(
         while not means or (num_batches is not None and len(means) < num_batches):
             before = len(means)
             for x in inputs(data, latent, batch_size, shuffle=True):
-                if len(x) < size:
+                examples = num_examples(x)
+                if examples < size:
                     continue  # the rest of a pass
-                if size and len(x) > size:
+                if size and examples > size:
                     raise DataError(
-                        f"collect_bank: batches must have one size, got {size} and then {len(x)}."
+                        f"collect_bank: batches must have one size, got {size} and then {examples}."
                     )
-                size = len(x)
+                size = examples
                 _refuse_other_sizes(layers, size)
                 row.clear()
-                latent.network(x)
+                run(latent.network, x)
                 means.append(latent.pack({k: v.mean for k, v in row.items()}))
                 variances.append(latent.pack({k: v.var for k, v in row.items()}))
                 if len(means) == num_batches:

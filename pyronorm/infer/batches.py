@@ -75,7 +75,7 @@ class TrainingBatches:
         """Batches of a pass, None where the data do not say."""
         return num_batches(self._batches)
 
-    def first(self) -> tuple[Tensor, Tensor]:
+    def first(self) -> tuple[Any, Tensor]:
         """The first batch of a pass.
 
         Raises:
@@ -85,7 +85,7 @@ class TrainingBatches:
             return self._pair(batch)
         raise DataError("fit: train_data has no batch.")
 
-    def run_through(self, generators: Generators) -> Iterator[tuple[Tensor, Tensor]]:
+    def run_through(self, generators: Generators) -> Iterator[tuple[Any, Tensor]]:
         """Iterate over the batches of a pass, or over those that a resumed pass has left.
 
         Args:
@@ -158,7 +158,7 @@ class TrainingBatches:
         for generator, order in zip(self._order, state["order"], strict=True):
             generator.set_state(order)
 
-    def _pair(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _pair(self, batch: Any) -> tuple[Any, Tensor]:
         x, y = split(batch)
         if y is None:
             raise DataError("fit: train_data must give pairs (x, y), got x alone.")

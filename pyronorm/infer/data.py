@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -25,6 +25,7 @@ from pyronorm.checks import check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.latents import LatentNetwork
+from pyronorm.latents.inputs import map_tensors, tensors_of
 from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.randomness import Seed, seed_value
 
@@ -37,6 +38,7 @@ __all__ = [
     "gather",
     "has_small_rest",
     "inputs",
+    "joined",
     "kept_modes",
     "least_examples",
     "num_batches",
@@ -45,8 +47,10 @@ __all__ = [
 ]
 
 Data = Iterable[Any] | Dataset[Any] | Tensor
-"""A DataLoader (or any iterable of batches that can be iterated again), a Dataset, a tensor ``x``, or
-a pair of tensors ``(x, y)``. A batch is ``x`` or ``(x, y)``, examples on axis 0."""
+"""A DataLoader (or any iterable of batches that can be iterated again), a Dataset, inputs ``x``, or a
+pair ``(x, y)``. A batch is ``x`` or ``(x, y)``, examples on axis 0 of every tensor. ``y`` is a tensor;
+``x`` is one, or in a pair a tuple for ``network(*x)``, a dictionary for ``network(**x)`` or a dataclass
+of tensors. Batches that are dictionaries with the target among them: :func:`pyronorm.with_target`."""
 
 
 def as_batches(
@@ -73,9 +77,12 @@ def as_batches(
         ShapeError: if ``x`` and ``y`` differ in length.
     """
     check_count("data", "batch_size", batch_size)
-    if isinstance(data, Tensor):
+    if isinstance(data, (Tensor, Mapping)) or _is_record(data):
         data = _Tensors((data,))
-    elif isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):
+    elif isinstance(data, tuple) and (
+        all(isinstance(part, Tensor) for part in data)
+        or (len(data) == 2 and isinstance(data[1], Tensor) and bool(tensors_of(data[0])))
+    ):
         data = _Tensors(data)
     if isinstance(data, DataLoader):
         return data
@@ -163,7 +170,7 @@ def folded(batches: Iterable[Any], least: int) -> Iterator[Any]:
         if held is None:
             held = batch
         elif num_examples(batch) < least <= num_examples(held):
-            held = tree_map(_joined, held, batch)
+            held = joined([held, batch])
         else:
             yield held
             held = batch
@@ -192,7 +199,7 @@ def least_examples(network: nn.Module) -> int:
 
 def num_examples(batch: Any) -> int:
     """The number of examples of a batch, on axis 0 of its first tensor."""
-    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), 0)
+    return next((len(tensor) for tensor in tensors_of(batch).values()), 0)
 
 
 def num_batches(batches: Iterable[Any]) -> int | None:
@@ -213,42 +220,62 @@ def count_examples(batches: Iterable[Any]) -> int | None:
     return len(sampler) if isinstance(sampler, Sized) else None
 
 
-def _joined(first: Any, second: Any) -> Any:
-    return torch.cat([first, second]) if isinstance(first, Tensor) else first
+def joined(parts: Sequence[Any]) -> Any:
+    """Join batches, or inputs, of one structure along the axis of examples."""
+    names = [tensors_of(part) for part in parts]
+    whole = iter([torch.cat([mine[name] for mine in names]) for name in names[0]])
+    return map_tensors(lambda _: next(whole), parts[0])
 
 
 class _Tensors(Dataset[tuple[Tensor, ...]]):
     """Tensors that are indexed a batch at a time, not example by example."""
 
-    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
-        lengths = [len(tensor) for tensor in tensors]
+    def __init__(self, tensors: tuple[Any, ...]) -> None:
+        lengths = [len(tensor) for tensor in tensors_of(tensors).values()]
         if len(set(lengths)) > 1:
             raise ShapeError(f"data: x and y must have one length, got {lengths}.")
         self.tensors = tensors
+        self.length = lengths[0]
 
     def __len__(self) -> int:
-        return len(self.tensors[0])
+        return self.length
 
-    def __getitems__(self, index: list[int]) -> list[Tensor]:
+    def __getitems__(self, index: list[int]) -> list[Any]:
         place = torch.tensor(index)
         # Indexing by a list would wait for the device.
-        return [tensor[move(place, tensor.device)] for tensor in self.tensors]
+        return list(map_tensors(lambda tensor: tensor[move(place, tensor.device)], self.tensors))
 
 
-def split(batch: Any) -> tuple[Tensor, Tensor | None]:
+def split(batch: Any) -> tuple[Any, Tensor | None]:
     """Split a batch into ``x`` and ``y``, the latter None if there is none.
 
     Raises:
         DataError: if the batch is neither ``x`` nor ``(x, y)``.
     """
-    if isinstance(batch, Tensor):
+    if isinstance(batch, (Tensor, Mapping)) or _is_record(batch):
         return batch, None
     kinds: object = type(batch).__name__
     if isinstance(batch, (tuple, list)):
-        if 1 <= len(batch) <= 2 and all(isinstance(part, Tensor) for part in batch):
-            return batch[0], batch[1] if len(batch) == 2 else None
+        if len(batch) == 1 and tensors_of(batch[0]):
+            return _input(batch[0]), None
+        if len(batch) == 2 and tensors_of(batch[0]) and isinstance(batch[1], Tensor):
+            return _input(batch[0]), batch[1]
         kinds = [type(part).__name__ for part in batch]
-    raise DataError(f"data: a batch must be a tensor x or a pair (x, y), got {kinds}.")
+    raise DataError(
+        "data: a batch must be x or a pair (x, y) with a tensor y, where x is a tensor, or a tuple, "
+        f"dictionary or dataclass of tensors; got {kinds}. Where y is a part of a dictionary, name it: "
+        "pyronorm.with_target(data, 'labels')."
+    )
+
+
+def _is_record(x: Any) -> bool:
+    """Whether it is a dataclass of tensors."""
+    return is_dataclass(x) and bool(tensors_of(x))
+
+
+def _input(x: Any) -> Any:
+    """Loaders make lists of tuples; a network takes them as its arguments all the same."""
+    return tuple(x) if type(x) is list else x
 
 
 def inputs(
@@ -259,7 +286,7 @@ def inputs(
     shuffle: bool = False,
     seed: Seed = None,
     least: int = 1,
-) -> Iterator[Tensor]:
+) -> Iterator[Any]:
     """Iterate over the inputs ``x`` of all batches, on the network's device.
 
     Args:
@@ -275,8 +302,8 @@ def inputs(
         yield network.prepare(split(batch)[0])
 
 
-def gather(data: Data, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:
-    """Join all batches into one tensor each for ``x`` and ``y``.
+def gather(data: Data, batch_size: int = 256) -> tuple[Any, Tensor | None]:
+    """Join all batches into one, ``x`` and ``y``.
 
     Raises:
         DataError: if the data are empty.
@@ -287,7 +314,7 @@ def gather(data: Data, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:
     if not parts:
         raise DataError("data: there is no batch.")
     y = [y for _, y in parts if y is not None]
-    return torch.cat([x for x, _ in parts]), torch.cat(y) if y else None
+    return joined([x for x, _ in parts]), torch.cat(y) if y else None
 
 
 @contextmanager

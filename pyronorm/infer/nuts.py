@@ -13,6 +13,7 @@ from pyronorm.errors import OptionError
 from pyronorm.infer.data import Data, evaluation_mode, gather
 from pyronorm.infer.pyro_guide import draws_of_mcmc
 from pyronorm.latents import Draws
+from pyronorm.latents.inputs import num_examples
 from pyronorm.model import NormalizationModel, init_to_neutral
 from pyronorm.randomness import Seed, seed_value, seeded
 
@@ -74,10 +75,11 @@ def run_nuts(
     x, y = gather(data)
     if y is None:
         raise OptionError("run_nuts: needs pairs (x, y), got x alone.")
-    if len(x) != model.num_data:
+    if num_examples(x) != model.num_data:
         raise OptionError(
-            f"run_nuts: the model is made for num_data={model.num_data} examples, got {len(x)}. For the "
-            "posterior of a subset make a NormalizationModel of that size on the same network."
+            "run_nuts: the model is made for "
+            f"num_data={model.num_data} examples, got {num_examples(x)}. For the posterior of a subset "
+            "make a NormalizationModel of that size on the same network."
         )
     network = model.network
     network.check_statistics()

@@ -15,6 +15,7 @@ from pyronorm.devices import read_together
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
 from pyronorm.latents import LatentNetwork
+from pyronorm.latents.inputs import run
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics
@@ -105,7 +106,7 @@ def estimate_population_statistics(
     seen = 0
     with batch_statistics_mode(root, keep), recording(layers, add):
         for x in islice(inputs(data, latent, batch_size, least=least_examples(root)), num_batches):
-            root(x)
+            run(root, x)
             seen += 1
     if seen == 0:
         raise DataError("estimate_population_statistics: there is no batch.")

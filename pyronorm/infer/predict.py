@@ -17,6 +17,7 @@ from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.infer.ensemble import Members, draw_members
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
 from pyronorm.latents import Draws, LatentNetwork
+from pyronorm.latents.inputs import all_finite, first_tensor, tensors_of
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
@@ -106,7 +107,7 @@ def draws_for(
 
 def evaluate_draws(
     members: Members, data: Data, batch_size: int = 256
-) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+) -> Iterator[tuple[Any, Tensor | None, Tensor]]:
     """Evaluate networks for draws of their latents, batch by batch.
 
     Args:
@@ -130,9 +131,9 @@ def evaluate_draws(
     # Batch by batch through all members: a loader that shuffles has another order in each pass.
     for position, batch in enumerate(as_batches(data, batch_size)):
         given, y = split(batch)
-        if given.is_floating_point():
-            finite[position] = given.isfinite().all()
-            if given.device.type == "cpu":
+        if any(tensor.is_floating_point() for tensor in tensors_of(given).values()):
+            finite[position] = all_finite(given)
+            if finite[position].device.type == "cpu":
                 _refuse_non_finite(finite)
                 finite.clear()
         outputs: list[Tensor] = []
@@ -146,9 +147,9 @@ def evaluate_draws(
             with evaluation_mode(model):
                 output = network(mine, shift, scale)
             output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
-            outputs.append(output.to(x.device))
+            outputs.append(output.to(first_tensor(x).device))
         empty = False
-        y = None if y is None else move(y, x.device)
+        y = None if y is None else move(y, first_tensor(x).device)
         yield x, y, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if empty:
         raise DataError("data: there is no batch.")
@@ -161,7 +162,7 @@ def _refuse_non_finite(finite: Mapping[int, Tensor]) -> None:
             raise DataError(f"data: batch {position} has inputs that are not finite.")
 
 
-def _refuse_other_sites(network: LatentNetwork, x: Tensor) -> None:
+def _refuse_other_sites(network: LatentNetwork, x: Any) -> None:
     """Refuse a network that samples on its own, a Bayesian layer say: that would be from its prior."""
     if not any(isinstance(module, PyroModule) for module in network.modules()):
         return

@@ -17,6 +17,7 @@ from pyronorm.errors import FileError, OptionError, StatisticsError
 from pyronorm.guides import Guide, StatisticsBank
 from pyronorm.infer.posterior import Posterior
 from pyronorm.latents import Draws, LatentNetwork
+from pyronorm.latents.inputs import Output
 from pyronorm.likelihoods import Likelihood
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm, Normalizer
@@ -68,6 +69,7 @@ def save(
             "layers": [[x.name, x.num_channels, x.normalizer] for x in network.space.layers],
             "prefix": network.space.prefix,
             "samples_per_call": network.samples_per_call,
+            "output": _encode_output(network.output),
             "plain": not network.layers,
             "current": _is_current(network),
         },
@@ -160,6 +162,7 @@ def _network(
         made,
         prefix=saved["prefix"],
         samples_per_call=saved["samples_per_call"],
+        output=saved["output"],
         plain=saved["plain"],
     )
     layers = [[x.name, x.num_channels, x.normalizer] for x in latent.space.layers]
@@ -178,6 +181,15 @@ def _network(
     if not saved["current"]:
         invalidate_statistics(latent)
     return latent
+
+
+def _encode_output(output: Output) -> str | int | None:
+    if output is None or isinstance(output, (str, int)):
+        return output
+    raise OptionError(
+        "save: the network's output is chosen by a function, which has no form in a file. Choose it by "
+        "a key or a position, or wrap the network in a module that returns one tensor."
+    )
 
 
 def _is_current(network: LatentNetwork) -> bool:

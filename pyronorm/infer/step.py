@@ -19,6 +19,7 @@ from pyronorm.infer.elbo import KLWeight
 from pyronorm.infer.generators import replayed
 from pyronorm.infer.options import Objective, Optimization, needs_closure
 from pyronorm.latents import LatentNetwork
+from pyronorm.latents.inputs import all_finite, first_tensor, num_examples, tensors_of
 from pyronorm.model import NormalizationModel
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Augment", "Step"]
 
-Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Augment = Callable[[Any, Tensor], tuple[Any, Tensor]]
 """Changes inputs and targets of a training batch, on their device."""
 
 
@@ -108,7 +109,7 @@ class Step:
         self.kl_weight = state["kl_weight"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def __call__(self, x: Tensor, y: Tensor, epochs_done: float) -> bool:
+    def __call__(self, x: Any, y: Tensor, epochs_done: float) -> bool:
         """Take a batch; in the first epoch its values are checked.
 
         Args:
@@ -123,7 +124,7 @@ class Step:
         self.kl_weight = self._objective.weight(epochs_done)
         if self._augment is not None:
             x, y = _augmented(x, y, self._augment)
-        if first and x.is_floating_point() and not bool(x.isfinite().all()):
+        if first and not bool(all_finite(x)):
             raise DataError("fit: train_data has a batch with inputs that are not finite.")
         with nullcontext() if first else pyro.validation_enabled(False):
             if self._closure:
@@ -155,14 +156,14 @@ class Step:
             self._read(*self._unread)
             self._unread = None
 
-    def _backward(self, x: Tensor, y: Tensor, epochs_done: float) -> None:
+    def _backward(self, x: Any, y: Tensor, epochs_done: float) -> None:
         if self._waiting == 0:
             self._optimizer.zero_grad()
         loss = self._loss(x, y)
         self._note(loss.detach(), epochs_done)
         self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def _loss(self, x: Any, y: Tensor) -> Tensor:
         with nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight):
             loss: Tensor = self._module(x, y) / self._num_data
         return loss
@@ -181,9 +182,9 @@ class Step:
         self._clip_gradients()
         self._optimizer.step()
 
-    def _evaluate_within_step(self, x: Tensor, y: Tensor, epochs_done: float) -> None:
+    def _evaluate_within_step(self, x: Any, y: Tensor, epochs_done: float) -> None:
         losses: list[Tensor] = []
-        with replayed(x.device) as replay:
+        with replayed(first_tensor(x).device) as replay:
 
             def closure() -> Tensor:
                 replay()
@@ -237,8 +238,8 @@ class _NegativeELBO(nn.Module):
         self.elbo = elbo
         self._network = (network,)  # it is a part of the ELBO already
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        device = x.device.type
+    def forward(self, x: Any, y: Tensor) -> Tensor:
+        device = first_tensor(x).device.type
         loss: Tensor
         if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             loss = self.elbo(x, y)
@@ -274,7 +275,7 @@ def _called_under(device: str, dtype: torch.dtype, network: nn.Module) -> Iterat
             hook.remove()
 
 
-def _augmented(x: Tensor, y: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
+def _augmented(x: Any, y: Tensor, augment: Augment) -> tuple[Any, Tensor]:
     new: Any = augment(x, y)
     if not isinstance(new, (tuple, list)) or len(new) != 2:
         raise OptionError(
@@ -282,10 +283,10 @@ def _augmented(x: Tensor, y: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
             "the inputs alone is lambda x, y: (change(x), y)."
         )
     for name, before, after in (("inputs", x, new[0]), ("targets", y, new[1])):
-        if not isinstance(after, Tensor) or after.shape[:1] != before.shape[:1]:
-            came = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
+        if not tensors_of(after) or num_examples(after) != num_examples(before):
+            came = {k: tuple(t.shape) for k, t in tensors_of(after).items()} or type(after).__name__
             raise ShapeError(
-                f"fit: augment must return as many {name} as it gets, {tuple(before.shape)}, got "
+                f"fit: augment must return as many {name} as it gets, {num_examples(before)}, got "
                 f"{came}."
             )
     return new[0], new[1]

@@ -7,12 +7,20 @@ from itertools import chain
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.conversion.registry import normalization_layers
 from pyronorm.devices import move
 from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeError
+from pyronorm.latents.inputs import (
+    Output,
+    first_tensor,
+    map_tensors,
+    num_examples,
+    run,
+    select,
+)
 from pyronorm.latents.space import LatentSpace
 from pyronorm.normalizers import LatentNorm, Normalizer
 from pyronorm.normalizers.freshness import check_statistics, needs_check, watch_loading
@@ -62,6 +70,8 @@ class LatentNetwork(nn.Module):
         samples_per_call: how many draws to evaluate at once; None chooses by the size of the
             activations. Networks that ``torch.func.vmap`` cannot run take one after the other.
         plain: the network has no normalization layer at all.
+        output: what of the network's output counts, where that is not one tensor: a key or attribute
+            (``"logits"``), a position, or a function of it.
 
     Raises:
         ConversionError: if the network has no layer with latent statistics; or has normalization
@@ -75,6 +85,7 @@ class LatentNetwork(nn.Module):
         prefix: str = "",
         samples_per_call: int | None = None,
         plain: bool = False,
+        output: Output = None,
     ) -> None:
         super().__init__()
         if samples_per_call is not None and samples_per_call < 1:
@@ -93,14 +104,26 @@ class LatentNetwork(nn.Module):
                 by_kind.setdefault(type(layer.normalizer), []).append(layer)
         self._sharing = tuple(map(tuple, by_kind.values()))
         self.samples_per_call = samples_per_call
+        self.output = output
         self._one_by_one = False  # torch.func.vmap cannot run the network
         self._checked: tuple[tuple[int, int], ...] | None = None
         watch_loading(network)
 
     @classmethod
-    def of(cls, network: nn.Module) -> LatentNetwork:
-        """The network itself if it is one already, or a new LatentNetwork around it."""
-        return network if isinstance(network, cls) else cls(network)
+    def of(cls, network: nn.Module, output: Output = None) -> LatentNetwork:
+        """The network itself if it is one already, or a new LatentNetwork around it.
+
+        Raises:
+            OptionError: if it is one with another ``output``.
+        """
+        if not isinstance(network, cls):
+            return cls(network, output=output)
+        if output is not None and network.output != output:
+            raise OptionError(
+                f"output={output!r} is given to the model, but its LatentNetwork has "
+                f"output={network.output!r}. Give it to one of them."
+            )
+        return network
 
     @property
     def like(self) -> Tensor:
@@ -111,27 +134,32 @@ class LatentNetwork(nn.Module):
                 return torch.empty(0, device=tensor.device, dtype=dtype)
         return torch.empty(0)
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """Move an input to the network's device, and to its precision if it is floating point."""
+    def prepare(self, x: Any) -> Any:
+        """Move an input to the network's device, and to its precision where it is floating point."""
         like = next(chain(self.network.parameters(), self.network.buffers()), self.like)
-        floating = x.is_floating_point() and like.is_floating_point()
-        return move(x, like.device, like.dtype if floating else None)
+
+        def put(tensor: Tensor) -> Tensor:
+            floating = tensor.is_floating_point() and like.is_floating_point()
+            return move(tensor, like.device, like.dtype if floating else None)
+
+        return map_tensors(put, x)
 
     def forward(
         self,
-        x: Shaped[Tensor, "batch *dims"],
+        x: Any,
         shift: Float[Tensor, "*draws channel"] | None = None,
         scale: Float[Tensor, "..."] | None = None,
     ) -> Tensor:
         """Evaluate the network.
 
         Args:
-            x: a batch of inputs, examples on axis 0.
+            x: a batch of inputs, examples on axis 0 of every tensor: a tensor, a tuple for
+                ``network(*x)``, a dictionary for ``network(**x)``, or a dataclass of tensors.
             shift: packed shifts, in one of the shapes above.
             scale: packed scales, positive, of the same shape.
 
         Returns:
-            The network's output, with the draws' axes in front.
+            The network's output (the part that ``output`` says), with the draws' axes in front.
 
         Raises:
             ShapeError: if the latents do not fit the network, each other or the batch.
@@ -154,7 +182,7 @@ class LatentNetwork(nn.Module):
         with handed_over({}, shared):
             return self._forward(x, shift, scale)
 
-    def _forward(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+    def _forward(self, x: Any, shift: Tensor | None, scale: Tensor | None) -> Tensor:
         if shift is None or scale is None:
             return self._evaluate(x, None, None)
         if shift.ndim <= 2:
@@ -215,10 +243,10 @@ class LatentNetwork(nn.Module):
             ]
         )
 
-    def _evaluate(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+    def _evaluate(self, x: Any, shift: Tensor | None, scale: Tensor | None) -> Tensor:
         """Hand the latents to the layers for one call; shape (channel,) or (1 or batch, channel)."""
         with handed_over(self._latents(shift, scale)) as call:
-            output: Tensor = self.network(x)
+            output = select(run(self.network, x), self.output, self.network)
         return output if torch.compiler.is_compiling() else call.kept(output)
 
     def _latents(
@@ -233,13 +261,13 @@ class LatentNetwork(nn.Module):
             layers = tuple(m for m in self.network.modules() if isinstance(m, LatentNorm))
         return dict(zip(layers, pairs, strict=True))
 
-    def _evaluate_one(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    def _evaluate_one(self, x: Any, shift: Tensor, scale: Tensor) -> Tensor:
         # One draw for all examples folds into the layers' own kernel.
         if shift.ndim == 2 and len(shift) == 1:
             shift, scale = shift[0], scale[0]
         return self._evaluate(x, shift, scale)
 
-    def _evaluate_many(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    def _evaluate_many(self, x: Any, shift: Tensor, scale: Tensor) -> Tensor:
         """Many draws: latents of shape (sample, 1 or batch, channel)."""
         if len(shift) == 1:
             return self._evaluate_one(x, shift[0], scale[0])[None]
@@ -254,8 +282,9 @@ class LatentNetwork(nn.Module):
         seen = Seen()
         with handed_over({}, seen=seen):
             outputs = [self._evaluate_one(x, shift[0], scale[0])[None]]
-        chunk = self.samples_per_call or self._chunk(x, seen.largest)
-        if under_autocast(x.device.type) or seen.packed:
+        device = first_tensor(x).device
+        chunk = self.samples_per_call or self._chunk(device, seen.largest)
+        if under_autocast(device.type) or seen.packed:
             chunk = 1  # inside of vmap torch ignores autocast, and has no checkpoints
         for start in range(1, len(shift), chunk):
             some = slice(start, start + chunk)
@@ -265,7 +294,7 @@ class LatentNetwork(nn.Module):
                 outputs.append(self._evaluate_together(x, shift[some], scale[some]))
         return torch.cat(outputs)
 
-    def _evaluate_together(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    def _evaluate_together(self, x: Any, shift: Tensor, scale: Tensor) -> Tensor:
         evaluate = torch.func.vmap(self._evaluate, (None, 0, 0), randomness="different")
         try:
             if not self._one_by_one:
@@ -278,12 +307,12 @@ class LatentNetwork(nn.Module):
         return output
 
     @staticmethod
-    def _chunk(x: Tensor, largest_activation: int) -> int:
-        elements = _CPU_ELEMENTS if x.device.type == "cpu" else _GPU_ELEMENTS
+    def _chunk(device: torch.device, largest_activation: int) -> int:
+        elements = _CPU_ELEMENTS if device.type == "cpu" else _GPU_ELEMENTS
         chunk = elements // max(1, largest_activation)
         return chunk if chunk >= _MIN_TOGETHER else 1
 
-    def _check_shapes(self, x: Tensor, shift: Tensor, scale: Tensor) -> None:
+    def _check_shapes(self, x: Any, shift: Tensor, scale: Tensor) -> None:
         self.space.check(shift, "LatentNetwork, shift")
         self.space.check(scale, "LatentNetwork, scale")
         if shift.shape != scale.shape:
@@ -291,16 +320,17 @@ class LatentNetwork(nn.Module):
                 "LatentNetwork: shift and scale must have one shape, got "
                 f"{tuple(shift.shape)} and {tuple(scale.shape)}."
             )
-        if not shift.device == scale.device == x.device:
+        device, examples = first_tensor(x).device, num_examples(x)
+        if not shift.device == scale.device == device:
             raise DeviceError(
-                f"LatentNetwork: the latents must be where the input is, on {x.device}, got shift on "
+                f"LatentNetwork: the latents must be where the input is, on {device}, got shift on "
                 f"{shift.device} and scale on {scale.device}. Move the guide, or what they are from, "
-                f"there: guide.to({str(x.device)!r})."
+                f"there: guide.to({str(device)!r})."
             )
-        if shift.ndim >= 2 and shift.shape[-2] not in (1, len(x)):
+        if shift.ndim >= 2 and shift.shape[-2] not in (1, examples):
             raise ShapeError(
                 f"LatentNetwork: the axis before the channels is the example axis, of length 1 or "
-                f"{len(x)} (the batch), got latents of shape {tuple(shift.shape)}. Many draws for "
+                f"{examples} (the batch), got latents of shape {tuple(shift.shape)}. Many draws for "
                 "all examples have the shape (samples, 1, channel)."
             )
 
