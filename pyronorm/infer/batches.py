@@ -21,6 +21,7 @@ from pyronorm.infer.data import (
 )
 from pyronorm.infer.generators import Generators, order_generators
 from pyronorm.infer.preparation import check_num_data
+from pyronorm.latents.inputs import num_examples
 from pyronorm.model import NormalizationModel
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class TrainingBatches:
         for batch in folded(self._batches, self._least):
             self.position += 1
             pair = self._pair(batch) if self.position > skipped or self._counts else None
-            examples += 0 if pair is None else len(pair[0])
+            examples += 0 if pair is None else num_examples(pair[1])
             if self.position == skipped and resumed is not None:
                 self._restore(resumed["now"], generators)
             if self.position > skipped and pair is not None:

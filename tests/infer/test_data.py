@@ -145,7 +145,7 @@ def test_what_is_no_data_is_refused():
         as_batches(3)
     with pytest.raises(ShapeError, match=r"one length, got \[7, 6\]"):
         as_batches((X, Y[:6]))
-    with pytest.raises(DataError, match=r"a pair \(x, y\), got \['Tensor', 'Tensor', 'Tensor'\]"):
+    with pytest.raises(DataError, match=r"; got \['Tensor', 'Tensor', 'Tensor'\]"):
         split((X, Y, Y))
     with pytest.raises(DataError, match="got dict"):
         split({"x": X})

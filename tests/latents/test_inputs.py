@@ -168,7 +168,7 @@ def test_loaders_of_pairs_of_tuples_and_of_dictionaries():
         (Outputs, 1),
         (dict, lambda found: found["hidden"] / 2),
     ],
-    ids=str,
+    ids=["dict", "tuple", "field", "position", "function"],
 )
 def test_outputs_are_selected(kind, output):
     torch.manual_seed(1)
