@@ -77,7 +77,7 @@ def as_batches(
         ShapeError: if ``x`` and ``y`` differ in length.
     """
     check_count("data", "batch_size", batch_size)
-    if isinstance(data, (Tensor, Mapping)) or _is_record(data):
+    if isinstance(data, Tensor) or _is_record(data):
         data = _Tensors((data,))
     elif isinstance(data, tuple) and (
         all(isinstance(part, Tensor) for part in data)
@@ -252,7 +252,7 @@ def split(batch: Any) -> tuple[Any, Tensor | None]:
     Raises:
         DataError: if the batch is neither ``x`` nor ``(x, y)``.
     """
-    if isinstance(batch, (Tensor, Mapping)) or _is_record(batch):
+    if isinstance(batch, Tensor) or _is_record(batch):
         return batch, None
     kinds: object = type(batch).__name__
     if isinstance(batch, (tuple, list)):
@@ -269,8 +269,8 @@ def split(batch: Any) -> tuple[Any, Tensor | None]:
 
 
 def _is_record(x: Any) -> bool:
-    """Whether it is a dataclass of tensors."""
-    return is_dataclass(x) and bool(tensors_of(x))
+    """Whether it is a dictionary or a dataclass of tensors."""
+    return (isinstance(x, Mapping) or is_dataclass(x)) and bool(tensors_of(x))
 
 
 def _input(x: Any) -> Any:

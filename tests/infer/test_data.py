@@ -148,7 +148,7 @@ def test_what_is_no_data_is_refused():
     with pytest.raises(DataError, match=r"; got \['Tensor', 'Tensor', 'Tensor'\]"):
         split((X, Y, Y))
     with pytest.raises(DataError, match="got dict"):
-        split({"x": X})
+        split({"x": "text"})
     with pytest.raises(DataError, match="there is no batch"):
         gather([])
     for bad in (0, -1, 1.5):
