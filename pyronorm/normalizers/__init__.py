@@ -8,6 +8,7 @@ from pyronorm.normalizers.ghost import Ghost
 from pyronorm.normalizers.group import Group, Instance, Layer
 from pyronorm.normalizers.kernels import affine, affine_each
 from pyronorm.normalizers.rms import RMS
+from pyronorm.normalizers.start import StartNormalizer
 from pyronorm.normalizers.weight import Weight
 from pyronorm.normalizers.whitening import BatchWhitening, GroupWhitening
 
@@ -24,6 +25,7 @@ __all__ = [
     "Layer",
     "Normalizer",
     "Population",
+    "StartNormalizer",
     "Weight",
     "affine",
     "affine_each",
