@@ -70,6 +70,13 @@ class StatisticsBank:
         """Number of rows."""
         return len(self.mean)
 
+    def __repr__(self) -> str:
+        """Say how many rows there are, of what."""
+        return (
+            f"StatisticsBank({len(self)} rows, batches of {self.batch_size}, "
+            f"{self.space.num_channels} channels of {len(self.space.layers)} layers, {self.mean.device})"
+        )
+
     @property
     def shift(self) -> Float[Tensor, "row channel"]:
         r""":math:`(\mu - M)/\sqrt{\sigma^2 + \epsilon}`; 0 for layers without batch statistics."""

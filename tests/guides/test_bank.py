@@ -77,3 +77,9 @@ def test_moves():
     neutral = StatisticsBank.neutral(bank.space, 4)
     assert torch.equal(neutral.shift, torch.zeros(4, 10))
     assert torch.equal(neutral.scale, torch.ones(4, 10))
+
+
+def test_repr_is_a_line():
+    assert repr(make_bank(make_model(), rows=7)) == (
+        "StatisticsBank(7 rows, batches of 16, 10 channels of 2 layers, cpu)"
+    )
