@@ -17,7 +17,7 @@ from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.infer.ensemble import Members, draw_members
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
 from pyronorm.latents import Draws, LatentNetwork
-from pyronorm.latents.inputs import all_finite, first_tensor, tensors_of
+from pyronorm.latents.inputs import all_finite, first_tensor, map_tensors, num_examples, tensors_of
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
@@ -29,6 +29,8 @@ __all__ = [
     "predict",
     "predictive_nll",
 ]
+
+_ELEMENTS = 2**25  # of the outputs of all draws for a part of a batch
 
 
 def predict(
@@ -46,7 +48,8 @@ def predict(
     :math:`p(y | x) = \frac1S\sum_s p(y | x, z_s)` with :math:`z_s \sim q`. The same draws serve all
     examples, since the latents are global. The network is in evaluation mode for the time of the
     call; nothing is changed. Memory is bounded by ``batch_size`` and, per batch, by the chunks of
-    :class:`~pyronorm.LatentNetwork`; equal draws are evaluated once.
+    :class:`~pyronorm.LatentNetwork`; a batch whose outputs for all draws are larger than an eighth of a
+    gigabyte is evaluated in parts. Equal draws are evaluated once.
 
     Args:
         model: the model; for a :class:`pyronorm.Ensemble` one of its own.
@@ -116,8 +119,8 @@ def evaluate_draws(
         batch_size: examples at once, where the data do not come in batches.
 
     Yields:
-        ``x``, ``y`` (or None), and the outputs of shape ``(sample, batch, *out)``, members one after
-        the other, on the first network's device.
+        For each batch, or part of it if outputs are large: ``x``, ``y`` (or None), and the outputs
+        of shape ``(sample, batch, *out)``, members one after the other, on the first network's device.
 
     Raises:
         DataError: if there are no data, or inputs that are not finite.
@@ -136,24 +139,40 @@ def evaluate_draws(
             if finite[position].device.type == "cpu":
                 _refuse_non_finite(finite)
                 finite.clear()
-        outputs: list[Tensor] = []
-        for (model, _), (shift, scale, index) in zip(members, unique, strict=True):
-            network = model.network
-            mine = network.prepare(given)
-            if not outputs:
-                x = mine
-            if empty:
-                _refuse_other_sites(network, mine)
-            with evaluation_mode(model):
-                output = network(mine, shift, scale)
-            output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
-            outputs.append(output.to(first_tensor(x).device))
-        empty = False
-        y = None if y is None else move(y, first_tensor(x).device)
-        yield x, y, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        if empty:
+            for model, _ in members:
+                _refuse_other_sites(model.network, model.network.prepare(given))
+            draws = sum(len(index) for _, _, index in unique)
+            size = _size(members[0][0], unique[0], _rows(given, 0, 1))
+            rows = max(1, _ELEMENTS // max(1, draws * size))
+            empty = False
+        for part in range(0, max(1, num_examples(given)), rows):
+            outputs: list[Tensor] = []
+            for (model, _), (shift, scale, index) in zip(members, unique, strict=True):
+                mine = model.network.prepare(_rows(given, part, rows))
+                if not outputs:
+                    x = mine
+                with evaluation_mode(model):
+                    output = model.network(mine, shift, scale)
+                output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
+                outputs.append(output.to(first_tensor(x).device))
+            targets = None if y is None else move(y[part : part + rows], first_tensor(x).device)
+            yield x, targets, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if empty:
         raise DataError("data: there is no batch.")
     _refuse_non_finite(finite)
+
+
+def _rows(x: Any, start: int, number: int) -> Any:
+    """So many examples of the inputs."""
+    return map_tensors(lambda tensor: tensor[start : start + number], x)
+
+
+def _size(model: NormalizationModel, draws: tuple[Tensor, ...], x: Any) -> int:
+    """Size of the output for one example and draw."""
+    shift, scale, _ = draws
+    with torch.no_grad(), evaluation_mode(model):
+        return int(model.network(model.network.prepare(x), shift[:1], scale[:1]).numel())
 
 
 def _refuse_non_finite(finite: Mapping[int, Tensor]) -> None:

@@ -280,6 +280,21 @@ class LikelihoodConformance(ABC):
         same(loaded.log_prob(output, y), density, "after load_state_dict the log density differs")
 
     @check
+    def test_settings_make_it_anew(self) -> None:
+        """Made of ``settings()`` and the state, as of a file, it has the same log densities."""
+        likelihood, output, y = self._case()
+        settings = likelihood.settings()
+        if any(callable(value) for value in settings.values()):
+            raise SkipTest("a setting is a function, which is in no file")
+        with torch.no_grad():
+            for parameter in likelihood.parameters():
+                parameter.add_(0.1)
+        made = type(likelihood)(**settings).double()
+        made.load_state_dict(likelihood.state_dict())
+        message = "made anew of its settings and state it has another log density"
+        same(made.log_prob(output, y), likelihood.log_prob(output, y), message)
+
+    @check
     def test_precision_follows_the_output(self) -> None:
         """In float32 and float64 the log density has the dtype of the output, with tensors moved."""
         for dtype in (torch.float32, torch.float64):

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
-from pyronorm import NormalizationModel, convert, predict
+from pyronorm import NormalizationModel, convert, estimate_population_statistics, predict
 from pyronorm.errors import DataError, StatisticsError
-from pyronorm.guides import MonteCarloBatchNorm
+from pyronorm.guides import MeanField, MonteCarloBatchNorm
 from pyronorm.infer import as_posterior, log_likelihoods, predictive_nll
+from pyronorm.infer.predict import evaluate_draws
 from pyronorm.likelihoods import Categorical, Normal
 from tests.guides.cases import CASES, make_bank, make_guide, make_model
-from tests.nets import conv_net, mlp, train_briefly
+from tests.nets import SHAPES, conv_net, mlp, train_briefly
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,10 +51,10 @@ def test_equal_draws_are_evaluated_once(monkeypatch):
     )
     x = torch.randn(5, 5)
     prediction = predict(model, make_guide("Point", model), x, 50)
-    assert seen == [1]
+    assert seen == [1, 1]  # the first to know how large outputs are
     assert prediction.samples.shape == (50, 5, 3)
     predict(model, MonteCarloBatchNorm(model, make_bank(model, rows=4)), x, 200)
-    assert seen[1] == 4
+    assert seen[-1] == 4
 
 
 def test_the_same_draws_serve_all_batches():
@@ -164,3 +167,19 @@ def test_large_and_small_batches_agree():
         results.append(predict(model, guide, x, 20).mean)
     for other in results[1:]:
         torch.testing.assert_close(results[0], other, rtol=1e-4, atol=1e-5)
+
+
+def test_large_outputs_are_evaluated_in_parts(monkeypatch):
+    network = conv_net(2)
+    model = NormalizationModel(convert(network), Normal(), num_data=7)
+    x = torch.randn(7, *SHAPES[2])
+    estimate_population_statistics(model.network, x)
+    guide = MeanField(model)
+    whole = predict(model, guide, x, 5, seed=1)
+    room = sys.modules["pyronorm.infer.predict"]  # the package has the function by this name
+    monkeypatch.setattr(room, "_ELEMENTS", 2 * 5 * whole.outputs[0, 0].numel())
+    parts = list(evaluate_draws([(model, guide.draw(model, 5, seed=1))], x))
+    assert [len(part[0]) for part in parts] == [2, 2, 2, 1]
+    found = predict(model, guide, x, 5, seed=1)
+    torch.testing.assert_close(found.outputs, whole.outputs)
+    torch.testing.assert_close(found.entropy, whole.entropy)
