@@ -88,7 +88,8 @@ class Flow(Guide):
 
     def law(self) -> Law:
         """All latents jointly."""
-        base = dist.Normal(torch.zeros_like(self.loc), 1.0, validate_args=False).to_event(1)
+        zeros, ones = torch.zeros_like(self.loc), torch.ones_like(self.loc)
+        base = dist.Normal(zeros, ones, validate_args=False).to_event(1)
         # Every part remembers its last draw, or the density would invert the flow step by step.
         parts = [
             *(AffineAutoregressive(network) for network in self.flows),

@@ -269,13 +269,17 @@ def predictive_nll(
     """
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "predictive_nll")
-    total, count = 0.0, 0
+    like = members[0][0].network.like
+    total = torch.zeros(2, dtype=torch.float64, device=like.device)
     for _, y, output in evaluate_draws(members, batches):
         if y is None:
             raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
-        density = torch.logsumexp(model.likelihood.log_prob(output, y, 1), 0)
-        density = density[model.likelihood.present(y)] - math.log(len(output))
-        total, count = total + float(density.double().sum()), count + len(density)
+        density = torch.logsumexp(model.likelihood.log_prob(output, y, 1), 0) - math.log(
+            len(output)
+        )
+        present = model.likelihood.present(y)
+        total += torch.stack([torch.where(present, density, 0.0).double().sum(), present.sum()])
+    log_density, count = total.tolist()  # read once: a device is not waited for in between
     if not count:
         raise DataError("data: all values of y are missing.")
-    return -total / count
+    return float(-log_density / count)

@@ -78,12 +78,7 @@ class MultivariateNormal(Likelihood):
 
     def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
         """Normal over the last axis."""
-        check_axes("MultivariateNormal", output, num_sample_dims, at_least=1)
-        if output.shape[num_sample_dims + 1 :] != self.log_std.shape:
-            raise ShapeError(
-                f"MultivariateNormal: expected an output of shape (batch, {len(self.log_std)}), got "
-                f"{tuple(output.shape)} with {num_sample_dims} sample axes in front."
-            )
+        self._check_output(output, num_sample_dims)
         variance = (2 * self.log_std).exp()
         return dist.LowRankMultivariateNormal(output, self.factor, variance, validate_args=False)
 
@@ -96,9 +91,17 @@ class MultivariateNormal(Likelihood):
         log density is 0.
         """
         observed = ~y.isnan()
-        self.distribution(output, num_sample_dims)  # for its refusals
+        self._check_output(output, num_sample_dims)
         factor = self.factor * observed[..., None]
         variance = torch.where(observed, (2 * self.log_std).exp(), 1 / (2 * torch.pi))
         mean = torch.where(observed, output, 0.0)
         marginal = dist.LowRankMultivariateNormal(mean, factor, variance, validate_args=False)
         return marginal, torch.where(observed, y, 0.0)
+
+    def _check_output(self, output: Tensor, num_sample_dims: int) -> None:
+        check_axes("MultivariateNormal", output, num_sample_dims, at_least=1)
+        if output.shape[num_sample_dims + 1 :] != self.log_std.shape:
+            raise ShapeError(
+                f"MultivariateNormal: expected an output of shape (batch, {len(self.log_std)}), got "
+                f"{tuple(output.shape)} with {num_sample_dims} sample axes in front."
+            )

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pyronorm as pn
+from pyronorm.infer.predict import predictive_nll
 from tests.device.cases import make_data, make_fabric, make_model
 from tests.guides.cases import make_guide
 from tests.simulated_device import DEVICE
@@ -61,6 +62,10 @@ def evaluate(model, guide, data):
     pn.evaluate(model, guide, data, 5, batch_size=BATCH)
 
 
+def validate(model, guide, data):
+    predictive_nll(model, guide, data, 5, batch_size=BATCH)
+
+
 def collect_bank(model, guide, data):
     pn.collect_bank(model, data[0], batch_size=BATCH)
 
@@ -72,20 +77,22 @@ def estimate(model, guide, data):
 clipped = pn.Optimization(gradient_clip_norm=1.0)
 
 # In a step: the loss, read while the next step is under way.
-# LowRank: torch's check of the Cholesky decomposition; Flow: Pyro copies the order of a permutation.
-# In a batch of evaluate: are the targets possible? And which of them are missing (by a mask)?
+# LowRank: torch's check of the Cholesky decomposition.
+# In a batch of validation and evaluate: are the targets possible?
+# In one of evaluate also: which of them are missing, by masks?
 WAITS: dict[str, tuple[Callable[[int], Callable[[], object]], float]] = {
     "step, Point": (step("Point"), 1),
     "step, EffectiveBatchSize": (step("EffectiveBatchSize"), 1),
     "step, MeanField": (step("MeanField"), 1),
     "step, LowRank": (step("LowRank"), 2),
-    "step, Flow": (step("Flow"), 2),
+    "step, Flow": (step("Flow"), 1),
     "step, Normal": (step("MeanField", likelihood="Normal"), 1),
     "step, clipping": (step("MeanField", optimization=clipped), 1),
     "step, data on the CPU": (step("MeanField", "cpu"), 1),
     "predict": (batch(predict), 0),
     "predict, data on the CPU": (batch(predict, "cpu"), 0),
     "evaluate": (batch(evaluate), 4),
+    "validation": (batch(validate), 1),
     "collect_bank": (batch(collect_bank), 0),
     "collect_bank, data on the CPU": (batch(collect_bank, "cpu"), 0),
     "population": (batch(estimate), 0),
