@@ -59,7 +59,7 @@ def run_checks(suite: object) -> dict[str, str]:
     """Run all checks of a suite, without pytest.
 
     Args:
-        suite: an instance of your :class:`NormalizerConformance`.
+        suite: an instance of your suite, such as a :class:`NormalizerConformance`.
 
     Returns:
         For each check ``"passed"``, or ``"skipped: ..."`` with the reason.

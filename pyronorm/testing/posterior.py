@@ -17,10 +17,10 @@ from pyronorm.latents import Draws
 from pyronorm.likelihoods import Categorical
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import trust_statistics
-from pyronorm.priors import Standard
+from pyronorm.priors import Prior, Standard
 from pyronorm.testing.claims import SkipTest, check, expect, same
 
-__all__ = ["PosteriorConformance"]
+__all__ = ["PosteriorConformance", "small_inputs", "small_model"]
 
 _SAMPLES = 6
 
@@ -142,7 +142,7 @@ class PosteriorConformance(ABC):
     def test_predicts_with_its_draws(self) -> None:
         """The prediction is the average over the draws of the same seed."""
         model, posterior = self._case()
-        x = _inputs(7)
+        x = small_inputs(7)
         draws = posterior.draw(model, _SAMPLES, seed=4)
         model.eval()
         with torch.no_grad():
@@ -155,7 +155,7 @@ class PosteriorConformance(ABC):
     def test_is_judged_and_exported(self) -> None:
         """``evaluate`` and ``to_arviz`` take it."""
         model, posterior = self._case()
-        x, y = _inputs(7), torch.arange(7) % 3
+        x, y = small_inputs(7), torch.arange(7) % 3
         metrics = evaluate(model, posterior, (x, y), _SAMPLES, seed=1)
         expect("nll" in metrics, "evaluate gave no nll")
         idata = to_arviz(model, posterior, (x, y), _SAMPLES, seed=1)
@@ -166,7 +166,7 @@ class PosteriorConformance(ABC):
     def test_refuses_what_cannot_be(self) -> None:
         """No draws, and another network, are refused with an error of pyronorm."""
         model, posterior = self._case()
-        other = _model(hidden=4)
+        other = small_model(hidden=4)
         for arguments, what in (((model, 0), "num_samples=0"), ((other, 2), "another network")):
             try:
                 posterior.draw(*arguments)
@@ -180,15 +180,29 @@ class PosteriorConformance(ABC):
             raise AssertionError(f"{what} must be refused, got draws")
 
     def _case(self, dtype: torch.dtype = torch.float32) -> tuple[NormalizationModel, Posterior]:
-        model = _model(dtype=dtype)
+        model = small_model(dtype=dtype)
         return model, as_posterior(self.make(model), type(self).__name__, model.space)
 
 
-def _inputs(number: int) -> Tensor:
+def small_inputs(number: int) -> Tensor:
+    """So many different examples."""
     return torch.linspace(-1.5, 1.5, number * 5).reshape(number, 5).sin()
 
 
-def _model(hidden: int = 6, dtype: torch.dtype = torch.float32) -> NormalizationModel:
+def small_model(
+    hidden: int = 6,
+    dtype: torch.dtype = torch.float32,
+    prior: Prior | None = None,
+    draws: int = 1,
+) -> NormalizationModel:
+    """A classifier of five inputs with two normalized layers.
+
+    Args:
+        hidden: channels of the first; the second has three.
+        dtype: of the network.
+        prior: None for a standard one.
+        draws: per mini-batch.
+    """
     network = nn.Sequential(
         nn.Linear(5, hidden),
         nn.BatchNorm1d(hidden),
@@ -198,4 +212,5 @@ def _model(hidden: int = 6, dtype: torch.dtype = torch.float32) -> Normalization
     )
     converted = convert(network).to(dtype)
     trust_statistics(converted)
-    return NormalizationModel(converted, Categorical(), num_data=50, prior=Standard(0.3, 0.3))
+    prior = Standard(0.3, 0.3) if prior is None else prior
+    return NormalizationModel(converted, Categorical(), 50, prior, draws)
