@@ -126,5 +126,7 @@ class Paired(Guide):
             loc = self.log_scale_loc + self.coupling * (shift - self.shift_loc) / std
             return log_normal(loc, rest)
 
-        alone = log_normal(self.log_scale_loc, torch.hypot(self.coupling, rest))
+        def alone() -> Any:
+            return log_normal(self.log_scale_loc, torch.hypot(self.coupling, rest))
+
         return ScaleGivenShift(normal(self.shift_loc, std), scale, alone)

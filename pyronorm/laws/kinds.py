@@ -76,12 +76,12 @@ class ScaleGivenShift(Law):
         shift: a Pyro distribution with event shape ``(channel,)``.
         scale: a function of the shifts, which may have axes in front, that returns such a
             distribution.
-        marginal: the distribution of the scale alone, where it is known.
+        marginal: a function that returns the distribution of the scale alone, where it is known.
     """
 
     shift: Any
     scale: Callable[[Tensor], Any]
-    marginal: Any = None
+    marginal: Callable[[], Any] | None = None
 
     def __post_init__(self) -> None:
         check_event(self.shift, "shift")
@@ -93,7 +93,7 @@ class ScaleGivenShift(Law):
 
     def marginals(self) -> tuple[Any, Any]:
         """The distribution of the shift, and that of the scale if it is known."""
-        return (self.shift, self.marginal) if self.marginal is not None else super().marginals()
+        return super().marginals() if self.marginal is None else (self.shift, self.marginal())
 
 
 @dataclass(frozen=True, repr=False)

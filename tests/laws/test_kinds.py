@@ -33,7 +33,9 @@ def independent() -> Independent:
 
 
 def scale_given_shift() -> ScaleGivenShift:
-    alone = log_normal(-LOC, torch.hypot(0.4 * STD, STD / 2))
+    def alone():
+        return log_normal(-LOC, torch.hypot(0.4 * STD, STD / 2))
+
     return ScaleGivenShift(
         normal(LOC, STD), lambda shift: log_normal(0.4 * (shift - LOC) - LOC, STD / 2), alone
     )
