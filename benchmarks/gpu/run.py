@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import math
@@ -211,6 +212,7 @@ def environment(device: torch.device) -> Row:
     }
 
 
+@functools.cache
 def commit() -> str:
     """The commit of the checkout; empty where git does not know it."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]

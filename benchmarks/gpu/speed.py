@@ -93,9 +93,9 @@ def run(part: Part) -> None:
             part.case(f"pn.fit, {name}", body, needs=size.set_up, table=title)
     for images, normalizer in product(size.images, ("batch", "group", "weight")):
         title = f"{size.draws} draws of {images} images, {normalizer}"
-        table(part, title, size, cases.predictions(normalizer, images))
+        table(part, title, size, cases.predictions(normalizer, images), long=True)
     title = f"{size.rows} batches of {size.images[0]} images"
-    table(part, title, size, cases.passes(size.images[0]))
+    table(part, title, size, cases.passes(size.images[0]), long=True)
     title = f"normalizers with a mean-field guide, {size.batch} images"
     table(part, title, size, cases.normalizer_steps(size.batch))
     if part.settings.compiled:
@@ -104,11 +104,17 @@ def run(part: Part) -> None:
 
 
 def table(
-    part: Part, title: str, size: Size, makers: Mapping[str, Maker], *, compiling: bool = False
+    part: Part,
+    title: str,
+    size: Size,
+    makers: Mapping[str, Maker],
+    *,
+    long: bool = False,
+    compiling: bool = False,
 ) -> None:
-    """Time functions side by side; compiling takes its time."""
+    """Time functions side by side; long calls are not repeated, and compiling takes its time."""
     needs = size.set_up * (6 if compiling else 1)
-    Table(part, title, size.repeats, size.rounds, needs).time(makers)
+    Table(part, title, 1 if long else size.repeats, size.rounds, needs).time(makers)
 
 
 def compared(part: Part, title: str, body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
