@@ -43,7 +43,7 @@ def test_all_cases(part, name):
     with SimulatedDevice():
         run(made)
     assert made.rows
-    assert {row["case"] for row in made.failed} <= {"convert, example on the CPU"}
+    assert not made.failed
 
 
 @pytest.mark.parametrize(
