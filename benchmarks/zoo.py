@@ -68,7 +68,7 @@ VIDEO = ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "swin3d_t"]
 # Sizes of images that a family insists on; others take small ones.
 _SIZES = {
     "inception_v3": 299, "inception_v4": 128, "inception_resnet_v2": 128, "vit_b_16": 224,
-    "maxvit_t": 224, "mvit_v1_b": 224, "s3d": 64, "deeplabv3_resnet50": 32, "fcn_resnet50": 32,
+    "maxvit_t": 224, "mvit_v1_b": 224, "s3d": 224, "deeplabv3_resnet50": 32, "fcn_resnet50": 32,
 }  # fmt: skip
 
 

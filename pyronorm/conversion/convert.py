@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from pyronorm.conversion.build import build
@@ -71,6 +72,11 @@ def convert(
         >>> network[1]
         LatentNorm(Batch(eps=1e-05), num_channels=8)
     """
+    if not isinstance(network, nn.Module):
+        raise OptionError(
+            f"convert: expected a network, a torch.nn.Module, got {network!r}."
+            + (" Give an instance of it." if isinstance(network, type) else "")
+        )
     if normalizer is not None and normalizer.needs_example and example_input is None:
         raise OptionError(
             f"convert: the {type(normalizer).__name__} normalizer needs example_input, a batch as the "
@@ -97,6 +103,8 @@ def convert(
         layer.normalizer.adopt(layer, origin)
     _refuse_stray_references(new, gone + surroundings.taken)
     keep_latents_in_transformers(new)
+    if surroundings.taken:
+        _try(new, example_input)
     stamp_statistics(new)
     watch_loading(new)
     record_conversion(new, Conversion.of(normalizer, example_input, only=only, skip=skip))
@@ -158,6 +166,23 @@ def _copy(network: nn.Module) -> nn.Module:
         raise ConversionError(
             f"convert: {type(network).__name__} cannot be copied (copy.deepcopy): {error}"
         ) from error
+
+
+@torch.no_grad()
+def _try(network: nn.Module, example_input: Tensor | None) -> None:
+    """Run the network once: it may read of a layer what the Identity at its place does not have."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()(example_input)
+    except Exception as error:
+        raise ConversionError(
+            f"convert: {type(network).__name__} does not run without the layers that the normalizers "
+            f"have taken in, {type(error).__name__}: {error}. Leave the normalization behind them out "
+            "with skip=[...], or choose another normalizer."
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _refuse_stray_references(network: nn.Module, replaced: list[nn.Module]) -> None:

@@ -34,6 +34,10 @@ class Surroundings:
         example_input: Any = None,
     ) -> None:
         self._original = original
+        # A module that is registered at several places is traced under the first of its names.
+        self._first: dict[int, str] = {
+            id(module): name for name, module in original.named_modules()
+        }
         self.new = new
         """The network that is converted; another one once its own root is replaced."""
         self._targets = targets
@@ -45,13 +49,19 @@ class Surroundings:
     def _trace(self) -> Trace:
         if self._example is None:
             raise OptionError("convert: example_input is missing.")
-        return trace(self._original, self._example, whole=self._targets)
+        return trace(
+            self._original, self._example, whole=[self._traced(name) for name in self._targets]
+        )
 
     def moments_of_input(
         self, target: str, mean: Sequence[float], std: Sequence[float]
     ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Mean and variance of a layer's input as a function of the weights before it."""
-        return build_propagation(self._trace, target, self.new, mean, std)
+        return build_propagation(self._trace, self._traced(target), self.new, mean, std)
+
+    def _traced(self, name: str) -> str:
+        first: str = self._first[id(self._original.get_submodule(name))]
+        return first
 
     def take_linear(self, target: str) -> tuple[str, nn.Module]:
         """Take the layer that feeds a normalization, and nobody else, out of the new network.
@@ -74,7 +84,7 @@ class Surroundings:
         return name, linear
 
     def _feeding(self, target: str) -> str:
-        calls = self._trace.of_module(target)
+        calls = self._trace.of_module(self._traced(target))
         source: Call | None = None
         if len(calls) == 1 and calls[0].inputs:
             source = self._trace.producer(calls[0].inputs[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -258,8 +259,10 @@ class LatentNorm(nn.Module):
         super().__init__()
         if num_channels < 1:
             raise OptionError(f"LatentNorm: num_channels must be positive, got {num_channels}.")
-        if normalizer.eps is not None and normalizer.eps < 0:
-            raise OptionError(f"LatentNorm: eps must not be negative, got {normalizer.eps}.")
+        if normalizer.eps is not None and not 0 <= normalizer.eps < math.inf:
+            raise OptionError(
+                f"LatentNorm: eps must be finite and not negative, got {normalizer.eps}."
+            )
         self.normalizer = normalizer
         self.num_channels = num_channels
         self.channel_last = channel_last
@@ -340,7 +343,7 @@ class LatentNorm(nn.Module):
             )
         move = self.channel_last and not self.normalizer.handles_channel_last
         y = self._normalize(x.movedim(-1, 1) if move else x)
-        y = y.movedim(1, -1) if move else y
+        y = y.movedim(1, -1).contiguous() if move else y  # networks take views of such outputs
         for step in self.then:
             y = self.get_submodule(step)(y) if isinstance(step, str) else step(y)
         call = present_call(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,7 +71,7 @@ class Group(Normalizer):
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Normalize each example by groups."""
-        values = x[0].numel() // self.num_groups
+        values = math.prod(x.shape[1:]) // self.num_groups
         if values < 2:
             raise ShapeError(
                 f"{layer.name}: group statistics need at least 2 values per group, got {values} "
@@ -169,11 +170,13 @@ class Instance(Normalizer):
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Normalize each example and channel over its positions."""
-        positions = x[0, 0].numel() if x.ndim > 2 else 1
+        positions = math.prod(x.shape[2:])
         if positions < 2:
             raise ShapeError(
                 f"{layer.name}: instance statistics need at least 2 positions per channel, got "
                 f"{positions} (input of shape {tuple(x.shape)}). Use Group or Layer there."
             )
+        if x.shape[0] == 0:  # torch's kernel fails
+            return x
         weight, bias = float32_affine(x, weight, bias)
         return F.instance_norm(x, None, None, weight, bias, True, 0.0, layer.eps)

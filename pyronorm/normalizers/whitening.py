@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -110,7 +111,7 @@ class BatchWhitening(Normalizer):
         groups = x.shape[1] // dim
         # The batch joins the positions where they are few, so that there are few and large matrix
         # products, and where channels are innermost in memory, so that it is a view.
-        join = x[0, 0].numel() < dim or x.stride(1) == 1
+        join = math.prod(x.shape[2:]) < dim or x.stride(1) == 1
         with full_precision(x):
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
             if join:
@@ -227,7 +228,7 @@ class GroupWhitening(Normalizer):
         return affine_each(self._whiten(layer, x), weight, bias).to(x.dtype)
 
     def _whiten(self, layer: LatentNorm, x: Tensor) -> Tensor:
-        values = x[0].numel() // self.num_groups
+        values = math.prod(x.shape[1:]) // self.num_groups
         if values <= self.num_groups:
             raise ShapeError(
                 f"{layer.name}: the covariance of {self.num_groups} groups needs at least "

@@ -1,0 +1,112 @@
+"""What went wrong once in conversions of real networks, with the right values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pyronorm import LatentNetwork, convert
+from pyronorm.errors import ConversionError, OptionError
+from pyronorm.normalizers import (
+    RMS,
+    Analytic,
+    Batch,
+    BatchWhitening,
+    Ghost,
+    Group,
+    GroupWhitening,
+    Instance,
+    LatentNorm,
+    Layer,
+    Population,
+    Weight,
+)
+
+
+class TwoPlaces(nn.Module):
+    """Layers that are registered under their own names and in a sequence, as in nnU-Net."""
+
+    def __init__(self, block_first: bool) -> None:
+        super().__init__()
+        conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        if not block_first:
+            self.conv, self.norm = conv, norm
+        self.block = nn.Sequential(conv, norm, nn.ReLU())
+        if block_first:
+            self.conv, self.norm = conv, norm
+
+    def forward(self, x):
+        return self.block(x)
+
+
+@pytest.mark.parametrize("block_first", [False, True])
+@pytest.mark.parametrize("only", [None, "norm", "block.1"])
+@pytest.mark.parametrize("normalizer", [Weight(), Analytic(), Population()], ids=str)
+def test_modules_at_two_places(block_first, only, normalizer):
+    torch.manual_seed(0)
+    original, x = TwoPlaces(block_first), torch.randn(4, 3, 6, 6)
+    original(x)
+    original.eval()
+    network = convert(original, normalizer, only=only, example_input=x)
+    assert network.norm is network.block[1]
+    assert isinstance(network.norm, LatentNorm)
+    torch.testing.assert_close(network(x), original(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [None, Group(2), Layer(), RMS(), Batch(), Ghost(2), Instance(), GroupWhitening(2)],
+    ids=str,
+)
+def test_outputs_are_contiguous_where_those_of_the_original_were(normalizer):
+    x = torch.randn(4, 5, 6)
+    network = convert(nn.LayerNorm(6), normalizer).train()
+    assert network(x).is_contiguous()
+    shift, scale = torch.randn(4, 6), torch.rand(4, 6) + 0.5
+    assert LatentNetwork(network)(x, shift, scale).is_contiguous()
+
+
+class ReadsStride(nn.Module):
+    """Pads by what it reads of the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        pad = self.conv.stride[0]
+        return self.norm(self.conv(nn.functional.pad(x, (pad, pad, pad, pad))))
+
+
+def test_a_network_that_reads_of_a_layer_that_was_taken_in():
+    x = torch.randn(4, 3, 6, 6)
+    with pytest.raises(ConversionError, match="ReadsStride does not run without .* 'stride'"):
+        convert(ReadsStride(), Weight(), example_input=x)
+    assert convert(ReadsStride(), Analytic(), example_input=x)(x).shape == (4, 4, 6, 6)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4)])
+@pytest.mark.parametrize("normalizer", [None, Group(2), Layer(), RMS(), Instance()], ids=str)
+def test_empty_batches(layer, normalizer):
+    x = torch.empty(0, 4, 3, 3)
+    assert convert(layer, normalizer).eval()(x).shape == x.shape
+
+
+@pytest.mark.parametrize("normalizer", [BatchWhitening(2), GroupWhitening(2)], ids=str)
+def test_empty_batches_of_whitening(normalizer):
+    x = torch.empty(0, 4, 3, 3)
+    assert convert(nn.BatchNorm2d(4), normalizer).eval()(x).shape == x.shape
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("network", [None, "resnet18", nn.BatchNorm1d, [nn.BatchNorm1d(3)]])
+def test_what_is_no_network(network):
+    with pytest.raises(OptionError, match=r"convert: expected a network, a torch\.nn\.Module, got"):
+        convert(network)
+
+
+@pytest.mark.parametrize("eps", [float("nan"), float("inf"), -1e-5])
+def test_an_eps_that_is_no_number(eps):
+    with pytest.raises(ConversionError, match="eps must be finite and not negative"):
+        convert(nn.BatchNorm1d(3), Batch(eps=eps))
