@@ -76,7 +76,7 @@ class EffectiveBatchSize(Guide):
         cls,
         model: NormalizationModel | LatentNetwork,
         bank: StatisticsBank,
-        per: Per = Per.LAYER,
+        per: Per | str = Per.LAYER,
     ) -> EffectiveBatchSize:
         """Start at the effective batch sizes of a bank, estimated by maximum likelihood.
 

@@ -57,7 +57,9 @@ def make_bank(model: NormalizationModel, rows: int = 40) -> StatisticsBank:
 _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Point": Point,
     "EffectiveBatchSize": lambda m: EffectiveBatchSize(m, 16.0),
-    "EffectiveBatchSize.from_bank": lambda m: EffectiveBatchSize.from_bank(m, make_bank(m)),
+    "EffectiveBatchSize.from_bank": lambda m: EffectiveBatchSize.from_bank(
+        m, make_bank(m), "layer"
+    ),
     "BatchNoise": lambda m: BatchNoise(m, 16.0),
     "Fixed": lambda m: Fixed(m, Standard(0.3, 0.2)),
     "MeanField": MeanField,

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
 from pyro.nn import PyroModule
 
 import pyronorm as pn
@@ -50,6 +50,16 @@ def test_a_second_guide_in_one_process_is_trained_alike(make, prior):
                 del pyro.get_param_store()[name]
     assert min(moves[0]) > 0
     assert moves[0] == moves[1]
+
+
+def test_a_compiled_elbo_trains_it():
+    """Pyro's jit puts tensors of its own into the store while it traces."""
+    model = make_model()
+    model.requires_grad_(False)
+    guide = MeanField(model)
+    elbo = JitTrace_ELBO(ignore_jit_warnings=True)
+    engine = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
+    assert min(train(model, guide, 3, engine)) > 0
 
 
 def test_two_guides_that_take_turns_are_both_trained():
