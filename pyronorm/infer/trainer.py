@@ -86,11 +86,6 @@ class Trainer:
             batches, so that runs with different guides see the same batches. None draws from the
             user's generators.
 
-    Attributes:
-        history: the course of training.
-        epochs: how many epochs :meth:`run` was asked for.
-        optimizer: the torch optimizer.
-
     Raises:
         OptionError: if options are out of range or contradict each other, if there is nothing to
             train, or if the guide has no density. The model is then as it was.
@@ -127,7 +122,9 @@ class Trainer:
         # Checkpoints come last: they store what the others have noted.
         self.callbacks = sorted(callbacks, key=lambda one: isinstance(one, Checkpoint))
         self.history = History()
+        """The course of training."""
         self.epochs = 0
+        """How many epochs :meth:`run` was asked for."""
         self.steps = 0
         """Steps of the optimizer so far."""
         self.epochs_done = 0.0
