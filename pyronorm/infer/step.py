@@ -283,10 +283,18 @@ def _augmented(x: Any, y: Tensor, augment: Augment) -> tuple[Any, Tensor]:
             "the inputs alone is lambda x, y: (change(x), y)."
         )
     for name, before, after in (("inputs", x, new[0]), ("targets", y, new[1])):
-        if not tensors_of(after) or num_examples(after) != num_examples(before):
-            came = {k: tuple(t.shape) for k, t in tensors_of(after).items()} or type(after).__name__
+        expected, came = _examples(before), _examples(after)
+        if came != expected or (name == "targets" and not isinstance(after, Tensor)):
             raise ShapeError(
-                f"fit: augment must return as many {name} as it gets, {num_examples(before)}, got "
-                f"{came}."
+                f"fit: augment must return as many {name} as it gets, {expected}, got "
+                f"{type(after).__name__ if came in (None, expected) else came}."
             )
     return new[0], new[1]
+
+
+def _examples(value: Any) -> int | None:
+    """The number of examples, None where there is no axis of them."""
+    tensors = tensors_of(value)
+    if not tensors or any(tensor.ndim == 0 for tensor in tensors.values()):
+        return None
+    return num_examples(value)
