@@ -272,7 +272,7 @@ class LatentNetwork(nn.Module):
         if len(shift) == 1:
             return self._evaluate_one(x, shift[0], scale[0])[None]
         if torch.compiler.is_compiling():
-            if under_autocast(x.device.type):  # inside of vmap torch ignores it
+            if under_autocast(first_tensor(x).device.type):  # inside of vmap torch ignores it
                 pairs = zip(shift, scale, strict=True)
                 return torch.stack([self._evaluate_one(x, *pair) for pair in pairs])
             # The compiler sees the whole graph, so it needs no measuring.
