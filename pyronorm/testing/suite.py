@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 from itertools import product
@@ -210,6 +211,9 @@ class NormalizerConformance(Subject):
             for examples in (1, BATCH):
                 draws = latents(network, 4, examples)
                 loop = torch.stack([network(x, *pair) for pair in zip(*draws, strict=True)])
+                # By itself, since a network that vmap cannot run is run draw by draw.
+                mapped = torch.func.vmap(functools.partial(network, x))(*draws)
+                same(mapped, loop, f"torch.func.vmap differs from one after the other, {case}")
                 for together in (1, 3):
                     network.samples_per_call = together
                     message = f"{together} draws at once differ from one after the other"

@@ -96,7 +96,7 @@ def test_one_kernel_call_and_no_other_pass_over_the_activations(normalizer):
     layer = make(normalizer)
     give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(4, 6, 50, 50)
-    with torch.profiler.profile(record_shapes=True) as profile:
+    with torch.profiler.profile(record_shapes=True, acc_events=True) as profile:
         layer(x)
     big = {
         event.name

@@ -138,7 +138,7 @@ def test_one_pass_over_the_activations_beside_the_statistics():
     layer = make()
     give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(4, 6, 50, 50)
-    with torch.profiler.profile(record_shapes=True) as profile:
+    with torch.profiler.profile(record_shapes=True, acc_events=True) as profile:
         layer(x)
     big = [
         event.name

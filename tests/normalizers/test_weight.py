@@ -113,7 +113,7 @@ def test_one_convolution_and_nothing_else_touches_the_activations():
     layer = LatentNorm(Weight(), 6, parts={"linear": nn.Conv2d(4, 6, 3, padding=1)})
     give(layer, (torch.randn(6), torch.rand(6) + 0.5))
     x = torch.randn(2, 4, 30, 30)
-    with torch.profiler.profile(record_shapes=True) as profile:
+    with torch.profiler.profile(record_shapes=True, acc_events=True) as profile:
         layer(x)
     big = {
         event.name

@@ -156,7 +156,7 @@ FAILURES = [
     (
         broken.Branches,
         "vmap_over_samples",
-        r"Many draws at once give .* Instead it raised OptionError: .*cannot be evaluated for several",
+        r"Many draws at once give .* Instead it raised RuntimeError: vmap: .*control flow",
     ),
     (
         broken.Branches,
