@@ -17,7 +17,7 @@ from pyronorm.conversion.surroundings import Surroundings, replace
 from pyronorm.conversion.transformer import keep_latents_in_transformers
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
-from pyronorm.normalizers.freshness import stamp_statistics, watch_loading
+from pyronorm.normalizers.freshness import stamp_statistics, watch
 
 __all__ = ["convert"]
 
@@ -106,7 +106,7 @@ def convert(
     if surroundings.taken:
         _try(new, example_input)
     stamp_statistics(new)
-    watch_loading(new)
+    watch(new)
     record_conversion(new, Conversion.of(normalizer, example_input, only=only, skip=skip))
     return new
 

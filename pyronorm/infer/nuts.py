@@ -15,6 +15,7 @@ from pyronorm.infer.pyro_guide import draws_of_mcmc
 from pyronorm.latents import Draws
 from pyronorm.latents.inputs import num_examples
 from pyronorm.model import NormalizationModel, init_to_neutral
+from pyronorm.normalizers.freshness import verified
 from pyronorm.randomness import Seed, seed_value, seeded
 
 __all__ = ["run_nuts"]
@@ -82,11 +83,10 @@ def run_nuts(
             "make a NormalizationModel of that size on the same network."
         )
     network = model.network
-    network.check_statistics()
     x, y = network.prepare(x), y.to(network.like.device)
     chains = []
     first = None if seed is None else seed_value(seed)
-    with evaluation_mode(model), _frozen(model):
+    with verified(network.network), evaluation_mode(model), _frozen(model):
         for chain in range(num_chains):
             kernel = NUTS(
                 model,

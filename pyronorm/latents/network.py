@@ -23,7 +23,7 @@ from pyronorm.latents.inputs import (
 )
 from pyronorm.latents.space import LatentSpace
 from pyronorm.normalizers import LatentNorm, Normalizer
-from pyronorm.normalizers.freshness import check_statistics, needs_check, watch_loading
+from pyronorm.normalizers.freshness import watch
 from pyronorm.normalizers.handover import Seen, handed_over
 from pyronorm.normalizers.kernels import under_autocast
 
@@ -106,8 +106,7 @@ class LatentNetwork(nn.Module):
         self.samples_per_call = samples_per_call
         self.output = output
         self._one_by_one = False  # torch.func.vmap cannot run the network
-        self._checked: tuple[tuple[int, int], ...] | None = None
-        watch_loading(network)
+        self._watch = watch(network)
 
     @classmethod
     def of(cls, network: nn.Module, output: Output = None) -> LatentNetwork:
@@ -166,7 +165,7 @@ class LatentNetwork(nn.Module):
             DeviceError: if they are on another device than the input.
             StatisticsError: in evaluation mode, if population statistics are missing or stale.
         """
-        self._check_statistics()
+        self._watch.before_call(self.network, self.layers)
         if shift is None or scale is None:
             if shift is not scale:
                 raise ShapeError("LatentNetwork: give both shift and scale, or neither.")
@@ -201,8 +200,10 @@ class LatentNetwork(nn.Module):
 
         Raises:
             OptionError: if the network is plain.
+            StatisticsError: if population statistics are missing or stale.
         """
         self.refuse_plain("reference_statistics (and to_arviz)")
+        self.check_statistics()
         means, stds = {}, {}
         for layer in self.layers:
             found = layer.normalizer.reference(layer, self.like)
@@ -340,20 +341,7 @@ class LatentNetwork(nn.Module):
         Raises:
             StatisticsError: naming the layer and what to do.
         """
-        check_statistics(self.network)
-
-    def _check_statistics(self) -> None:
-        # Hashing all parameters at every call would cost; their version counters and places tell
-        # whether anything can have changed since the last check.
-        if torch.compiler.is_compiling() or not needs_check(self.layers):
-            return
-        versions = tuple(
-            (0 if tensor.is_inference() else tensor._version, tensor.data_ptr())
-            for tensor in chain(self.network.parameters(), self.network.buffers())
-        )
-        if versions != self._checked:
-            self.check_statistics()
-            self._checked = versions
+        self._watch.check(self.network)
 
 
 def _refuse_normalization(network: nn.Module) -> None:

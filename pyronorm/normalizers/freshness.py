@@ -8,22 +8,26 @@ of the estimate. A stamp is compared with the present fingerprint before the sta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pyronorm.devices import read_together
 from pyronorm.errors import StatisticsError
 from pyronorm.normalizers.base import LatentNorm
-from pyronorm.normalizers.fingerprint import fingerprint, named_tensors
+from pyronorm.normalizers.fingerprint import fingerprint, named_tensors, tensors
+from pyronorm.normalizers.handover import is_handing_over
 
 __all__ = [
     "NEVER_RAN",
     "Stamp",
+    "Watch",
     "batch_layers",
     "check_statistics",
     "invalidate_statistics",
@@ -31,7 +35,8 @@ __all__ = [
     "needs_check",
     "stamp_statistics",
     "trust_statistics",
-    "watch_loading",
+    "verified",
+    "watch",
 ]
 
 _FIX = (
@@ -193,10 +198,158 @@ def _differences(stamp: Stamp, name: str, present: Mapping[str, int]) -> list[st
     return changed + [k for i, k in enumerate(known) if i < last and k not in present]
 
 
-def watch_loading(network: nn.Module) -> None:
-    """Renew the stamps whenever a state dict is loaded: statistics come with their weights."""
+class Watch:
+    """Checks a network's statistics before it runs in evaluation mode, whoever calls it.
+
+    It is one of the network's hooks. The network's tensors are compared with those of the last
+    successful check, by their version counters and places. ``tensor.data`` and other libraries change
+    tensors without counting, so small networks on the CPU are compared number by number with a copy,
+    which costs little beside a call; others are read by :meth:`check` alone. If anything changed, the
+    fingerprint decides.
+    """
+
+    def __init__(self) -> None:
+        self._known: _Known | None = None
+
+    def __deepcopy__(self, memo: Any) -> Watch:
+        return Watch()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Watch, ()
+
+    def __call__(self, network: nn.Module, args: Any) -> None:
+        """Check before a call that is not a LatentNetwork's, which checks for itself."""
+        if not torch.compiler.is_compiling() and not is_handing_over():
+            self.before_call(network, batch_layers(network))
+
+    def before_call(self, network: nn.Module, layers: Sequence[LatentNorm]) -> None:
+        """Check the statistics that a call will use.
+
+        Args:
+            network: the network.
+            layers: those of its layers that may take statistics over the batch.
+
+        Raises:
+            StatisticsError: if they are missing or stale.
+        """
+        if torch.compiler.is_compiling() or network in _VERIFIED.networks:
+            return
+        if needs_check(layers):
+            self._check(network, layers, read=False)
+
+    def check(self, network: nn.Module) -> None:
+        """Check the statistics, whatever the mode.
+
+        Raises:
+            StatisticsError: if they are missing or stale.
+        """
+        if layers := batch_layers(network):
+            self._check(network, layers, read=True)
+
+    def _check(self, network: nn.Module, layers: Sequence[LatentNorm], read: bool) -> None:
+        values = tensors(network)
+        try:
+            places = [(id(value), value.data_ptr()) for value in values]
+        except (RuntimeError, NotImplementedError):
+            return  # weights that a function transform gave: they are the caller's arguments
+        if is_capturing():
+            return
+        stamps = [layer.statistics_stamp for layer in layers]
+        versions = _versions(values)
+        known = self._known
+        if known is not None and (stamps, places) == (known.stamps, known.places):
+            if known.flat:
+                if versions == known.versions and known.is_copied():
+                    return
+            elif versions == known.versions and versions is not None and not read:
+                return
+        check_statistics(network)
+        self._known = _Known(stamps, places, versions, values)
+
+
+class _Known:
+    """What a network held when its statistics were found to be current."""
+
+    def __init__(
+        self,
+        stamps: list[Stamp | None],
+        places: list[tuple[int, int]],
+        versions: list[int] | None,
+        values: list[Tensor],
+    ) -> None:
+        self.stamps, self.places, self.versions = stamps, places, versions
+        self.flat: dict[torch.dtype, list[Tensor]] = {}
+        if sum(v.numel() for v in values) <= _SMALL and all(map(_is_plain, values)):
+            for value in values:
+                flat = value.detach().as_strided(
+                    (value.numel(),), (1,)
+                )  # whatever the order of axes
+                self.flat.setdefault(flat.dtype, []).append(flat)
+        self._copies = self._contents()
+
+    def is_copied(self) -> bool:
+        """Whether the tensors hold, bit by bit, what they held."""
+        return all(map(torch.equal, self._contents(), self._copies))
+
+    @torch.no_grad()
+    def _contents(self) -> list[Tensor]:
+        return [torch.cat(v).view(_BITS.get(t.itemsize, t)) for t, v in self.flat.items()]
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SMALL = 2**22  # numbers of which a copy is kept
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether its numbers lie one after the other in the memory of the CPU."""
+    if value.device.type != "cpu" or value.layout != torch.strided:
+        return False
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(value.ndim)
+    return value.is_contiguous() or (last is not None and value.is_contiguous(memory_format=last))
+
+
+def _versions(values: list[Tensor]) -> list[int] | None:
+    """The counters of changes; None where tensors have none (those of inference mode)."""
+    try:
+        return [value._version for value in values]
+    except RuntimeError:
+        return None
+
+
+class _Verified(threading.local):
+    networks: tuple[nn.Module, ...] = ()
+
+
+_VERIFIED = _Verified()
+
+
+@contextmanager
+def verified(network: nn.Module) -> Iterator[None]:
+    """Context in which nothing changes the network: checked now, and at no call within, in this thread.
+
+    Raises:
+        StatisticsError: if statistics are missing or stale.
+    """
+    watch(network).check(network)
+    before = _VERIFIED.networks
+    _VERIFIED.networks = (*before, network)
+    try:
+        yield
+    finally:
+        _VERIFIED.networks = before
+
+
+def watch(network: nn.Module) -> Watch:
+    """Have statistics checked, follow loaded state dicts, and be marked in saved ones if stale."""
+    for hook in network._forward_pre_hooks.values():
+        if isinstance(hook, Watch):
+            return hook
+    found = Watch()
+    network.register_forward_pre_hook(found)
     if _after_loading not in network._load_state_dict_post_hooks.values():
         network.register_load_state_dict_post_hook(_after_loading)
+        network.register_state_dict_post_hook(_after_saving)
+    return found
 
 
 def _after_loading(module: nn.Module, incompatible_keys: Any) -> None:
@@ -205,3 +358,22 @@ def _after_loading(module: nn.Module, incompatible_keys: Any) -> None:
     own = [name for name, _ in named_tensors(module)]
     if not any(key == name or key.endswith(f".{name}") for key in missing for name in own):
         stamp_statistics(module)
+
+
+def _after_saving(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    # Who loads this file could not know that its statistics are of other weights.
+    layers = [(n, m) for n, m in _named_batch_layers(module) if m.statistics_stamp is not None]
+    if not layers:
+        return
+    try:
+        watch(module).check(module)
+    except StatisticsError:
+        for name, _ in layers:
+            key = f"{prefix}{name}.num_batches_tracked" if name else f"{prefix}num_batches_tracked"
+            if key in state:
+                state[key] = torch.zeros_like(state[key])
+
+
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured, which must not wait for the device."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

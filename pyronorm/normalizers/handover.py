@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pyronorm.errors import OptionError
 
-__all__ = ["Seen", "handed_over", "present_call"]
+__all__ = ["Seen", "handed_over", "is_handing_over", "present_call"]
 
 Pairs = Mapping[nn.Module, tuple[Tensor, Tensor]]
 
@@ -202,6 +202,11 @@ _HANDED = _Handed()
 # The calls whose backward pass has begun, by the engine's number of it, the last one at the end. Not
 # by thread: on a GPU the engine has a thread of its own, for the backward passes of all others.
 _BACKWARD: dict[int, list[weakref.ref[handed_over]]] = {}
+
+
+def is_handing_over() -> bool:
+    """Whether this thread is in a call that hands something over."""
+    return _HANDED.now is not None
 
 
 def present_call(layer: nn.Module) -> handed_over | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyronorm.normalizers.fingerprint import fingerprint
+from pyronorm.normalizers.fingerprint import fingerprint, named_tensors, tensors
 from tests.nets import conv_net
 
 
@@ -79,7 +79,7 @@ def test_numbers_that_are_not_floating_point():
 
 def test_large_tensors_come_in_parts(monkeypatch):
     value = draw(20_000)
-    monkeypatch.setattr("pyronorm.normalizers.fingerprint._ELEMENTS", 8192)
+    monkeypatch.setattr("pyronorm.normalizers.fingerprint._ELEMENTS", {"cpu": 8192})
     before = of(value)
     for index in (0, 8191, 8192, 19_999):
         changed = value.clone()
@@ -96,3 +96,10 @@ def test_parameters_and_buffers_by_name_without_counts():
     assert "1.num_batches_tracked" not in names
     assert fingerprint(copy.deepcopy(network)) == names
     assert fingerprint(nn.ReLU()) == {}
+
+
+def test_tensors_are_those_with_names():
+    network = conv_net(2)
+    network.add_module("again", network[0])
+    assert [id(t) for t in tensors(network)] == [id(t) for _, t in named_tensors(network)]
+    assert len(tensors(network)) == len(fingerprint(network))

@@ -8,8 +8,15 @@ from torch import nn
 
 from pyronorm.conversion import convert
 from pyronorm.errors import StatisticsError
+from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import Batch, Group, LatentNorm, trust_statistics
-from pyronorm.normalizers.freshness import check_statistics, invalidate_statistics, stamp_statistics
+from pyronorm.normalizers.freshness import (
+    check_statistics,
+    invalidate_statistics,
+    stamp_statistics,
+    verified,
+    watch,
+)
 from tests.nets import SHAPES, conv_net, train_briefly
 
 
@@ -134,3 +141,198 @@ def test_a_file_without_all_tensors_brings_no_statistics(trained):
     state = {f"net.{k}": v for k, v in trained.state_dict().items()}
     whole.load_state_dict(state, strict=False)  # all of the network, the head missing
     check_statistics(network)
+
+
+def names_of(network: nn.Module) -> list[str]:
+    return [k for k in network.state_dict() if not k.endswith("num_batches_tracked")]
+
+
+def perturb(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One of many ways in which a tensor can come to hold other numbers."""
+
+    def number(high: int) -> int:
+        return int(torch.randint(high, (), generator=generator))
+
+    new = tensor.clone()
+    flat = new.view(-1)
+    index = number(len(flat))
+    kind = number(10)
+    if kind == 0:
+        flat[index] += float(torch.randn((), generator=generator)) * 10.0 ** -number(7)
+    elif kind == 1:
+        flat[index] = torch.nextafter(flat[index], flat[index] + 1)
+    elif kind == 2:
+        flat[index] = -flat[index]
+    elif kind == 3:
+        new.neg_()
+    elif kind == 4:
+        new.mul_(2.0 ** (number(7) - 3))
+    elif kind == 5:
+        flat.copy_(flat[torch.randperm(len(flat), generator=generator)])
+    elif kind == 6:
+        flat.copy_(flat.roll(1 + number(len(flat))))
+    elif kind == 7:
+        new.zero_()
+    elif kind == 8:
+        other = number(len(flat))
+        flat[index], flat[other] = flat[other].clone(), flat[index].clone()
+    else:
+        new.copy_(torch.randn(new.shape, generator=generator).abs())
+    return new
+
+
+WRITERS = {
+    "in place": lambda t, new: t.copy_(new),
+    "data": lambda t, new: t.data.copy_(new),
+    "set data": lambda t, new: setattr(t, "data", new),
+    "numpy": lambda t, new: t.detach().numpy().__setitem__(..., new.numpy()),
+}
+
+
+def tensor_of(network: nn.Module, name: str) -> torch.Tensor:
+    return dict([*network.named_parameters(), *network.named_buffers()])[name]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("call", ["alone", "LatentNetwork"])
+def test_any_change_that_changes_an_output_is_refused(trained, call, writer, seed):
+    """A property, over random tensors and changes: what is let pass computes the same."""
+    generator = torch.Generator().manual_seed(seed)
+    network = convert(trained).eval()
+    run = LatentNetwork(network).eval() if call == "LatentNetwork" else network
+    x = torch.randn(7, *SHAPES[2])
+    expected = run(x)
+    refused = 0
+    for _ in range(15):
+        names = names_of(network)
+        name = names[int(torch.randint(len(names), (), generator=generator))]
+        tensor = tensor_of(network, name)
+        before = tensor.detach().clone()
+        with torch.no_grad():
+            WRITERS[writer](tensor, perturb(before, generator))
+        try:
+            torch.testing.assert_close(run(x), expected, rtol=0, atol=1e-6)
+        except StatisticsError:
+            refused += 1
+        with torch.no_grad():
+            WRITERS[writer](tensor, before)
+        assert torch.equal(run(x), expected)
+    assert refused
+
+
+def test_a_network_trained_by_a_plain_loop_is_not_evaluated():
+    torch.manual_seed(0)
+    network = convert(conv_net(2))
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    x = torch.randn(7, *SHAPES[2])
+    network(x).square().sum().backward()
+    optimizer.step()
+    with pytest.raises(StatisticsError, match="no population statistics"):
+        network.eval()(x)
+    pretrained = convert(train_briefly(conv_net(2), SHAPES[2], steps=2))
+    pretrained.eval()(x)
+    pretrained.train()(x).square().sum().backward()
+    torch.optim.SGD(pretrained.parameters(), 0.1).step()
+    with pytest.raises(StatisticsError, match="stale"):
+        pretrained.eval()(x)
+    trust_statistics(pretrained)
+    pretrained(x)
+    with torch.no_grad():
+        invalidate_statistics(pretrained)
+    with pytest.raises(StatisticsError, match="no population statistics"):
+        pretrained(x)
+
+
+def test_a_state_dict_saved_with_stale_statistics_says_so(trained):
+    network = convert(trained)
+    assert network.state_dict()["1.num_batches_tracked"] == 3
+    change(network)
+    whole = nn.ModuleDict({"net": network})
+    assert whole.state_dict()["net.1.num_batches_tracked"] == 0
+    assert network[1].num_batches_tracked == 3
+    other = convert(conv_net(2))
+    other.load_state_dict(network.state_dict())
+    with pytest.raises(StatisticsError, match="has no population statistics"):
+        other.eval()(torch.randn(7, *SHAPES[2]))
+
+
+def test_copies_and_pickles_have_watches_of_their_own(trained, tmp_path):
+    network = convert(trained).eval()
+    x = torch.randn(7, *SHAPES[2])
+    network(x)
+    torch.save(network, tmp_path / "network.pt")
+    for other in (
+        copy.deepcopy(network),
+        torch.load(tmp_path / "network.pt", weights_only=False),
+    ):
+        other(x)
+        assert watch(other) is not watch(network)
+        change(other)
+        with pytest.raises(StatisticsError):
+            other(x)
+    network(x)
+
+
+def test_replaced_modules_and_tensors_are_noticed(trained):
+    x = torch.randn(7, *SHAPES[2])
+    for replace in (
+        lambda n: n.__setitem__(0, nn.Conv2d(2, 4, 3)),
+        lambda n: setattr(n[0], "weight", nn.Parameter(n[0].weight.detach() * 1.1)),
+        lambda n: n[1].register_buffer("running_mean", n[1].running_mean + 1),
+    ):
+        network = convert(trained).eval()
+        network(x)
+        replace(network)
+        with pytest.raises(StatisticsError, match="stale"):
+            network(x)
+
+
+def test_weights_of_function_transforms_are_the_callers_arguments(trained):
+    network = convert(trained).eval()
+    latent = LatentNetwork(network).eval()
+    x = torch.randn(7, *SHAPES[2])
+    weights = {k: v.detach() for k, v in network.named_parameters()}
+
+    def loss(weights):
+        return torch.func.functional_call(network, weights, (x,)).square().sum()
+
+    found = torch.func.grad(loss)(weights)
+    expected = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
+    for a, b in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(a, b)
+    inner = {f"network.{k}": v for k, v in weights.items()}
+    many = {k: torch.stack([v, v]) for k, v in inner.items()}
+    both = torch.func.vmap(lambda w: torch.func.functional_call(latent, w, (x,)))(many)
+    torch.testing.assert_close(both[1], network(x))
+    with pytest.raises(StatisticsError, match="stale"):
+        torch.func.functional_call(network, {k: v + 1 for k, v in weights.items()}, (x,))
+
+
+def test_verified_checks_once(trained):
+    network = LatentNetwork(convert(trained)).eval()
+    x = torch.randn(7, *SHAPES[2])
+    with verified(network.network):
+        change(network.network)
+        network(x)
+    with pytest.raises(StatisticsError), verified(network.network):
+        pass
+    with pytest.raises(StatisticsError):
+        network(x)
+
+
+def test_inference_tensors_are_read(trained):
+    with torch.inference_mode():
+        network = copy.deepcopy(convert(trained)).eval()
+        x = torch.randn(7, *SHAPES[2])
+        network(x)
+        network[0].weight.mul_(1.1)
+        with pytest.raises(StatisticsError, match="stale"):
+            network(x)
+
+
+def test_reference_statistics_are_checked(trained):
+    network = LatentNetwork(convert(conv_net(2)))
+    with pytest.raises(StatisticsError, match="no population"):
+        network.reference_statistics()
+    LatentNetwork(convert(trained)).reference_statistics()
