@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.archive import read_archive, write_archive
-from pyronorm.errors import OptionError, ShapeError
-from pyronorm.latents import Draws, HasLatents, LatentSpace, Per
+from pyronorm.errors import OptionError, ShapeError, StatisticsError
+from pyronorm.latents import Draws, HasLatents, LatentNetwork, LatentSpace, Per
 from pyronorm.randomness import Seed
 from pyronorm.settings import decode, encode
 from pyronorm.stats.effective_batch_size import EffectiveBatchSizes, effective_batch_size
@@ -62,9 +62,9 @@ class StatisticsBank:
             space: the layers and channels.
             rows: number of rows.
         """
-        zeros = torch.zeros(space.num_channels)
-        mean = zeros.expand(rows, -1)
-        return cls(space, 1, mean, mean + 1, zeros, zeros + 1, zeros)
+        unknown = torch.full((space.num_channels,), torch.nan)  # of no weights: it fits all
+        each = unknown.expand(rows, -1)
+        return cls(space, 1, each, each, unknown, unknown, unknown)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -165,8 +165,10 @@ class StatisticsBank:
         Raises:
             OptionError: if there are not that many.
             ShapeError: if the bank belongs to another network.
+            StatisticsError: if it belongs to other weights.
         """
         self.check(model.space, "StatisticsBank")
+        self.check_weights(model, "StatisticsBank")
         if not 1 <= num_samples <= len(self):
             raise OptionError(
                 f"StatisticsBank: num_samples must be between 1 and {len(self)}, the number of rows, "
@@ -194,3 +196,31 @@ class StatisticsBank:
                 f"{where}: needs a bank of at least {rows} rows, got {len(self)}; collect more with "
                 "pyronorm.collect_bank(..., num_batches=...)."
             )
+
+    def check_weights(self, model: HasLatents | LatentNetwork, where: str) -> None:
+        """Refuse a bank whose rows are relative to other population statistics than the network's.
+
+        Layers that keep none of their own, or whose are missing, have nothing to compare with.
+
+        Raises:
+            StatisticsError: naming the first layer concerned.
+        """
+        network = model if isinstance(model, LatentNetwork) else model.network
+        sizes = self.space.sizes
+        means, variances = self.reference_mean.split(sizes), self.reference_var.split(sizes)
+        for layer, mean, var in zip(network.layers, means, variances, strict=True):
+            kept = layer.normalizer.keeps_population
+            if not kept or (layer.normalizer.uses_batch and layer.statistics_stamp is None):
+                continue
+            now = (layer.state("running_mean"), layer.state("running_var"))
+            same = (
+                torch.allclose(a.to(b), b, rtol=1e-5, atol=1e-7)
+                for a, b in zip((mean, var), now, strict=True)
+                if not bool(a.isnan().any())
+            )
+            if not all(same):
+                raise StatisticsError(
+                    f"{where}: the bank is of other weights than the network has now; the population "
+                    f"statistics of {layer.name} are not those that its rows are relative to. Collect "
+                    "it again, pyronorm.collect_bank(network, train_data)."
+                )

@@ -93,10 +93,12 @@ class LowRank(Guide):
 
         Raises:
             ShapeError: if the bank belongs to another network.
+            StatisticsError: if it belongs to other weights.
             OptionError: if it has no more than ``rank`` rows.
         """
         guide = cls(model, rank=rank, neutral=neutral)
         bank.check(guide.space, "guides.LowRank.from_bank", rows=rank + 1)
+        bank.check_weights(model, "guides.LowRank.from_bank")
         rows = torch.cat([bank.shift, bank.scale.log()], dim=-1).double()
         centred = (rows - rows.mean(0)) / math.sqrt(len(rows) - 1)
         _, values, vectors = torch.linalg.svd(centred, full_matrices=False)

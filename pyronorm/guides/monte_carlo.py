@@ -33,6 +33,7 @@ class MonteCarloBatchNorm(Guide):
 
     Raises:
         ShapeError: if the bank belongs to another network.
+        StatisticsError: if it belongs to other weights.
 
     Source: Teye, Azizpour & Smith, "Bayesian Uncertainty Estimation for Batch Normalized Deep
     Networks" (ICML 2018): replace the statistics, don't average them; biased variance.
@@ -46,6 +47,10 @@ class MonteCarloBatchNorm(Guide):
     def __init__(self, model: NormalizationModel | LatentNetwork, bank: StatisticsBank) -> None:
         super().__init__(model)
         bank.check(self.space, "guides.MonteCarloBatchNorm")
+        bank.check_weights(
+            model if isinstance(model, LatentNetwork) else model.network,
+            "guides.MonteCarloBatchNorm",
+        )
         self.register_buffer("shift", bank.shift.to(self.like))
         self.register_buffer("scale", bank.scale.to(self.like))
 

@@ -33,6 +33,7 @@ class StochasticBatchNorm(Guide):
 
     Raises:
         ShapeError: if the bank belongs to another network.
+        StatisticsError: if it belongs to other weights.
         OptionError: if it has a single row.
 
     Source: Atanov, Ashukha, Molchanov, Neklyudov & Vetrov, "Uncertainty Estimation via Stochastic
@@ -52,6 +53,10 @@ class StochasticBatchNorm(Guide):
     def __init__(self, model: NormalizationModel | LatentNetwork, bank: StatisticsBank) -> None:
         super().__init__(model)
         bank.check(self.space, "guides.StochasticBatchNorm", rows=2)
+        bank.check_weights(
+            model if isinstance(model, LatentNetwork) else model.network,
+            "guides.StochasticBatchNorm",
+        )
         like = self.like
         for name, rows in (("shift", bank.shift), ("log_scale", bank.scale.log())):
             self.register_buffer(f"{name}_loc", rows.mean(0).to(like))

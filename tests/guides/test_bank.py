@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
-from pyronorm.errors import OptionError, ShapeError
+import pyronorm as pn
+from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.guides import StatisticsBank
 from pyronorm.latents import LatentLayer, LatentSpace
 from tests.guides.cases import make_bank, make_model
@@ -83,3 +86,31 @@ def test_repr_is_a_line():
     assert repr(make_bank(make_model(), rows=7)) == (
         "StatisticsBank(7 rows, batches of 16, 10 channels of 2 layers, cpu)"
     )
+
+
+def test_a_bank_of_other_weights_is_refused():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.randn(64, 3)
+    model = pn.NormalizationModel(pn.convert(network), pn.likelihoods.Categorical(), num_data=64)
+    pn.estimate_population_statistics(model, x)
+    bank = pn.collect_bank(model, x, num_batches=5, batch_size=16)
+    guide = pn.guides.MonteCarloBatchNorm(model, bank)
+    assert len(bank.draw(model, 5)) == len(guide.draw(model, 5)) == 5
+    assert len(bank.draw(copy.deepcopy(model).double(), 5)) == 5
+    group = pn.NormalizationModel(
+        pn.convert(network, pn.normalizers.Group(2)), pn.likelihoods.Categorical(), num_data=64
+    )
+    assert len(bank.draw(group, 5)) == 5  # nothing to compare with
+    with torch.no_grad():
+        model.network.network[0].weight.mul_(1.1)
+    pn.estimate_population_statistics(model, x)
+    for use in (
+        lambda: bank.draw(model, 5),
+        lambda: pn.guides.MonteCarloBatchNorm(model, bank),
+        lambda: pn.guides.StochasticBatchNorm(model, bank),
+        lambda: pn.predict(model, bank, x),
+    ):
+        with pytest.raises(StatisticsError, match="the bank is of other weights"):
+            use()
+    assert len(type(bank).neutral(model.space, 3).draw(model, 3)) == 3
