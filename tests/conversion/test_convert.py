@@ -19,6 +19,7 @@ from pyronorm.normalizers import (
     Layer,
     Population,
     Weight,
+    trust_statistics,
 )
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
 
@@ -111,6 +112,7 @@ def test_every_layer_keeps_its_own_kind(layer, shape, normalizer):
     assert new.normalizer == normalizer
     assert list(new.state_dict()) == list(layer.state_dict())
     assert new.original == type(layer).__name__
+    trust_statistics(new)  # of an untrained layer
     for training in (False, True):  # torch's own moves its averages in training
         torch.testing.assert_close(new.train(training)(x), layer.train(training)(x))
 
