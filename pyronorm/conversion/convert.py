@@ -17,11 +17,12 @@ from pyronorm.conversion.surroundings import Surroundings, replace
 from pyronorm.conversion.transformer import keep_latents_in_transformers
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
-from pyronorm.normalizers.freshness import stamp_statistics, watch
+from pyronorm.normalizers.freshness import stamp_statistics, unchecked, watch
 
 __all__ = ["convert"]
 
 
+@unchecked()
 def convert(
     network: nn.Module,
     normalizer: Normalizer | None = None,

@@ -9,6 +9,7 @@ from pyronorm.devices import move_to
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm
+from pyronorm.normalizers.freshness import unchecked
 from pyronorm.normalizers.start import StartNormalizer
 from pyronorm.propagation.operations import operation_for
 from pyronorm.propagation.propagate import Propagation, build_propagation
@@ -21,6 +22,7 @@ __all__ = ["analytic_start", "data_dependent_start"]
 
 
 @torch.no_grad()
+@unchecked()
 def data_dependent_start(network: nn.Module, x: Tensor) -> None:
     r"""Set the start statistics of Weight and Analytic normalizers from a batch of data.
 
@@ -51,6 +53,7 @@ def data_dependent_start(network: nn.Module, x: Tensor) -> None:
 
 
 @torch.no_grad()
+@unchecked()
 def analytic_start(
     network: nn.Module, example_input: Tensor, normalizer: Analytic | None = None
 ) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "needs_check",
     "stamp_statistics",
     "trust_statistics",
+    "unchecked",
     "verified",
     "watch",
 ]
@@ -232,7 +233,7 @@ class Watch:
         Raises:
             StatisticsError: if they are missing or stale.
         """
-        if torch.compiler.is_compiling() or network in _VERIFIED.networks:
+        if torch.compiler.is_compiling() or _VERIFIED.any or network in _VERIFIED.networks:
             return
         if needs_check(layers):
             self._check(network, layers, read=False)
@@ -318,6 +319,7 @@ def _versions(values: list[Tensor]) -> list[int] | None:
 
 class _Verified(threading.local):
     networks: tuple[nn.Module, ...] = ()
+    any: bool = False
 
 
 _VERIFIED = _Verified()
@@ -337,6 +339,16 @@ def verified(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         _VERIFIED.networks = before
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Context, or decorator, in which calls of this thread are only looked at, for shapes and order."""
+    before, _VERIFIED.any = _VERIFIED.any, True
+    try:
+        yield
+    finally:
+        _VERIFIED.any = before
 
 
 def watch(network: nn.Module) -> Watch:

@@ -119,12 +119,13 @@ def test_whitening_is_disturbed_more_than_batch_and_both_less_in_larger_batches(
 def test_the_network_and_the_generator_are_left_alone():
     network = convert(conv_net(2)).train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
+    hooks = [len(m._forward_pre_hooks) for m in network.modules()]
     x = torch.randn(9, 2, 5, 6)
     state = torch.get_rng_state()
     normalization_disturbance(network, x, [4], num_draws=2)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert all(m.training for m in network.modules())
-    assert not any(m._forward_pre_hooks for m in network.modules())
+    assert [len(m._forward_pre_hooks) for m in network.modules()] == hooks
     assert torch.equal(state, torch.get_rng_state())
 
 

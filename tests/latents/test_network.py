@@ -12,7 +12,16 @@ from torch import nn
 from pyronorm.conversion import convert
 from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
 from pyronorm.latents import LatentNetwork
-from pyronorm.normalizers import Analytic, Batch, Group, Instance, Layer, Population, Weight
+from pyronorm.normalizers import (
+    Analytic,
+    Batch,
+    Group,
+    Instance,
+    Layer,
+    Population,
+    Weight,
+    trust_statistics,
+)
 from pyronorm.normalizers.handover import handed_over
 from tests.giving import give
 from tests.nets import SHAPES, ResNet, conv_net, mlp, train_briefly
@@ -250,7 +259,11 @@ def test_reference_statistics_read_off_the_weights(normalizer):
 
 def test_mixed_kinds_fill_unknown_statistics_with_nan():
     network = nn.Sequential(nn.GroupNorm(1, 2), nn.BatchNorm1d(2))
-    mean, std = LatentNetwork(convert(network)).reference_statistics()
+    network = convert(network)
+    with pytest.raises(StatisticsError, match="no population statistics"):
+        LatentNetwork(network).reference_statistics()
+    trust_statistics(network)
+    mean, std = LatentNetwork(network).reference_statistics()
     assert mean.isnan().tolist() == std.isnan().tolist() == [True, True, False, False]
 
 
