@@ -253,7 +253,7 @@ class Watch:
             places = [(id(value), value.data_ptr()) for value in values]
         except (RuntimeError, NotImplementedError):
             return  # weights that a function transform gave: they are the caller's arguments
-        if is_capturing():
+        if is_capturing() or any(value.is_meta for value in values):
             return
         stamps = [layer.statistics_stamp for layer in layers]
         versions = _versions(values)

@@ -218,6 +218,8 @@ class NormalizerConformance(Subject):
                     network.samples_per_call = together
                     message = f"{together} draws at once differ from one after the other"
                     same(network(x, *draws), loop, f"{message}, {case}")
+                every = torch.func.vmap(network, (None, 0, 0), randomness="different")
+                same(every(x, *draws), loop, f"torch.func.vmap over draws differs, {case}")
 
     @check
     def test_torch_compile(self) -> None:
