@@ -18,7 +18,7 @@ from pyronorm.latents import LatentNetwork
 from pyronorm.latents.inputs import run
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
-from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics
+from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics, unchecked
 from pyronorm.stats import Moments, merge_moments
 
 __all__ = [
@@ -46,7 +46,8 @@ def recording(
 @contextmanager
 def batch_statistics_mode(network: nn.Module, keep: Collection[LatentNorm] = ()) -> Iterator[None]:
     """Batch layers in training mode, but for some; everything else (dropout) in evaluation mode."""
-    with evaluation_mode(network):
+    # What is estimated is not there yet, while other layers may use what they keep.
+    with unchecked(), evaluation_mode(network):
         for layer in batch_layers(network):
             # not train(): a dropout that is part of it stays as it is
             layer.training = layer not in keep
