@@ -13,6 +13,7 @@ from pyronorm.conversion.probe import Comparison, compare, has_bounded_output, i
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import Normalizer
 from pyronorm.normalizers.batch import Batch, Population
+from pyronorm.normalizers.deviation import Deviation
 from pyronorm.normalizers.group import Group, Instance, Layer
 from pyronorm.normalizers.rms import RMS
 
@@ -148,6 +149,8 @@ def _normalizers(layer: nn.Module, channels: int) -> Iterator[tuple[Normalizer, 
         yield Layer(eps=eps), False
         yield RMS(eps=eps), False
         yield Instance(eps=eps), False
+        yield Deviation(eps=eps), True
+        yield Deviation(eps=eps, per_position=True), False
 
 
 def _epsilons(layer: nn.Module) -> list[float | None]:

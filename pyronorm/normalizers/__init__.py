@@ -3,6 +3,7 @@
 from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.batch import Batch, Population
+from pyronorm.normalizers.deviation import Deviation
 from pyronorm.normalizers.freshness import trust_statistics
 from pyronorm.normalizers.ghost import Ghost
 from pyronorm.normalizers.group import Group, Instance, Layer
@@ -17,6 +18,7 @@ __all__ = [
     "Analytic",
     "Batch",
     "BatchWhitening",
+    "Deviation",
     "Ghost",
     "Group",
     "GroupWhitening",

@@ -11,7 +11,16 @@ from torch import nn
 
 from pyronorm import LatentNetwork, conversion_report, convert, estimate_population_statistics
 from pyronorm.errors import ConversionError, OptionError
-from pyronorm.normalizers import RMS, Batch, Group, Instance, LatentNorm, Layer, Population
+from pyronorm.normalizers import (
+    RMS,
+    Batch,
+    Deviation,
+    Group,
+    Instance,
+    LatentNorm,
+    Layer,
+    Population,
+)
 
 C = 6
 
@@ -91,6 +100,11 @@ class RmsNorm2d(nn.Module):
         return x * inverse * self.weight[:, None, None]
 
 
+class SimpleNorm2d(RmsNorm2d):
+    def forward(self, x):
+        return x * torch.rsqrt(x.var(1, keepdim=True) + self.eps) * self.weight[:, None, None]
+
+
 class ConvNextLayerNorm(nn.LayerNorm):
     def __init__(self, shape, data_format="channels_last", **options):
         super().__init__(shape, **options)
@@ -165,6 +179,7 @@ KINDS = {
     "g and b": (GammaNorm(C), IMAGE, Layer(eps=1e-5, per_position=True)),
     "layer 2d": (LayerNorm2d(C), IMAGE, Layer(eps=1e-5, per_position=True)),
     "rms 2d": (RmsNorm2d(C), IMAGE, RMS(eps=1e-6, per_position=True)),
+    "simple 2d": (SimpleNorm2d(C), IMAGE, Deviation(eps=1e-6, per_position=True)),
     "convnext last": (ConvNextLayerNorm(C, eps=1e-6), (4, 5, 3, C), Layer(eps=1e-6)),
     "convnext first": (
         ConvNextLayerNorm(C, "channels_first"),

@@ -11,6 +11,7 @@ from pyronorm.normalizers import (
     Analytic,
     Batch,
     BatchWhitening,
+    Deviation,
     Ghost,
     Group,
     GroupWhitening,
@@ -86,6 +87,13 @@ class TestRMS(NormalizerConformance):
 
     def make(self, num_channels):
         return RMS()
+
+
+class TestDeviation(NormalizerConformance):
+    independent_channels: ClassVar[bool] = False
+
+    def make(self, num_channels):
+        return Deviation()
 
 
 class TestGhost(NormalizerConformance):
