@@ -67,10 +67,9 @@ class NormalizerConformance(Subject):
     @check
     def test_settings_are_a_frozen_dataclass(self) -> None:
         """The normalizer is a value: a frozen dataclass of settings, and no tensors."""
-        kind = self.make(CHANNELS)
-        is_value(kind, self.make(CHANNELS))
-        network, _, _ = next(self._cases())
-        name = type(kind).__name__
+        kind, twin = self.make(CHANNELS), self.make(CHANNELS)
+        is_value(kind, twin)
+        (network, _, _), name = next(self._cases()), type(kind).__name__
         expect(name in repr(network.network), f"print(network) does not show {name}")
 
     @check
