@@ -15,6 +15,7 @@ from pyronorm.conversion.record import Conversion, record_conversion
 from pyronorm.conversion.registry import kind_of, normalization_layers, registered
 from pyronorm.conversion.surroundings import Surroundings, replace
 from pyronorm.conversion.transformer import keep_latents_in_transformers
+from pyronorm.devices import move_to
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.freshness import stamp_statistics, unchecked, watch
@@ -174,7 +175,7 @@ def _try(network: nn.Module, example_input: Tensor | None) -> None:
     """Run the network once: it may read of a layer what the Identity at its place does not have."""
     modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()(example_input)
+        network.eval()(None if example_input is None else move_to(network, example_input))
     except Exception as error:
         raise ConversionError(
             f"convert: {type(network).__name__} does not run without the layers that the normalizers "
