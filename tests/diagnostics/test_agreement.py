@@ -18,7 +18,7 @@ from pyronorm.diagnostics import (
     sliced_wasserstein,
 )
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.infer import Draws
+from pyronorm.latents import Draws
 
 
 def draws(number: int, mean: list[float], covariance: list[list[float]]) -> torch.Tensor:

@@ -231,11 +231,11 @@ class _Judge:
     def __call__(self, name: str, posterior: Any, clock: _Clock, truth: Tensor | None) -> Row:
         """Judge a posterior, by other draws than all of NUTS if ``truth`` is given."""
         settings = self.settings
-        number = settings.num_samples
-        if isinstance(posterior, Draws):
-            number = min(number, len(posterior))
+        number, exported = settings.num_samples, settings.num_samples
+        if isinstance(posterior, Draws):  # chains: all of them
+            number, exported = min(number, len(posterior)), len(posterior)
         idata = to_arviz(
-            self.model, posterior, self.train, number, include_inputs=False, seed=settings.seed
+            self.model, posterior, self.train, exported, include_inputs=False, seed=settings.seed
         )
         # The draws that the diagnostics see are those that moments and intervals are taken of.
         shift, scale = (

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pyronorm.diagnostics import compare_draws, latent_vectors, pareto_k
-from pyronorm.infer import Draws
+from pyronorm.latents import Draws
 from pyronorm.study.reference import (
     Result,
     Settings,
