@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
-from pyronorm import NormalizationModel, convert, fit, to_arviz
+from pyronorm import NormalizationModel, convert, fit, to_arviz, trust_statistics
 from pyronorm.diagnostics import compare_restarts
 from pyronorm.errors import OptionError
 from pyronorm.guides import MeanField, Point
@@ -87,6 +87,7 @@ def test_refusals():
     with pytest.raises(OptionError, match=r"'shift' of fit 1 has .*: 9.* where fit 0 has .*: 8"):
         compare_restarts([one, to_arviz(model, MeanField(model), None, 9)])
     other = NormalizationModel(convert(torch.nn.Sequential(*mlp(), mlp(3, 6, 3))), Categorical(), 9)
+    trust_statistics(other)
     with pytest.raises(OptionError, match="other coordinates"):
         compare_restarts([one, to_arviz(other.eval(), MeanField(other), None, 8)])
     with pytest.raises(OptionError, match="at least 4 draws"):

@@ -175,6 +175,7 @@ def test_posterior_scale_of_exported_guides(ax: Axes) -> None:
             *(nn.Linear(5, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)),
         )
     )
+    pn.trust_statistics(network)
     model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), num_data=10)
     guide = pn.guides.MeanField(model)
     std = torch.tensor([0.1] * 5 + [0.5] * 3)
