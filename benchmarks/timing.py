@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 # glibc gives large blocks back to the system and asks for them again, page by page: half of the
 # noise of a CPU benchmark. Keeping them is the same for both sides of a ratio.
-_KEEP_MEMORY = {
+KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_MMAP_THRESHOLD_": str(2**33),
 }
@@ -26,11 +26,11 @@ _KEEP_MEMORY = {
 
 def prepare(threads: int = 2) -> None:
     """Restart Python with memory kept by malloc, and fix threads and seeds."""
-    if not all(os.environ.get(key) for key in _KEEP_MEMORY):
+    if not all(os.environ.get(key) for key in KEEP_MEMORY):
         module = getattr(sys.modules["__main__"], "__spec__", None)
         command = ["-m", module.name] if module is not None else sys.argv[:1]
         arguments = [sys.executable, *command, *sys.argv[1:]]
-        os.execve(sys.executable, arguments, os.environ | _KEEP_MEMORY)
+        os.execve(sys.executable, arguments, os.environ | KEEP_MEMORY)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     random.seed(0)

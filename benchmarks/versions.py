@@ -9,6 +9,7 @@ take turns within every round, so that what the machine does meanwhile happens t
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
@@ -75,10 +76,13 @@ class Version:
     """A checkout at work in a process of its own."""
 
     def __init__(self, checkout: Path, threads: int) -> None:
+        from benchmarks.timing import KEEP_MEMORY
+
         command = [sys.executable, str(HERE / "benchmarks" / "versions.py")]
         self.process = subprocess.Popen(
             [*command, "--worker", str(checkout), "--threads", str(threads)],
             cwd=checkout,
+            env=os.environ | KEEP_MEMORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
