@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from pyronorm.errors import OptionError
+from pyronorm.archive import read_archive, write_archive
+from pyronorm.errors import FileError, OptionError
 
-__all__ = ["arguments_of", "class_named", "decode", "encode", "name_of"]
+__all__ = [
+    "arguments_of",
+    "class_named",
+    "decode",
+    "encode",
+    "load_value",
+    "name_of",
+    "save_value",
+]
+
+_Value = TypeVar("_Value")
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -43,7 +55,7 @@ def class_named(name: str, base: type, where: str) -> type:
     if isinstance(found, type) and issubclass(found, base):
         return found
     raise OptionError(
-        f"{where}: the file needs the class {path} of the module {module}, a {base.__name__}; there is "
+        f"{where}: needs the class {path} of the module {module}, a {base.__name__}; there is "
         "none in this process. Import that module first, or define the class there."
     )
 
@@ -112,6 +124,41 @@ def decode(value: Any, tensors: Mapping[str, Tensor], where: str, base: type = o
     if not is_dataclass(kind):
         raise OptionError(f"{where}: the file needs the dataclass {name}; it is none any more.")
     return kind(**arguments)
+
+
+def save_value(path: str | os.PathLike[str], kind: str, value: Any) -> None:
+    """Write a dataclass of settings and tensors to a file of its own.
+
+    Args:
+        path: the file.
+        kind: what it is, as the reader asks for it.
+        value: what :func:`encode` takes.
+
+    Raises:
+        FileError: if the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    write_archive(path, kind, {"value": encode(value, tensors, kind)}, tensors)
+
+
+def load_value(path: str | os.PathLike[str], kind: str, expected: type[_Value]) -> _Value:
+    """Read what :func:`save_value` wrote.
+
+    Args:
+        path: the file.
+        kind: what it has to be.
+        expected: its class.
+
+    Raises:
+        FileError: if the file is missing, damaged, of a later format, or holds something else.
+    """
+    content, tensors = read_archive(path, kind)
+    value = decode(content["value"], tensors, os.fspath(path))
+    if not isinstance(value, expected):
+        raise FileError(
+            f"{os.fspath(path)}: holds a {type(value).__name__}, expected {expected.__name__}."
+        )
+    return value
 
 
 def arguments_of(value: Any, where: str) -> dict[str, Any]:

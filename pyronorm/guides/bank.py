@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyronorm.archive import read_archive, write_archive
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.latents import Draws, HasLatents, LatentNetwork, LatentSpace, Per
 from pyronorm.randomness import Seed
-from pyronorm.settings import decode, encode
+from pyronorm.settings import load_value, save_value
 from pyronorm.stats.effective_batch_size import EffectiveBatchSizes, effective_batch_size
 
 __all__ = ["StatisticsBank"]
@@ -128,8 +127,7 @@ class StatisticsBank:
         Raises:
             FileError: if it cannot be written.
         """
-        tensors: dict[str, Tensor] = {}
-        write_archive(path, "bank", {"value": encode(self, tensors, "bank")}, tensors)
+        save_value(path, "bank", self)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> StatisticsBank:
@@ -141,10 +139,7 @@ class StatisticsBank:
         Raises:
             FileError: if it is missing, damaged, of a later format, or holds something else.
         """
-        content, tensors = read_archive(path, "bank")
-        bank = decode(content["value"], tensors, os.fspath(path))
-        assert isinstance(bank, cls)
-        return bank
+        return load_value(path, "bank", cls)
 
     def draw(
         self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None

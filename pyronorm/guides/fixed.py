@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Law
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import Prior
+from pyronorm.settings import class_named, name_of
 
 __all__ = ["Fixed"]
 
@@ -65,9 +65,7 @@ class Fixed(Guide):
 
     def settings(self) -> dict[str, Any]:
         """The prior's class and its settings."""
-        kind = type(self.prior)
-        name = f"{kind.__module__}:{kind.__qualname__}"
-        return {"prior": {"class": name, "settings": self.prior.settings()}}
+        return {"prior": {"class": name_of(type(self.prior)), "settings": self.prior.settings()}}
 
     @classmethod
     def from_settings(cls, model: NormalizationModel, settings: Mapping[str, Any]) -> Fixed:
@@ -80,13 +78,7 @@ class Fixed(Guide):
         Raises:
             OptionError: if the prior's class is not known: its module is not imported for that.
         """
-        module, _, name = settings["prior"]["class"].partition(":")
-        kind = getattr(sys.modules.get(module), name, None)
-        if not (isinstance(kind, type) and issubclass(kind, Prior)):
-            raise OptionError(
-                f"guides.Fixed: there is no prior {name} in the module {module}; import that module "
-                "first."
-            )
+        kind = class_named(settings["prior"]["class"], Prior, "guides.Fixed")
         return cls(model, kind(**settings["prior"]["settings"]))
 
     def get_extra_state(self) -> Tensor:

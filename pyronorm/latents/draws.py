@@ -10,12 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pyronorm.archive import read_archive, write_archive
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.latents.network import LatentNetwork
 from pyronorm.latents.space import LatentSpace
 from pyronorm.randomness import Seed
-from pyronorm.settings import decode, encode
+from pyronorm.settings import load_value, save_value
 
 __all__ = ["Draws", "HasLatents"]
 
@@ -181,8 +180,7 @@ class Draws:
         Raises:
             FileError: if it cannot be written.
         """
-        tensors: dict[str, Tensor] = {}
-        write_archive(path, "draws", {"value": encode(self, tensors, "draws")}, tensors)
+        save_value(path, "draws", self)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Draws:
@@ -194,10 +192,7 @@ class Draws:
         Raises:
             FileError: if it is missing, damaged, of a later format, or holds something else.
         """
-        content, tensors = read_archive(path, "draws")
-        draws = decode(content["value"], tensors, os.fspath(path))
-        assert isinstance(draws, cls)
-        return draws
+        return load_value(path, "draws", cls)
 
     def draw(
         self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None

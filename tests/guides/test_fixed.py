@@ -74,5 +74,5 @@ def test_refusals(unchecked):
     with pytest.raises(OptionError, match="Mine: a prior is a frozen dataclass of settings"):
         Fixed(model, Mine()).settings()
     settings = {"prior": {"class": "no.such.module:Prior", "settings": {}}}
-    with pytest.raises(OptionError, match=r"no prior Prior in the module no\.such\.module"):
+    with pytest.raises(OptionError, match=r"needs the class Prior of the module no\.such\.module"):
         Fixed.from_settings(model, settings)
