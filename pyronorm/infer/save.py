@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyronorm.archive import read_archive, write_archive
 from pyronorm.conversion import convert
 from pyronorm.conversion.record import Conversion, conversions_of
-from pyronorm.errors import FileError, OptionError, StatisticsError
+from pyronorm.errors import FileError, OptionError
 from pyronorm.guides import Guide, StatisticsBank
 from pyronorm.infer.posterior import Posterior
 from pyronorm.latents import Draws, LatentNetwork
@@ -21,7 +21,6 @@ from pyronorm.latents.inputs import Output
 from pyronorm.likelihoods import Likelihood
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm, Normalizer
-from pyronorm.normalizers.freshness import invalidate_statistics
 from pyronorm.priors import Prior
 from pyronorm.settings import class_named, decode, encode, name_of
 
@@ -38,8 +37,9 @@ def save(
     """Save a model and a posterior in one file, without pickle.
 
     Tensors are written as safetensors, all else as JSON within: how the network was converted, the
-    settings of normalizers, likelihood, prior and guide, whether the population statistics are
-    current, and versions. The network's code is not in the file: :func:`load` is given the network.
+    settings of normalizers, likelihood, prior and guide, and versions. Population statistics that are
+    stale are saved as missing, as in every state dict. The network's code is not in the file:
+    :func:`load` is given the network.
 
     Args:
         path: the file, as a rule ``*.safetensors``.
@@ -71,7 +71,6 @@ def save(
             "samples_per_call": network.samples_per_call,
             "output": _encode_output(network.output),
             "plain": not network.layers,
-            "current": _is_current(network),
         },
         "likelihood": _encode_module(model.likelihood, tensors, "likelihood"),
         "prior": encode(model.prior, tensors, "prior"),
@@ -178,8 +177,6 @@ def _network(
             f"{where}: is of another network, with {len(saved['layers'])} normalization layers; this "
             f"one has {len(layers)}."
         )
-    if not saved["current"]:
-        invalidate_statistics(latent)
     return latent
 
 
@@ -190,14 +187,6 @@ def _encode_output(output: Output) -> str | int | None:
         "save: the network's output is chosen by a function, which has no form in a file. Choose it by "
         "a key or a position, or wrap the network in a module that returns one tensor."
     )
-
-
-def _is_current(network: LatentNetwork) -> bool:
-    try:
-        network.check_statistics()
-    except StatisticsError:
-        return False
-    return True
 
 
 def _encode_module(module: Likelihood, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
