@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from numbers import Real
 from typing import Any
 
@@ -24,8 +25,11 @@ def check_count(where: str, name: str, value: Any, least: int = 1) -> None:
         OptionError: naming the option, what was expected and what came.
     """
     # numpy's and torch's integers count as integers; True does not.
-    whole = not isinstance(value, bool) and hasattr(value, "__index__")
-    if not whole or value < least:
+    try:
+        whole = not isinstance(value, bool) and operator.index(value) >= least
+    except TypeError:
+        whole = False
+    if not whole:
         raise OptionError(f"{where}: {name} must be at least {least}, an integer, got {value!r}.")
 
 

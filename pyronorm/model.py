@@ -19,6 +19,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from pyronorm.checks import check_count, check_instance
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.latents import LatentNetwork, LatentSpace
 from pyronorm.latents.inputs import Output, num_examples
@@ -55,6 +56,7 @@ def sample_latents(
         front.
     """
     prior = Standard() if prior is None else prior
+    check_instance("sample_latents", "prior", prior, Prior, "BatchNoise(64)")
     return prior.sample(network.space, network.like)
 
 
@@ -119,7 +121,8 @@ class NormalizationModel(PyroModule):
 
     Raises:
         ConversionError: if the network is not converted.
-        OptionError: if ``num_data`` or ``draws`` is below 1.
+        OptionError: if ``num_data`` or ``draws`` is no integer of at least 1, or ``likelihood`` or
+            ``prior`` is none (a class of them, a name, a loss).
 
     Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
     """
@@ -135,15 +138,18 @@ class NormalizationModel(PyroModule):
         output: Output = None,
     ) -> None:
         super().__init__()
-        for name, value in (("num_data", num_data), ("draws", draws)):
-            if value < 1:
-                raise OptionError(f"NormalizationModel: {name} must be at least 1, got {value}.")
+        prior = Standard() if prior is None else prior
+        where = "NormalizationModel"
+        check_instance(where, "likelihood", likelihood, Likelihood, "Categorical()")
+        check_instance(where, "prior", prior, Prior, "BatchNoise(64)")
+        check_count(where, "num_data", num_data)
+        check_count(where, "draws", draws)
         # Where torch's assignment would put it; the property reads it from there.
         self._modules["network"] = LatentNetwork.of(network, output)
         self.likelihood = likelihood
-        self.num_data = num_data
-        self._prior = Standard() if prior is None else prior
-        self.draws = draws
+        self.num_data = int(num_data)
+        self._prior = prior
+        self.draws = int(draws)
 
     @property
     def space(self) -> LatentSpace:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -182,13 +184,35 @@ def test_bad_data_are_refused():
         model(x, torch.tensor([0, 1, 2, 3, 0, 0, 0]))
 
 
-def test_bad_options_are_refused():
+def test_bad_options_are_refused(unchecked):
     network = convert(mlp())
-    for name, options in (("num_data", (0, None, 1)), ("draws", (5, None, 0))):
-        with pytest.raises(OptionError, match=f"{name} must be at least 1, got 0"):
-            NormalizationModel(network, Categorical(), *options)
+    for bad in (0, 5.0, math.nan, "5", None, True, torch.ones(1, 3), torch.tensor(5.0)):
+        for name, options in (("num_data", (bad,)), ("draws", (5, None, bad))):
+            with pytest.raises(OptionError, match=f"{name} must be at least 1, an integer, got"):
+                NormalizationModel(network, Categorical(), *options)
+    assert NormalizationModel(network, Categorical(), torch.tensor(5)).num_data == 5
     with pytest.raises(ConversionError, match="convert it first"):
         NormalizationModel(mlp(), Categorical(), 5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (Categorical, "the class Categorical"),
+        (Standard, "the class Standard"),
+        ("categorical", "str"),
+        (nn.CrossEntropyLoss(), "CrossEntropyLoss"),
+        (dist.Normal(0, 1), "Normal"),
+    ],
+)
+def test_what_is_no_likelihood_or_prior_is_refused(wrong, named, unchecked):
+    network = convert(mlp())
+    with pytest.raises(OptionError, match=f"likelihood must be a Likelihood, .*, got {named}"):
+        NormalizationModel(network, wrong, 5)
+    with pytest.raises(OptionError, match=f"prior must be a Prior, .*, got {named}"):
+        NormalizationModel(network, Categorical(), 5, wrong)
+    with pytest.raises(OptionError, match=f"sample_latents: prior must be a Prior, .* {named}"):
+        sample_latents(LatentNetwork(network), wrong)
 
 
 @pytest.mark.parametrize("prior", [Standard(), BatchNoise(8), ScaleInvariant()])

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from pyronorm.checks import check_instance
 from pyronorm.conversion.build import build
 from pyronorm.conversion.origin import LayerOrigin
 from pyronorm.conversion.record import Conversion, record_conversion
@@ -79,6 +80,8 @@ def convert(
             f"convert: expected a network, a torch.nn.Module, got {network!r}."
             + (" Give an instance of it." if isinstance(network, type) else "")
         )
+    if normalizer is not None:
+        check_instance("convert", "normalizer", normalizer, Normalizer, "Group(8)")
     if normalizer is not None and normalizer.needs_example and example_input is None:
         raise OptionError(
             f"convert: the {type(normalizer).__name__} normalizer needs example_input, a batch as the "

@@ -96,8 +96,10 @@ def fit(
         train_network=train_network,
         augment=augment,
         validation=validation,
-        callbacks=[*callbacks, Progress()] if progress else callbacks,
+        callbacks=callbacks,
         fabric=fabric,
         seed=seed,
     )
+    if progress:
+        trainer.callbacks.append(Progress())
     return trainer.run(epochs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_arguments",
     "check_num_data",
     "check_numbers",
+    "check_others",
     "check_parameters",
     "check_same_callbacks",
     "check_same_run",
@@ -43,14 +45,60 @@ def check_arguments(
     check_instance("fit", "model", model, NormalizationModel, "NormalizationModel(network, ...)")
     if not isinstance(guide, nn.Module) or guide is model:
         came = f"the class {guide.__name__}" if isinstance(guide, type) else type(guide).__name__
+        fix = ""
+        if callable(guide) and not isinstance(guide, type) and guide is not model:
+            fix = (
+                " The parameters of a function are in Pyro's store, which fit doesn't use: write a "
+                "pyro.nn.PyroModule with PyroParam, or train with pyro.infer.SVI and predict with "
+                "pyronorm.PyroGuide(function)."
+            )
         raise OptionError(
             "fit: guide must be a guide of pyronorm.guides, an autoguide of Pyro, or a module of your "
-            f"own, made for the model, such as pyronorm.guides.MeanField(model), got {came}."
+            f"own, made for the model, such as pyronorm.guides.MeanField(model), got {came}.{fix}"
         )
     check_instance("fit", "optimization", optimization, Optimization, "Optimization(accumulate=2)")
     check_instance("fit", "objective", objective, Objective, "Objective(kl_weight=0.5)")
     if validation is not None:
         check_instance("fit", "validation", validation, Validation, "Validation((x, y))")
+
+
+def check_others(callbacks: Any, fabric: Any, augment: Any, train_network: Any) -> None:
+    """Refuse a callback that is not in a list, or a class; a device for a Fabric; and the like."""
+    if not isinstance(callbacks, Sequence):
+        raise OptionError(
+            f"fit: callbacks must be a list of objects, such as [EarlyStopping(5)], got "
+            f"{type(callbacks).__name__}."
+        )
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise OptionError(
+                f"fit: callbacks must be objects, such as EarlyStopping(5), got the class "
+                f"{callback.__name__}."
+            )
+    # Lightning's class has two homes, lightning_fabric and lightning.fabric.
+    if fabric is not None and (isinstance(fabric, type) or not hasattr(fabric, "to_device")):
+        raise OptionError(
+            'fit: fabric must be a Lightning Fabric, such as Fabric(accelerator="cuda", devices=1), got '
+            f"{fabric!r}."
+        )
+    if augment is not None and not _takes_two(augment):
+        raise OptionError(
+            "fit: augment must be a function of inputs and targets that returns both, such as lambda "
+            f"x, y: (change(x), y), got {augment!r}."
+        )
+    check_instance("fit", "train_network", train_network, bool, "True")
+
+
+def _takes_two(function: Any) -> bool:
+    if not callable(function) or isinstance(function, type):
+        return False
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # of no known signature
+        pass
+    return True
 
 
 def check_numbers(

@@ -18,11 +18,7 @@ from pyronorm.checks import check_count, check_instance
 from pyronorm.guides import Guide
 from pyronorm.infer.batches import TrainingBatches
 from pyronorm.infer.checkpoint import Checkpoint
-from pyronorm.infer.data import (
-    Data,
-    kept_modes,
-    least_examples,
-)
+from pyronorm.infer.data import Data, kept_modes, least_examples
 from pyronorm.infer.elbo import default_elbo
 from pyronorm.infer.generators import Generators, kept_order
 from pyronorm.infer.history import Epoch, History
@@ -32,6 +28,7 @@ from pyronorm.infer.predict import predictive_nll
 from pyronorm.infer.preparation import (
     check_arguments,
     check_numbers,
+    check_others,
     check_parameters,
     check_same_callbacks,
     check_same_run,
@@ -113,6 +110,7 @@ class Trainer:
         optimization = Optimization() if optimization is None else optimization
         objective = Objective() if objective is None else objective
         check_arguments(model, guide, optimization, objective, validation)
+        check_others(callbacks, fabric, augment, train_network)
         check_numbers(optimization, batch_size, population_batches, lr)
         elbo = default_elbo(guide) if objective.elbo is None else objective.elbo
         self.model = model

@@ -35,6 +35,10 @@ _CPU_ELEMENTS = 2**20
 _GPU_ELEMENTS = 2**28  # 1 GiB in float32, 8 draws of ResNet-18 at 512 images; not measured on a GPU
 _MIN_TOGETHER = 4  # fewer draws at once do not pay
 
+_ONE_INPUT = (
+    "Several inputs of a network are one argument: latent_network((a, b)), or a dictionary."
+)
+
 
 class LatentNetwork(nn.Module):
     r"""A network as a pure function :math:`f(x, \text{shift}, \text{scale})`.
@@ -168,7 +172,9 @@ class LatentNetwork(nn.Module):
         self._watch.before_call(self.network, self.layers)
         if shift is None or scale is None:
             if shift is not scale:
-                raise ShapeError("LatentNetwork: give both shift and scale, or neither.")
+                raise ShapeError(
+                    f"LatentNetwork: give both shift and scale, or neither. {_ONE_INPUT}"
+                )
         else:
             self._check_shapes(x, shift, scale)
         # What latents do not change: once for all layers and draws.
@@ -314,7 +320,11 @@ class LatentNetwork(nn.Module):
         return chunk if chunk >= _MIN_TOGETHER else 1
 
     def _check_shapes(self, x: Any, shift: Tensor, scale: Tensor) -> None:
-        self.space.check(shift, "LatentNetwork, shift")
+        if shift.shape[-1:] != (self.space.num_channels,):
+            raise ShapeError(
+                f"LatentNetwork, shift: expected {self.space.num_channels} channels on the last axis "
+                f"({len(self.layers)} layers), got a tensor of shape {tuple(shift.shape)}. {_ONE_INPUT}"
+            )
         self.space.check(scale, "LatentNetwork, scale")
         if shift.shape != scale.shape:
             raise ShapeError(

@@ -330,6 +330,16 @@ def test_nothing_to_convert_is_refused():
         convert(spectral)
 
 
+def test_what_is_no_normalizer_is_refused(unchecked):
+    for wrong, named in (
+        (Batch, "the class Batch"),
+        ("batch", "str"),
+        (nn.GroupNorm(1, 2), "Group"),
+    ):
+        with pytest.raises(OptionError, match=f"normalizer must be a Normalizer, .* {named}"):
+            convert(mlp(), wrong)
+
+
 def test_groups_that_do_not_fit_are_refused_by_name():
     with pytest.raises(ConversionError, match="layer '4': Group: num_groups=4 does not divide 6"):
         convert(conv_net(2), Group(4))

@@ -288,6 +288,11 @@ def test_what_is_no_guide_is_refused(wrong, named, unchecked):
         quiet(make(), wrong, data())
 
 
+def test_a_function_as_guide_is_told_where_to_go(unchecked):
+    with pytest.raises(OptionError, match=r"got function\. .*PyroModule .* pyro.infer.SVI"):
+        quiet(make(), lambda x, y: None, data())
+
+
 def test_objects_that_do_not_fit_are_named(unchecked):
     model = make()
     guide = MeanField(model)
@@ -297,6 +302,20 @@ def test_objects_that_do_not_fit_are_named(unchecked):
         quiet(mlp(), guide, data())
     with pytest.raises(OptionError, match="validation must be a Validation, .*, got tuple"):
         quiet(model, guide, data(), validation=data())
+    for name, bad, message in (
+        ("optimization", torch.optim.SGD([torch.zeros(1)], 0.1), "got SGD"),
+        ("optimization", pyro.optim.Adam({"lr": 0.1}), "got PyroOptim"),
+        ("optimization", Optimization, "got the class Optimization"),
+        ("callbacks", EarlyStopping(3), "a list of objects, .*, got EarlyStopping"),
+        ("callbacks", [EarlyStopping], "got the class EarlyStopping"),
+        ("fabric", "cpu", "a Lightning Fabric, .*, got 'cpu'"),
+        ("fabric", Fabric, "a Lightning Fabric"),
+        ("augment", 3, "a function of inputs and targets .*, got 3"),
+        ("augment", lambda x: x, "a function of inputs and targets"),
+        ("train_network", "no", "a bool, .*, got str"),
+    ):
+        with pytest.raises(OptionError, match=f"fit: {name} must be .*{message}"):
+            quiet(model, guide, data(), **{name: bad})
     with pytest.raises(OptionError, match="what optimizer makes must be a Optimizer"):
         quiet(model, guide, data(), optimization=Optimization(optimizer=list))
 

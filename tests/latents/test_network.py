@@ -293,6 +293,9 @@ def test_shapes_that_do_not_fit_are_refused():
         network(x, good, bad)
     with pytest.raises(ShapeError, match="one shape"):
         network(x, good, good[None])
+    for others in ((x,), (x, x)):
+        with pytest.raises(ShapeError, match=r"one argument: latent_network\(\(a, b\)\)"):
+            network(x, *others)
     with pytest.raises(ShapeError, match="both shift and scale"):
         network(x, good)
     many = torch.ones(8, c)
