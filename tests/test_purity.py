@@ -21,6 +21,7 @@ from pyronorm.normalizers import (
     Analytic,
     Batch,
     BatchWhitening,
+    Exclusive,
     Ghost,
     Group,
     GroupWhitening,
@@ -31,7 +32,17 @@ from pyronorm.normalizers import (
 )
 from tests.nets import SHAPES, conv_net, train_briefly
 
-NORMALIZERS = [Batch(), Population(), Group(2), Layer(), Instance(), Weight(), RMS(), Ghost(4)]
+NORMALIZERS = [
+    Batch(),
+    Population(),
+    Group(2),
+    Layer(),
+    Instance(),
+    Weight(),
+    RMS(),
+    Ghost(4),
+    Exclusive(),
+]
 NORMALIZERS += [BatchWhitening(2), GroupWhitening(2), Analytic()]
 X, Y = torch.randn(6, *SHAPES[1]), torch.randint(3, (6,))
 

@@ -28,6 +28,7 @@ NORMALIZERS: dict[str, pn.normalizers.Normalizer | None] = {
     "batch": None,
     "population": pn.normalizers.Population(),
     "ghost": pn.normalizers.Ghost(16),
+    "exclusive": pn.normalizers.Exclusive(),
     "group": pn.normalizers.Group(4),
     "layer": pn.normalizers.Layer(),
     "rms": pn.normalizers.RMS(),

@@ -12,6 +12,7 @@ from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import log_likelihoods, predict, predictive_nll
 from pyronorm.infer.pyro_guide import PyroGuide
+from pyronorm.infer.refresh import refresh_draws
 from pyronorm.infer.save import load, save
 from pyronorm.infer.targets import with_target
 from pyronorm.infer.trainer import Trainer
@@ -37,6 +38,7 @@ __all__ = [
     "log_likelihoods",
     "predict",
     "predictive_nll",
+    "refresh_draws",
     "run_nuts",
     "save",
     "with_target",

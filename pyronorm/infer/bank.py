@@ -52,8 +52,8 @@ def collect_bank(
         :class:`pyronorm.guides.StochasticBatchNorm` or :meth:`pyronorm.guides.LowRank.from_bank`.
 
     Raises:
-        ConversionError: if the network has no batch normalizer, runs one twice, or has batch
-            whitening, whose noise is not a shift and a scale.
+        ConversionError: if the network has no batch normalizer, runs one twice, has batch
+            whitening, whose noise is not a shift and a scale, or statistics for each example.
         DataError: if there is no batch, only batches of one example, or batches of another size than
             the virtual batches of a :class:`~pyronorm.normalizers.Ghost` normalizer.
         StatisticsError: if population statistics are missing or stale, or the inputs not finite.
@@ -74,6 +74,12 @@ def collect_bank(
                 "that are not a mean and a variance per channel, so its batch noise is not a shift and "
                 "a scale (whitening multiplies by a random matrix). Use a guide that needs no bank "
                 "(MeanField, BatchNoise, LowRank), or the Batch normalizer."
+            )
+        if not layer.normalizer.shared_by_batch:
+            raise ConversionError(
+                f"collect_bank: {layer.name} ({type(layer.normalizer).__name__}) has other statistics "
+                "for each example of a batch, so a batch has no single row. Its noise is that of the "
+                "law: use guides.BatchNoise(model, batch_size - 1)."
             )
     if num_batches is not None:
         check_count("collect_bank", "num_batches", num_batches)

@@ -4,6 +4,7 @@ from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.batch import Batch, Population
 from pyronorm.normalizers.deviation import Deviation
+from pyronorm.normalizers.exclusive import Exclusive
 from pyronorm.normalizers.freshness import trust_statistics
 from pyronorm.normalizers.ghost import Ghost
 from pyronorm.normalizers.group import Group, Instance, Layer
@@ -19,6 +20,7 @@ __all__ = [
     "Batch",
     "BatchWhitening",
     "Deviation",
+    "Exclusive",
     "Ghost",
     "Group",
     "GroupWhitening",

@@ -43,12 +43,13 @@ class Normalizer(ABC):
     """Whether statistics are taken over the batch in training mode."""
 
     keeps_population: ClassVar[bool] = False
-    """Whether the layer keeps population statistics per channel, ``running_mean`` and ``running_var``,
-    that the latents are relative to."""
+    """Whether the layer keeps ``running_mean`` and ``running_var``, which latents are relative to."""
+
+    shared_by_batch: ClassVar[bool] = True
+    """Whether all examples of a batch have one pair of statistics, where they are taken over it."""
 
     owns_linear: ClassVar[bool] = False
-    """Whether the layer holds the linear layer before it (its part ``linear``), so that its input is
-    the linear layer's."""
+    """Whether the layer holds the linear layer before it, as ``linear``: its input is that one's."""
 
     needs_example: ClassVar[bool] = False
     """Whether :meth:`adopt` has to follow a run of the network on an example."""
@@ -270,8 +271,7 @@ class LatentNorm(nn.Module):
         for key, part in (parts or {}).items():
             self.add_module(key, part)
         self.then = tuple(then)
-        self.ranks = None if ranks is None else tuple(ranks)
-        self.unbatched = unbatched
+        self.ranks, self.unbatched = None if ranks is None else tuple(ranks), unbatched
         self.original = ""  # class of the converted layer, e.g. "BatchNorm2d"
         self.weight_name, self.bias_name, self.weight_plus = weight_name, bias_name, weight_plus
         weight = nn.Parameter(torch.ones(num_channels) - weight_plus) if affine else None

@@ -39,8 +39,9 @@ class BatchNoise(Prior):
 
     :math:`\text{shift} \sim \mathcal N(0, 1/n)` and
     :math:`1/\text{scale}^2 \sim \chi^2_{n-1}/n`, independent. With the same law as a guide
-    (:class:`pyronorm.guides.BatchNoise`) the KL divergence is zero: batch normalization *is* this
-    variational problem, up to a constant.
+    (:class:`pyronorm.guides.BatchNoise`) the KL divergence is zero, and the ELBO is
+    the expected log likelihood under the noise of ``n`` values that do not include the example
+    itself. Batch normalization's noise does include it, which changes the loss by :math:`O(1/n)`.
 
     Args:
         batch_size: ``n`` > 1, need not be whole. Large is a strong belief in neutral latents.

@@ -89,6 +89,11 @@ class Subject(ABC):
     def _uses_batch(self) -> bool:
         return self.make(CHANNELS).uses_batch
 
+    @property
+    def _one_pair_per_batch(self) -> bool:
+        kind = self.make(CHANNELS)
+        return kind.uses_batch and kind.shared_by_batch and self.independent_channels
+
     def _network(self, source: nn.Module, x: Tensor) -> LatentNetwork:
         """Convert; the population statistics are those of ``x``."""
         settle(source, x)

@@ -19,6 +19,7 @@ NORMALIZERS = {
     "Batch": None,
     "Population": normalizers.Population(),
     "Ghost": normalizers.Ghost(4),
+    "Exclusive": normalizers.Exclusive(),
     "Group": normalizers.Group(2),
     "Layer": normalizers.Layer(),
     "Instance": normalizers.Instance(),

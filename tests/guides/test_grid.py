@@ -29,6 +29,7 @@ NORMALIZERS = {
     "Batch": None,
     "Population": normalizers.Population(),
     "Ghost": normalizers.Ghost(8),
+    "Exclusive": normalizers.Exclusive(),
     "Group": normalizers.Group(2),
     "Layer": normalizers.Layer(),
     "Instance": normalizers.Instance(),

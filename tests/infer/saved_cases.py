@@ -17,6 +17,7 @@ NORMALIZERS = {
     "own": None,
     "Population": normalizers.Population(),
     "Ghost": normalizers.Ghost(4),
+    "Exclusive": normalizers.Exclusive(),
     "Group": normalizers.Group(2),
     "Layer": normalizers.Layer(),
     "Instance": normalizers.Instance(),

@@ -12,6 +12,7 @@ from pyronorm.normalizers import (
     Batch,
     BatchWhitening,
     Deviation,
+    Exclusive,
     Ghost,
     Group,
     GroupWhitening,
@@ -32,6 +33,11 @@ class TestBatch(NormalizerConformance):
 
     def torch_layer(self, num_channels, dims):
         return BATCH[dims](num_channels, eps=1e-2)
+
+
+class TestExclusive(NormalizerConformance):
+    def make(self, num_channels):
+        return Exclusive()
 
 
 class TestPopulation(NormalizerConformance):

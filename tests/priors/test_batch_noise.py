@@ -9,6 +9,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from pyronorm.errors import OptionError
+from pyronorm.normalizers import Batch, Exclusive, LatentNorm
 from pyronorm.priors import BatchNoise, Standard
 from tests.priors.laws import pair
 
@@ -74,3 +75,61 @@ def test_is_an_immutable_value():
     assert BatchNoise(8.0) == BatchNoise(8.0) != BatchNoise(9.0)
     with pytest.raises(dataclasses.FrozenInstanceError, match="batch_size"):
         BatchNoise(8.0).batch_size = 9.0
+
+
+# Batch normalization against the law, in one channel: x ~ N(0, 1), y = x, prediction w * normalized(x),
+# squared error. With S the biased deviation of n values, batch normalization's loss is
+# 1 - 2 w E[S] + w^2 and the law's 1 - 2 w E[1/S] + w^2 n/(n-3) (1 + 1/n).
+
+
+def mean_deviation(n, power):
+    """E[S] for power 1, E[1/S] for power -1: S sqrt(n) is chi with n - 1 degrees of freedom."""
+    ratio = math.lgamma((n - 1 + power) / 2) - math.lgamma((n - 1) / 2)
+    return (2 / n) ** (power / 2) * math.exp(ratio)
+
+
+def closed_forms(n):
+    """Loss at w = 1, slope there and best w: of batch normalization, then of the law."""
+    batch, law = mean_deviation(n, 1), mean_deviation(n, -1)
+    square = n / (n - 3) * (1 + 1 / n)
+    return (
+        (2 - 2 * batch, 2 - 2 * batch, batch),
+        (1 - 2 * law + square, 2 * square - 2 * law, law / square),
+    )
+
+
+def test_closed_forms_of_the_gap():
+    batch, law = closed_forms(8)
+    assert batch == pytest.approx((0.195, 0.195, 0.903), abs=5e-4)
+    assert law == pytest.approx((0.393, 1.193, 0.669), abs=5e-4)
+    for n in (256, 512):  # the gap of the slopes is of the order of the slopes themselves, 1/n
+        batch, law = closed_forms(n)
+        assert 2 < (law[1] - batch[1]) / batch[1] < 4
+
+
+def simulated(values, x):
+    """Loss at w = 1 and slope there over channels, with standard errors."""
+    losses, slopes = (values - x).square().mean(0), (2 * values * (values - x)).mean(0)
+    both = torch.stack([losses, slopes])
+    return both.mean(1), both.std(1) / math.sqrt(x.shape[1])
+
+
+@pytest.mark.parametrize("n", [8, 32])
+def test_layers_have_the_gap(n):
+    # Every channel is a trial. Alarms falsely beyond 5 standard errors, 6e-7 each.
+    trials = 60_000
+    torch.manual_seed(n)
+    x = torch.randn(n, trials, dtype=torch.float64)
+    batch, law = (torch.tensor(form[:2], dtype=torch.float64) for form in closed_forms(n))
+    layer = LatentNorm(Batch(eps=1e-12), trials, affine=False).double()
+    estimate, error = simulated(layer(x), x)
+    assert ((estimate - batch).abs() < 5 * error).all()
+    # the law, independent of the example
+    shift, scale = (d.sample() for d in pair(BatchNoise(float(n)), trials, x))
+    estimate, error = simulated(scale * (x[:1] + shift), x[:1])
+    assert ((estimate - law).abs() < 5 * error).all()
+    # statistics of the n other examples are the law
+    more = torch.cat([x, torch.randn_like(x[:1])])
+    layer = LatentNorm(Exclusive(eps=0.0), trials, affine=False).double()
+    estimate, error = simulated(layer(more), more)
+    assert ((estimate - law).abs() < 5 * error).all()
