@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import pyronorm as pn
-from pyronorm.errors import ConversionError, DataError, ShapeError
+from pyronorm.errors import ConversionError, ShapeError
 from pyronorm.normalizers import Batch, Exclusive, LatentNorm
 from tests.nets import mlp
 from tests.normalizers.test_batch import SHAPES, pair
@@ -68,7 +68,7 @@ def test_least_batches():
     x, y = torch.randn(22, 5), torch.randint(3, (22,))
     pn.fit(model, pn.guides.Point(model), (x, y), epochs=1, batch_size=10)  # the rest of 2 joins
     few = pn.NormalizationModel(pn.convert(mlp(), Exclusive()), pn.likelihoods.Categorical(), 2)
-    with pytest.raises(DataError):
+    with pytest.raises(ShapeError, match="other examples"):
         pn.fit(few, pn.guides.Point(few), (x[:2], y[:2]), epochs=1)
 
 
