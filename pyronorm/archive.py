@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyronorm.errors import FileError
+from pyronorm.errors import FileError, OptionError
 
 __all__ = ["FORMAT", "read_archive", "write_archive"]
 
@@ -47,10 +47,11 @@ def write_archive(
 
     Raises:
         FileError: if the folder does not exist, or the disk is full.
+        OptionError: if ``path`` is no path.
     """
     from safetensors.torch import save
 
-    place = Path(path)
+    place = _place(path)
     header = {
         "format": FORMAT,
         "kind": kind,
@@ -92,11 +93,12 @@ def read_archive(
 
     Raises:
         FileError: if there is no such file, it is damaged, of a later format, or of another kind.
+        OptionError: if ``path`` is no path.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    place = Path(path)
+    place = _place(path)
     try:
         blob = place.read_bytes()
     except OSError as error:
@@ -126,12 +128,20 @@ def read_archive(
             f"{place}: is damaged, its checksum is not that of its content. Take a copy, or save again."
         )
     if header["kind"] != kind:
-        raise FileError(f"{place}: holds a {header['kind']}, expected a {kind}.")
+        raise FileError(f"{place}: holds {header['kind']!r}, expected {kind!r}.")
     try:
         tensors = load(blob)
     except SafetensorError as error:  # pragma: no cover - the checksum was right
         raise FileError(f"{place}: is damaged, {error}.") from error
     return header["content"], tensors
+
+
+def _place(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        raise OptionError(
+            f"path: expected the name of a file, a string or a Path, got {type(path).__name__}."
+        )
+    return Path(path)
 
 
 def _mark(digest: str) -> bytes:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["move", "move_to", "read_together"]
+__all__ = ["move", "read_together"]
 
 
 def move(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -21,12 +19,6 @@ def move(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> T
     # A copy to the host is read at once, and MPS loses races with the host.
     queued = x.device.type == "cpu" and device.type not in ("cpu", "mps")
     return x.to(device, dtype, non_blocking=queued)
-
-
-def move_to(network: nn.Module, x: Tensor) -> Tensor:
-    """Copy an input to the device of a network, that of its first parameter or buffer."""
-    first = next(chain(network.parameters(), network.buffers()), x)
-    return move(x, first.device)
 
 
 def read_together(values: list[Tensor]) -> list[int]:

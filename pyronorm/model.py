@@ -21,8 +21,8 @@ from torch.distributions import transform_to
 
 from pyronorm.checks import check_count, check_instance
 from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.inputs import Output, num_examples
 from pyronorm.latents import LatentNetwork, LatentSpace
-from pyronorm.latents.inputs import Output, num_examples
 from pyronorm.likelihoods import Likelihood
 from pyronorm.priors import Prior, Standard
 

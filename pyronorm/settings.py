@@ -20,6 +20,7 @@ __all__ = [
     "class_named",
     "decode",
     "encode",
+    "lasting_name",
     "load_value",
     "name_of",
     "save_value",
@@ -33,6 +34,24 @@ _PLAIN = (bool, int, float, str, type(None))
 def name_of(kind: type) -> str:
     """The name of a class in a file, ``module:class``."""
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def lasting_name(kind: type, where: str) -> str:
+    """The same, of a class that another process can find by it.
+
+    Args:
+        kind: the class.
+        where: for the message.
+
+    Raises:
+        OptionError: if it is defined inside of a function.
+    """
+    if "<locals>" in kind.__qualname__:
+        raise OptionError(
+            f"{where}: the class {kind.__name__} is defined inside of a function, so nobody who reads "
+            "the file can find it. Define it at the top level of a module."
+        )
+    return name_of(kind)
 
 
 def class_named(name: str, base: type, where: str) -> type:
@@ -54,9 +73,15 @@ def class_named(name: str, base: type, where: str) -> type:
         found = getattr(found, part, None)
     if isinstance(found, type) and issubclass(found, base):
         return found
+    fix = (
+        f"It was defined in the script that saved the file: import {path} into this script, or define "
+        "it here."
+        if module == "__main__"
+        else f"Import the module {module} first."
+    )
     raise OptionError(
-        f"{where}: needs the class {path} of the module {module}, a {base.__name__}; there is "
-        "none in this process. Import that module first, or define the class there."
+        f"{where}: needs the class {path} of the module {module}, a {base.__name__}; there is none in "
+        f"this process. {fix}"
     )
 
 
@@ -73,7 +98,7 @@ def encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         OptionError: for anything else.
     """
     if isinstance(value, Enum):
-        return {"enum": name_of(type(value)), "value": value.value}
+        return {"enum": lasting_name(type(value), f"save: {where}"), "value": value.value}
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
@@ -87,7 +112,7 @@ def encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         own = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
         encoded = {k: encode(v, tensors, f"{where}.{k}") for k, v in own.items()}
-        return {"class": name_of(type(value)), "fields": encoded}
+        return {"class": lasting_name(type(value), f"save: {where}"), "fields": encoded}
     raise OptionError(
         f"save: {where} is a {type(value).__name__}, which has no form in a file. Settings are numbers, "
         "strings, tensors, and frozen dataclasses of these."

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import pyronorm.archive
-from pyronorm.archive import read_archive, write_archive
-from pyronorm.errors import FileError
+from pyronorm.archive import _place, read_archive, write_archive
+from pyronorm.errors import FileError, OptionError
 
 TENSORS = {
     "a": torch.randn(3, 4),
@@ -61,7 +61,7 @@ def test_a_later_format_another_kind_and_no_file_are_named(tmp_path, monkeypatch
     with pytest.raises(FileError, match="cannot be read, No such file"):
         read_archive(path, "thing")
     write_archive(path, "thing", {}, {})
-    with pytest.raises(FileError, match="holds a thing, expected a model"):
+    with pytest.raises(FileError, match="holds 'thing', expected 'model'"):
         read_archive(path, "model")
     monkeypatch.setattr(pyronorm.archive, "FORMAT", 7)
     write_archive(path, "thing", {}, {})
@@ -102,3 +102,9 @@ def test_content_is_json_within_the_head(tmp_path):
     blob = path.read_bytes()
     head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
     assert json.loads(head["__metadata__"]["pyronorm"])["content"] == CONTENT
+
+
+@pytest.mark.parametrize("path", [3, None, b"name"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(OptionError, match="expected the name of a file"):
+        _place(path)

@@ -6,7 +6,14 @@ import torch
 from pyronorm.errors import OptionError
 from pyronorm.latents import LatentLayer, LatentSpace, Per
 from pyronorm.normalizers import Batch, GroupWhitening, Normalizer
-from pyronorm.settings import arguments_of, class_named, decode, encode, name_of
+from pyronorm.settings import (
+    arguments_of,
+    class_named,
+    decode,
+    encode,
+    lasting_name,
+    name_of,
+)
 
 VALUES = [
     3,
@@ -59,11 +66,27 @@ def test_a_class_of_ones_own_needs_its_base():
 def test_no_module_is_imported():
     with pytest.raises(OptionError, match="needs the class Popen of the module subprocess"):
         class_named("subprocess:Popen", Normalizer, "file")
-    with pytest.raises(OptionError, match="Import that module first"):
+    with pytest.raises(OptionError, match="Import the module antigravity first"):
         class_named("antigravity:Mine", Normalizer, "file")
     assert class_named(name_of(Mine), Normalizer, "file") is Mine
     with pytest.raises(OptionError, match="not of pyronorm"):
         decode({"class": "subprocess:Popen", "fields": {"args": ["true"]}}, {}, "file")
+
+
+def test_a_class_of_a_script_is_imported_into_the_script():
+    with pytest.raises(OptionError, match="import Net into this script, or define it here"):
+        class_named("__main__:Net", Normalizer, "file")
+
+
+def test_a_class_inside_of_a_function_is_refused_at_once():
+    @dataclass(frozen=True)
+    class Hidden(Batch):
+        pass
+
+    for name in (lambda: lasting_name(Hidden, "save"), lambda: encode(Hidden(), {}, "x")):
+        with pytest.raises(OptionError, match=r"save.*Hidden is defined inside of a function"):
+            name()
+    assert lasting_name(Mine, "save") == name_of(Mine)
 
 
 def test_what_has_no_form_is_refused():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,8 @@ from pyronorm.conversion.record import Conversion, record_conversion
 from pyronorm.conversion.registry import kind_of, normalization_layers, registered
 from pyronorm.conversion.surroundings import Surroundings, replace
 from pyronorm.conversion.transformer import keep_latents_in_transformers
-from pyronorm.devices import move_to
 from pyronorm.errors import ConversionError, OptionError
+from pyronorm.inputs import move_to, run, tensors_of
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.freshness import stamp_statistics, unchecked, watch
 
@@ -29,7 +31,7 @@ def convert(
     network: nn.Module,
     normalizer: Normalizer | None = None,
     only: Iterable[str] | None = None,
-    example_input: Tensor | None = None,
+    example_input: Any = None,
     skip: Iterable[str] = (),
 ) -> nn.Module:
     r"""Return a copy of a network whose normalization layers carry latent statistics.
@@ -56,8 +58,9 @@ def convert(
             other kinds it changes, and has to be trained).
         only: names of the layers to convert, as in ``network.named_modules()``; shell patterns such
             as ``"layer1.*"`` are allowed. The others stay as they are.
-        example_input: a batch as the network takes it, on any device, for a normalizer that has to
-            know the layers before each normalization (:class:`~pyronorm.normalizers.Weight`,
+        example_input: a batch as the network takes it (a tensor, or a tuple, dictionary or dataclass of
+            tensors), on any device, for a normalizer that has to know the layers before each
+            normalization (:class:`~pyronorm.normalizers.Weight`,
             :class:`~pyronorm.normalizers.Analytic`).
         skip: names of layers to leave as they are, likewise; it wins over ``only``.
 
@@ -80,13 +83,7 @@ def convert(
             f"convert: expected a network, a torch.nn.Module, got {network!r}."
             + (" Give an instance of it." if isinstance(network, type) else "")
         )
-    if normalizer is not None:
-        check_instance("convert", "normalizer", normalizer, Normalizer, "Group(8)")
-    if normalizer is not None and normalizer.needs_example and example_input is None:
-        raise OptionError(
-            f"convert: the {type(normalizer).__name__} normalizer needs example_input, a batch as the "
-            "network takes it, to follow the network up to each normalization."
-        )
+    _check_options(normalizer, example_input)
     only = list(only) if only is not None and not isinstance(only, str) else only
     skip = list(skip) if not isinstance(skip, str) else skip
     _refuse_lazy(network)
@@ -114,6 +111,26 @@ def convert(
     watch(new)
     record_conversion(new, Conversion.of(normalizer, example_input, only=only, skip=skip))
     return new
+
+
+def _check_options(normalizer: Any, example_input: Any) -> None:
+    if normalizer is not None:
+        check_instance("convert", "normalizer", normalizer, Normalizer, "Group(8)")
+        if not is_dataclass(type(normalizer)):
+            raise OptionError(
+                f"convert: the normalizer {type(normalizer).__name__} is no dataclass. Make it a frozen "
+                "one, so that it can take a layer's eps and be written to a file."
+            )
+    if normalizer is not None and normalizer.needs_example and example_input is None:
+        raise OptionError(
+            f"convert: the {type(normalizer).__name__} normalizer needs example_input, a batch as the "
+            "network takes it, to follow the network up to each normalization."
+        )
+    if example_input is not None and not tensors_of(example_input):
+        raise OptionError(
+            "convert: example_input must be a tensor, or a tuple, dictionary or dataclass of tensors, "
+            f"got {type(example_input).__name__}."
+        )
 
 
 def _targets(
@@ -174,11 +191,11 @@ def _copy(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _try(network: nn.Module, example_input: Tensor | None) -> None:
+def _try(network: nn.Module, example_input: Any) -> None:
     """Run the network once: it may read of a layer what the Identity at its place does not have."""
     modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()(None if example_input is None else move_to(network, example_input))
+        run(network.eval(), move_to(network, example_input))
     except Exception as error:
         raise ConversionError(
             f"convert: {type(network).__name__} does not run without the layers that the normalizers "

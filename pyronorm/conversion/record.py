@@ -9,11 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyronorm.inputs import map_tensors
 from pyronorm.normalizers import Normalizer
 
-__all__ = ["Conversion", "conversions_of", "record_conversion"]
+__all__ = ["Conversion", "Form", "conversions_of", "record_conversion"]
 
 _PLACE = "pyronorm_conversions"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is kept of a tensor of the example input.
+
+    Attributes:
+        shape: its shape.
+        dtype: the name of its data type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Form:
+        """The form of a tensor."""
+        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    def zeros(self, like: Tensor | None) -> Tensor:
+        """A tensor of that form; floating point numbers as ``like`` has them."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        if like is not None and dtype.is_floating_point and like.is_floating_point():
+            dtype = like.dtype
+        return torch.zeros(self.shape, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -23,16 +49,16 @@ class Conversion:
     Attributes:
         normalizer: as given; None for each layer's own kind.
         options: the other arguments, but for the example; ready for JSON.
-        example: shape and data type of the example input, if there was one.
+        example: the example input, if there was one, a :class:`Form` in place of each tensor.
     """
 
     normalizer: Normalizer | None
     options: Mapping[str, Any] = field(default_factory=dict)
-    example: tuple[tuple[int, ...], str] | None = None
+    example: Any = None
 
     @classmethod
     def of(
-        cls, normalizer: Normalizer | None, example: Tensor | None, **names: Iterable[str] | None
+        cls, normalizer: Normalizer | None, example: Any, **names: Iterable[str] | None
     ) -> Conversion:
         """The record of a call.
 
@@ -42,15 +68,25 @@ class Conversion:
             names: options that are names of layers, as given.
         """
         lists = {k: [v] if isinstance(v, str) else v and list(v) for k, v in names.items()}
-        form = None if example is None else (tuple(example.shape), str(example.dtype))
-        return cls(normalizer, lists, form)
+        return cls(normalizer, lists, map_tensors(Form.of, example))
 
-    def example_input(self) -> Tensor | None:
-        """An example of that form, zeros."""
-        if self.example is None:
-            return None
-        shape, dtype = self.example
-        return torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+    def example_input(self, like: Tensor | None = None) -> Any:
+        """An example of that form, zeros.
+
+        Args:
+            like: gives the precision of floating point numbers; None for that of the example.
+        """
+        return _zeros(self.example, like)
+
+
+def _zeros(form: Any, like: Tensor | None) -> Any:
+    if isinstance(form, Form):
+        return form.zeros(like)
+    if isinstance(form, dict):
+        return {key: _zeros(part, like) for key, part in form.items()}
+    if isinstance(form, (tuple, list)):
+        return type(form)(_zeros(part, like) for part in form)
+    return form
 
 
 def record_conversion(network: nn.Module, conversion: Conversion) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from pyronorm.devices import move_to
 from pyronorm.errors import ConversionError
+from pyronorm.inputs import move_to, run
 from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.freshness import unchecked
@@ -23,7 +25,7 @@ __all__ = ["analytic_start", "data_dependent_start"]
 
 @torch.no_grad()
 @unchecked()
-def data_dependent_start(network: nn.Module, x: Tensor) -> None:
+def data_dependent_start(network: nn.Module, x: Any) -> None:
     r"""Set the start statistics of Weight and Analytic normalizers from a batch of data.
 
     One forward pass; each layer takes mean and biased standard deviation over the batch of what it
@@ -46,7 +48,7 @@ def data_dependent_start(network: nn.Module, x: Tensor) -> None:
     layers = _layers(network, "data_dependent_start")
     handles = [layer.register_forward_pre_hook(_start) for layer, _ in layers]
     try:
-        network(move_to(network, x))
+        run(network, move_to(network, x))
     finally:
         for handle in handles:
             handle.remove()
@@ -55,7 +57,7 @@ def data_dependent_start(network: nn.Module, x: Tensor) -> None:
 @torch.no_grad()
 @unchecked()
 def analytic_start(
-    network: nn.Module, example_input: Tensor, normalizer: Analytic | None = None
+    network: nn.Module, example_input: Any, normalizer: Analytic | None = None
 ) -> None:
     r"""Set the start statistics of Weight normalizers by moment propagation, without data.
 

@@ -18,8 +18,8 @@ from pyronorm.errors import OptionError
 from pyronorm.infer.data import gather
 from pyronorm.infer.ensemble import Members
 from pyronorm.infer.predict import draws_for, evaluate_draws
+from pyronorm.inputs import num_examples, tensors_of
 from pyronorm.latents import Draws
-from pyronorm.latents.inputs import num_examples, tensors_of
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
 

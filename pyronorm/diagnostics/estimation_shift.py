@@ -13,8 +13,8 @@ from pyronorm.diagnostics.layer_inputs import watching
 from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs, split
 from pyronorm.infer.population import batch_statistics_mode, latent_network
+from pyronorm.inputs import num_examples, run
 from pyronorm.latents import LatentSpace
-from pyronorm.latents.inputs import num_examples, run
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.randomness import Seed

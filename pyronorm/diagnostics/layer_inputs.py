@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.population import batch_statistics_mode, latent_network
+from pyronorm.inputs import run
 from pyronorm.latents import LatentSpace
-from pyronorm.latents.inputs import run
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
 

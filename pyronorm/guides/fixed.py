@@ -15,7 +15,7 @@ from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Law
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import Prior
-from pyronorm.settings import class_named, name_of
+from pyronorm.settings import class_named, lasting_name, name_of
 
 __all__ = ["Fixed"]
 
@@ -64,8 +64,13 @@ class Fixed(Guide):
         return self.prior.law(self.space, self.like)
 
     def settings(self) -> dict[str, Any]:
-        """The prior's class and its settings."""
-        return {"prior": {"class": name_of(type(self.prior)), "settings": self.prior.settings()}}
+        """The prior's class and its settings.
+
+        Raises:
+            OptionError: if the class is defined inside of a function.
+        """
+        lasting_name(type(self.prior), "guides.Fixed")
+        return self._content()
 
     @classmethod
     def from_settings(cls, model: NormalizationModel, settings: Mapping[str, Any]) -> Fixed:
@@ -84,7 +89,7 @@ class Fixed(Guide):
     def get_extra_state(self) -> Tensor:
         """The settings, as bytes in a tensor."""
         return torch.tensor(
-            list(json.dumps(self.settings(), sort_keys=True).encode()), dtype=torch.uint8
+            list(json.dumps(self._content(), sort_keys=True).encode()), dtype=torch.uint8
         )
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -93,9 +98,12 @@ class Fixed(Guide):
         Raises:
             OptionError: if it is of a guide with another prior.
         """
-        theirs, mine = json.loads(bytes(state.tolist())), self.settings()
+        theirs, mine = json.loads(bytes(state.tolist())), self._content()
         if theirs != mine:
             raise OptionError(
                 f"guides.Fixed: the state is that of the prior {theirs['prior']}, this guide has "
                 f"{mine['prior']}."
             )
+
+    def _content(self) -> dict[str, Any]:
+        return {"prior": {"class": name_of(type(self.prior)), "settings": self.prior.settings()}}

@@ -10,8 +10,8 @@ from pyronorm.errors import ConversionError, DataError, StatisticsError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
 from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
+from pyronorm.inputs import num_examples, run
 from pyronorm.latents import LatentNetwork
-from pyronorm.latents.inputs import num_examples, run
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.randomness import Seed, seeded

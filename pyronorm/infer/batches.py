@@ -21,7 +21,7 @@ from pyronorm.infer.data import (
 )
 from pyronorm.infer.generators import Generators, order_generators
 from pyronorm.infer.preparation import check_num_data
-from pyronorm.latents.inputs import num_examples
+from pyronorm.inputs import num_examples
 from pyronorm.model import NormalizationModel
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from torch.utils.data import (
 from pyronorm.checks import check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
+from pyronorm.inputs import map_tensors, tensors_of
 from pyronorm.latents import LatentNetwork
-from pyronorm.latents.inputs import map_tensors, tensors_of
 from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.randomness import Seed, seed_value
 

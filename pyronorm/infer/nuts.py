@@ -12,8 +12,8 @@ from torch import nn
 from pyronorm.errors import OptionError
 from pyronorm.infer.data import Data, evaluation_mode, gather
 from pyronorm.infer.pyro_guide import draws_of_mcmc
+from pyronorm.inputs import num_examples
 from pyronorm.latents import Draws
-from pyronorm.latents.inputs import num_examples
 from pyronorm.model import NormalizationModel, init_to_neutral
 from pyronorm.normalizers.freshness import verified
 from pyronorm.randomness import Seed, seed_value, seeded

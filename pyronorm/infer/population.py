@@ -14,8 +14,8 @@ from pyronorm.checks import check_count
 from pyronorm.devices import read_together
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
+from pyronorm.inputs import run
 from pyronorm.latents import LatentNetwork
-from pyronorm.latents.inputs import run
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics, unchecked

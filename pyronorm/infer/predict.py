@@ -16,8 +16,8 @@ from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.infer.ensemble import Members, draw_members
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
+from pyronorm.inputs import all_finite, first_tensor, map_tensors, num_examples, tensors_of
 from pyronorm.latents import Draws, LatentNetwork
-from pyronorm.latents.inputs import all_finite, first_tensor, map_tensors, num_examples, tensors_of
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded

@@ -12,17 +12,19 @@ from torch import Tensor, nn
 
 from pyronorm.archive import read_archive, write_archive
 from pyronorm.conversion import convert
-from pyronorm.conversion.record import Conversion, conversions_of
-from pyronorm.errors import FileError, OptionError
+from pyronorm.conversion.record import Conversion, Form, conversions_of
+from pyronorm.errors import ConversionError, FileError, OptionError
 from pyronorm.guides import Guide, StatisticsBank
-from pyronorm.infer.posterior import Posterior
+from pyronorm.infer.architecture import check_architecture, describe_architecture
+from pyronorm.infer.ensemble import Ensemble
+from pyronorm.infer.posterior import Posterior, as_posterior
+from pyronorm.inputs import Output
 from pyronorm.latents import Draws, LatentNetwork
-from pyronorm.latents.inputs import Output
 from pyronorm.likelihoods import Likelihood
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm, Normalizer
 from pyronorm.priors import Prior
-from pyronorm.settings import class_named, decode, encode, name_of
+from pyronorm.settings import class_named, decode, encode, lasting_name, name_of
 
 __all__ = ["load", "save"]
 
@@ -49,24 +51,28 @@ def save(
 
     Raises:
         OptionError: if something has no form in a file: a guide of your own that does not keep its
-            arguments, another kind of posterior.
+            arguments, a class inside of a function, another kind of posterior.
+        ShapeError: if the posterior is one for another network.
+        StatisticsError: if it is a bank of other weights.
         FileError: if the file cannot be written.
     """
     if not isinstance(model, NormalizationModel):
         raise OptionError(
-            f"save: expected a NormalizationModel and its posterior, got {type(model).__name__}."
+            "save: expected a path, a NormalizationModel and its posterior, got "
+            f"{type(model).__name__} for the model."
         )
     network = model.network
     tensors: dict[str, Tensor] = {}
     _add(tensors, "network", network.network.state_dict())
+    _add(tensors, "buffers", _passing_buffers(network.network))
     content = {
         "network": {
-            "class": name_of(type(network.network)),
+            "architecture": describe_architecture(network.network),
             "conversions": [
-                encode([c.normalizer, dict(c.options), c.example], tensors, f"conversion.{i}")
+                encode([c.normalizer, dict(c.options), _example(c)], tensors, f"conversion.{i}")
                 for i, c in enumerate(conversions_of(network.network))
             ],
-            "layers": [[x.name, x.num_channels, x.normalizer] for x in network.space.layers],
+            "layers": _layers(network),
             "prefix": network.space.prefix,
             "samples_per_call": network.samples_per_call,
             "output": _encode_output(network.output),
@@ -76,7 +82,7 @@ def save(
         "prior": encode(model.prior, tensors, "prior"),
         "num_data": model.num_data,
         "draws": model.draws,
-        "posterior": _encode_posterior(posterior, tensors),
+        "posterior": _encode_posterior(posterior, model, tensors),
     }
     write_archive(path, _KIND, content, tensors)
 
@@ -97,25 +103,25 @@ def load(
         network: the network as it was before :func:`pyronorm.convert`, with any weights, or a function
             that makes it. It is converted anew and takes the weights of the file; the one given stays
             as it is.
-        likelihood: for a model whose likelihood is a function (``Likelihood.of``) or does not keep its
-            arguments, the same likelihood; it takes the parameters of the file.
+        likelihood: for a model whose likelihood is a function (``Likelihood.of``), does not keep its
+            arguments, or is of a class inside of a function: the same likelihood; it takes the
+            parameters of the file.
 
     Returns:
         The model, in evaluation mode, and the posterior, or None if the file has none. Predictions
         are those of before, bit by bit on the CPU.
 
     Raises:
-        FileError: if the file is missing, damaged, of a later format, or of another network; the
-            message names the layer.
-        OptionError: if a class is not known in this process.
+        FileError: if the file is missing, damaged, of a later format, or of another network or
+            likelihood; the message names the layer.
+        OptionError: if a class is not known in this process, or ``network`` is none.
         ConversionError: if the network cannot be converted as it was.
     """
     content, tensors = read_archive(path, _KIND)
     where = os.fspath(path)
     saved = content["network"]
     latent = _network(where, saved, tensors, network)
-    if likelihood is None:
-        likelihood = _decode_module(content["likelihood"], tensors, where)
+    likelihood = _likelihood(where, content["likelihood"], tensors, likelihood)
     _fill(where, "likelihood", likelihood, _part(tensors, "likelihood"))
     prior = decode(content["prior"], tensors, where, Prior)
     model = NormalizationModel(latent, likelihood, content["num_data"], prior, content["draws"])
@@ -129,12 +135,7 @@ def _network(
     tensors: Mapping[str, Tensor],
     network: nn.Module | Callable[[], nn.Module],
 ) -> LatentNetwork:
-    made: Any = network if isinstance(network, nn.Module) else network()
-    if not isinstance(made, nn.Module):
-        raise OptionError(
-            f"load: network must be a module, or a function that makes one; got {type(made).__name__}."
-        )
-    made = copy.deepcopy(made)
+    made = copy.deepcopy(_plain_network(network))
     for module in made.modules():  # statistics come from the file: none are missing here
         count = getattr(module, "num_batches_tracked", None)
         if isinstance(count, Tensor):
@@ -147,15 +148,24 @@ def _network(
                 decode(options, tensors, where),
                 decode(example, tensors, where),
             )
-            made = convert(
-                made,
-                conversion.normalizer,
-                **conversion.options,
-                example_input=conversion.example_input(),
-            )
-    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
-    if len(dtypes) == 1:
-        made = made.to(dtypes.pop())
+            try:
+                made = convert(
+                    made,
+                    conversion.normalizer,
+                    **conversion.options,
+                    example_input=conversion.example_input(next(made.parameters(), None)),
+                )
+            except ConversionError as error:
+                names = ", ".join(repr(layer[0]) for layer in saved["layers"])
+                raise ConversionError(
+                    f"{where}: the network cannot be converted as the saved one was, which had the "
+                    f"normalization layers {names}. {error}"
+                ) from error
+    check_architecture(where, saved["architecture"], made)
+    _take_passing_buffers(made, _part(tensors, "buffers"))
+    for name, tensor in made.state_dict(keep_vars=True).items():
+        if name in state:  # each in its own precision, tied ones together
+            tensor.data = tensor.data.to(state[name].dtype)
     _fill(where, "network", made, state)
     latent = LatentNetwork(
         made,
@@ -164,7 +174,7 @@ def _network(
         output=saved["output"],
         plain=saved["plain"],
     )
-    layers = [[x.name, x.num_channels, x.normalizer] for x in latent.space.layers]
+    layers = _layers(latent)
     for mine, theirs in zip(layers, saved["layers"], strict=False):
         if mine != theirs:
             raise FileError(
@@ -180,6 +190,51 @@ def _network(
     return latent
 
 
+def _plain_network(network: Any) -> nn.Module:
+    made = network() if callable(network) and not isinstance(network, nn.Module) else network
+    if isinstance(made, nn.Module) and not isinstance(made, (NormalizationModel, LatentNetwork)):
+        return made
+    raise OptionError(
+        "load: network must be the network as it was before pyronorm.convert, or a function that makes "
+        f"it; got {type(made).__name__}."
+    )
+
+
+def _layers(network: LatentNetwork) -> list[list[Any]]:
+    """Name, channels and normalizer of every layer, settings included."""
+    pairs = zip(network.space.layers, network.layers, strict=True)
+    return [[x.name, x.num_channels, repr(layer.normalizer)] for x, layer in pairs]
+
+
+def _passing_buffers(network: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a state dict does not have, such as tables of positions."""
+    state = network.state_dict()
+    return {name: value for name, value in network.named_buffers() if name not in state}
+
+
+def _take_passing_buffers(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    for name, old in _passing_buffers(network).items():
+        if name in buffers:
+            part, _, key = name.rpartition(".")
+            network.get_submodule(part)._buffers[key] = buffers[name].to(old.device)
+
+
+def _example(conversion: Conversion) -> Any:
+    """The form of the example input, if it is one of tuples, lists and dictionaries."""
+    parts = [conversion.example]
+    while parts:
+        part = parts.pop()
+        if type(part) in (tuple, list, dict):
+            parts += part.values() if isinstance(part, dict) else part
+        elif not (part is None or isinstance(part, Form)):
+            raise OptionError(
+                f"save: the network was converted with an example_input that holds a "
+                f"{type(part).__name__}, which has no form in a file. Tensors, tuples and dictionaries "
+                "have one; or choose a normalizer that needs no example."
+            )
+    return conversion.example
+
+
 def _encode_output(output: Output) -> str | int | None:
     if output is None or isinstance(output, (str, int)):
         return output
@@ -191,41 +246,64 @@ def _encode_output(output: Output) -> str | int | None:
 
 def _encode_module(module: Likelihood, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
     _add(tensors, where, module.state_dict())
-    name = name_of(type(module))
+    saved: dict[str, Any] = {"class": name_of(type(module)), "settings": None}
     try:
-        settings = encode(module.settings(), tensors, f"{where}.settings")
+        lasting_name(type(module), "save")
+        saved["settings"] = encode(module.settings(), tensors, f"{where}.settings")
     except OptionError as error:  # a function, say: whoever loads has to have it
-        return {"class": name, "settings": None, "why": str(error)}
-    return {"class": name, "settings": settings}
+        saved["why"] = str(error)
+    return saved
 
 
-def _decode_module(
-    saved: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+def _likelihood(
+    where: str, saved: Mapping[str, Any], tensors: Mapping[str, Tensor], given: Any
 ) -> Likelihood:
+    name = saved["class"].rpartition(":")[2].rpartition(".")[2]
+    if given is not None:
+        if type(given).__name__ != name:
+            raise FileError(
+                f"{where}: was saved with the likelihood {name}, got {type(given).__name__}."
+            )
+        likelihood: Likelihood = given
+        return likelihood
     if saved["settings"] is None:
         raise OptionError(
-            f"load: {where} has no likelihood that can be made anew ({saved['why']}). Give the "
-            "same one: load(path, network, likelihood=...)."
+            f"{where}: the likelihood {name} cannot be made anew ({saved['why']}). Give the same one: "
+            "load(path, network, likelihood=...)."
         )
     kind = class_named(saved["class"], Likelihood, where)
     made: Likelihood = kind(**decode(saved["settings"], tensors, where))
     return made
 
 
-def _encode_posterior(posterior: Any, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
+def _encode_posterior(
+    posterior: Any, model: NormalizationModel, tensors: dict[str, Tensor]
+) -> dict[str, Any] | None:
     if posterior is None:
         return None
     if isinstance(posterior, Guide):
+        posterior.check(model.space)
+        name = lasting_name(type(posterior), "save")
         settings = encode(posterior.settings(), tensors, "posterior.settings")
         _add(tensors, "posterior", posterior.state_dict())
-        return {"kind": "guide", "class": name_of(type(posterior)), "settings": settings}
-    if isinstance(posterior, (StatisticsBank, Draws)):
-        kind = "bank" if isinstance(posterior, StatisticsBank) else "draws"
-        return {"kind": kind, "value": encode(posterior, tensors, "posterior")}
+        return {"kind": "guide", "class": name, "settings": settings}
+    if isinstance(posterior, StatisticsBank):
+        posterior.check(model.space, "save")
+        posterior.check_weights(model, "save")
+        return {"kind": "bank", "value": encode(posterior, tensors, "posterior")}
+    if isinstance(posterior, Draws):
+        model.space.check(posterior.shift, "save")
+        return {"kind": "draws", "value": encode(posterior, tensors, "posterior")}
+    as_posterior(posterior, "save", model.space)  # refuses what is none
+    fix = (
+        "Save each of its members."
+        if isinstance(posterior, Ensemble)
+        else "Save draws of it: pyronorm.infer.as_posterior(posterior, 'save', model.space)"
+        ".draw(model, 1000)."
+    )
     raise OptionError(
-        f"save: the posterior must be a guide of pyronorm.guides, a StatisticsBank or Draws, got "
-        f"{type(posterior).__name__}. Save draws of it: pyronorm.infer.as_posterior(posterior, "
-        "'save').draw(model, 1000)."
+        "save: only guides of pyronorm.guides, a StatisticsBank and Draws have a form in a file, got "
+        f"{type(posterior).__name__}. {fix}"
     )
 
 

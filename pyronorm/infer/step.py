@@ -18,8 +18,8 @@ from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.infer.elbo import KLWeight
 from pyronorm.infer.generators import replayed
 from pyronorm.infer.options import Objective, Optimization, needs_closure
+from pyronorm.inputs import all_finite, first_tensor, num_examples, tensors_of
 from pyronorm.latents import LatentNetwork
-from pyronorm.latents.inputs import all_finite, first_tensor, num_examples, tensors_of
 from pyronorm.model import NormalizationModel
 
 if TYPE_CHECKING:

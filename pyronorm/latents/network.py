@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyronorm.conversion.registry import normalization_layers
 from pyronorm.devices import move
 from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeError
-from pyronorm.latents.inputs import (
+from pyronorm.inputs import (
     Output,
     first_tensor,
     map_tensors,

@@ -128,16 +128,22 @@ def build_propagation(
             f"convert: layer {target!r} is called {len(calls)} times on the example input, not once, "
             f"so its input has no single mean and variance. {_WAY_OUT}"
         )
-    if len(trace.input.shape) < 2:
+    if len(trace.inputs) != 1:
+        raise ConversionError(
+            "convert: moments are propagated from one tensor, but the network takes "
+            f"{len(trace.inputs)}. {_WAY_OUT}"
+        )
+    (begin,) = trace.inputs
+    if len(begin.shape) < 2:
         raise ConversionError(
             "convert: moments are propagated from an input of shape (batch, channel, *spatial), but "
-            f"the example input has the shape {tuple(trace.input.shape)}."
+            f"the example input has the shape {tuple(begin.shape)}."
         )
     for size in (len(input_mean), len(input_std)):
-        if size not in (1, trace.input.shape[1]):
+        if size not in (1, begin.shape[1]):
             raise ConversionError(
                 f"convert: input statistics for {size} channels, but the example input has "
-                f"{trace.input.shape[1]} (shape {tuple(trace.input.shape)})."
+                f"{begin.shape[1]} (shape {tuple(begin.shape)})."
             )
     source = _input_of(calls[0], network.get_submodule(target))
     for earlier in trace.calls[: trace.calls.index(calls[0])]:
@@ -155,7 +161,7 @@ def build_propagation(
         if not step.operation.begins:
             wanted += step.inputs
     ordered = tuple(steps[number] for number in sorted(steps))
-    result = Propagation(ordered, trace.input, source, input_mean, input_std)
+    result = Propagation(ordered, begin, source, input_mean, input_std)
     _try(result, target)
     return result
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from pyronorm.devices import move_to
 from pyronorm.errors import ConversionError
+from pyronorm.inputs import map_tensors, move_to, run, tensors_of
 from pyronorm.normalizers.base import LatentNorm
 
 __all__ = ["Call", "Parameter", "Trace", "Value", "leaves", "trace"]
@@ -82,12 +82,12 @@ class Trace:
 
     Attributes:
         calls: what was called.
-        input: the network's input.
+        inputs: the tensors of the network's input.
         outputs: the tensors that the network returned.
     """
 
     calls: tuple[Call, ...]
-    input: Value
+    inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 
     def of_module(self, name: str) -> list[Call]:
@@ -95,7 +95,7 @@ class Trace:
         return [call for call in self.calls if call.module == name]
 
     def producer(self, value: Value) -> Call | None:
-        """The call that returned a value; None for the input."""
+        """The call that returned a value; None for an input."""
         return self._producers.get(value)
 
     @cached_property
@@ -121,7 +121,7 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def trace(network: nn.Module, example_input: Tensor, whole: Collection[str] = ()) -> Trace:
+def trace(network: nn.Module, example_input: Any, whole: Collection[str] = ()) -> Trace:
     """Run a network on an input, and write down its calls.
 
     It runs in evaluation mode, on a copy of itself, hooks included. Layers of torch without
@@ -131,16 +131,18 @@ def trace(network: nn.Module, example_input: Tensor, whole: Collection[str] = ()
     does so in evaluation mode only.
 
     Args:
-        network: any network of one tensor.
-        example_input: a batch as the network takes it, on any device.
+        network: any network.
+        example_input: a batch as the network takes it, on any device: a tensor, or a tuple, dictionary
+            or dataclass of tensors.
         whole: names of further modules to take as a whole.
 
     Raises:
         ConversionError: if the network does not run on ``example_input``.
     """
     network = copy.deepcopy(network).eval()
-    x = move_to(network, example_input.detach()).clone()  # the network may change it in place
-    tape = _Tape(network, x)
+    # the network may change it in place
+    x = map_tensors(lambda tensor: tensor.detach().clone(), move_to(network, example_input))
+    tape = _Tape(network, tuple(tensors_of(x).values()))
     for name, module in network.named_modules():
         if name in whole or _is_whole(module):
             # Innermost, so that what the network's own hooks compute is written down too.
@@ -151,14 +153,14 @@ def trace(network: nn.Module, example_input: Tensor, whole: Collection[str] = ()
             module.register_forward_hook(tape.leave)
     try:
         with tape:
-            output = network(x)
+            output = run(network, x)
     except Exception as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(x).values())
         raise ConversionError(
-            f"convert: {type(network).__name__} does not run on example_input of shape "
-            f"{tuple(example_input.shape)}: {error}"
+            f"convert: {type(network).__name__} does not run on example_input of shape {shapes}: {error}"
         ) from error
     returned = (y for y in leaves(tape.known(output)) if isinstance(y, Value))
-    return Trace(tuple(tape.calls), tape.input, tuple(returned))
+    return Trace(tuple(tape.calls), tape.inputs, tuple(returned))
 
 
 def _is_whole(module: nn.Module) -> bool:
@@ -197,7 +199,7 @@ class _Arguments:
 class _Tape(TorchFunctionMode):
     """Sees every torch function, and by its hooks the modules."""
 
-    def __init__(self, network: nn.Module, x: Tensor) -> None:
+    def __init__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self._numbers = 0
@@ -212,7 +214,7 @@ class _Tape(TorchFunctionMode):
                 if tensor is not None:
                     self._known[id(tensor)] = Parameter(owner, attribute)
                     self._versions[id(tensor)] = _version(tensor)
-        self.input = self._new(x)
+        self.inputs = tuple(self._new(tensor) for tensor in inputs)
 
     def _new(self, tensor: Tensor) -> Value:
         self._kept.append(tensor)

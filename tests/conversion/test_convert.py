@@ -7,16 +7,18 @@ import torch
 from torch import nn
 
 from pyronorm import LatentNetwork
-from pyronorm.conversion import convert
+from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.normalizers import (
     RMS,
+    Analytic,
     Batch,
     Ghost,
     Group,
     Instance,
     LatentNorm,
     Layer,
+    Normalizer,
     Population,
     Weight,
     trust_statistics,
@@ -376,3 +378,45 @@ def test_deepcopy_and_pickle(tmp_path, trained):
     loaded = torch.load(tmp_path / "network.pt", weights_only=False)
     for twin in (copy.deepcopy(network), loaded):
         assert torch.equal(twin(x), network(x))
+
+
+def test_a_normalizer_that_is_no_dataclass_is_refused():
+    class Own(Normalizer):
+        eps = None
+
+        def normalize(self, layer, x, weight, bias):
+            return x
+
+    with pytest.raises(
+        OptionError, match="the normalizer Own is no dataclass. Make it a frozen one"
+    ):
+        convert(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), Own())
+
+
+def test_an_example_without_tensors_is_refused():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with pytest.raises(OptionError, match="example_input must be a tensor, or a tuple"):
+        convert(network, Weight(), example_input=[2, 3])
+
+
+def test_networks_of_several_inputs():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+
+        def forward(self, a, b):
+            return self.norm(self.first(a - b))
+
+    a, b = torch.randn(6, 3), torch.randn(6, 3)
+    network = Both()
+    network(a, b)
+    network.eval()
+    for example in ((a, b), {"b": b, "a": a}):
+        new = convert(network, Weight(), example_input=example).eval()
+        torch.testing.assert_close(new(a, b), network(a, b))
+        data_dependent_start(new, example)
+        out = new(a, b)
+        torch.testing.assert_close(out.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+        with pytest.raises(ConversionError, match="from one tensor, but the network takes 2"):
+            convert(network, Analytic(), example_input=example)

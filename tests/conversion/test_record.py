@@ -35,3 +35,12 @@ def test_an_example_of_the_same_form():
     again = Conversion.of(None, example).example_input()
     assert (again.shape, again.dtype) == (example.shape, example.dtype)
     assert Conversion.of(None, None).example_input() is None
+
+
+def test_examples_of_several_tensors():
+    example = (torch.ones(2, 5), {"ids": torch.ones(2, dtype=torch.long)}, [torch.ones(3)])
+    again = Conversion.of(None, example).example_input(torch.zeros(0, dtype=torch.bfloat16))
+    assert [type(part) for part in again] == [torch.Tensor, dict, list]
+    assert (again[0].shape, again[0].dtype) == ((2, 5), torch.bfloat16)
+    assert again[1]["ids"].dtype == torch.long
+    assert again[2][0].shape == (3,)

@@ -15,7 +15,14 @@ from torch import nn
 
 import pyronorm as pn
 import pyronorm.archive
-from pyronorm.errors import FileError, OptionError, StatisticsError
+from pyronorm.errors import (
+    ConversionError,
+    FileError,
+    OptionError,
+    ShapeError,
+    StatisticsError,
+)
+from pyronorm.infer.save import _plain_network
 from pyronorm.likelihoods import Likelihood, per_example
 from pyronorm.normalizers import Layer
 from tests.infer.saved_cases import (
@@ -183,7 +190,7 @@ def test_classes_of_ones_own(tmp_path):
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert "needs the class Laplace of the module tests.infer.test_save" in run.stderr
-    assert "Import that module first" in run.stderr
+    assert "Import the module tests.infer.test_save first" in run.stderr
 
 
 def test_a_likelihood_that_is_a_function_is_given_again(tmp_path):
@@ -209,17 +216,131 @@ def test_another_network_is_refused_by_the_layer(tmp_path):
     wider[4] = nn.BatchNorm2d(5)
     wider[3] = nn.Conv2d(4, 5, 3)
     wider[7] = nn.Linear(45, 3)
-    with pytest.raises(FileError, match=r"has '3.bias' with shape \(5,\) instead of \(6,\)"):
+    with pytest.raises(FileError, match=r"layer '3' has out_channels=6, this network has 5 there"):
         pn.load(tmp_path / "m", wider)
-    with pytest.raises(FileError, match=r"of another network.*'7.weight' with shape \(4, 54\)"):
+    with pytest.raises(FileError, match=r"of another network.*'7' has out_features=3, .* 4 there"):
         pn.load(tmp_path / "m", make_network(4))
-    with pytest.raises(FileError, match="lacks '5.bias'|lacks"):
+    with pytest.raises(FileError, match=r"'5' \(Tanh\) is not there in this network"):
         pn.load(tmp_path / "m", make_network(3)[:5])
     other_kind = pn.convert(make_network(3), pn.normalizers.Group(2))
-    with pytest.raises(FileError, match=r"lacks '1\.|the normalizer Batch where"):
+    with pytest.raises(FileError, match=r"lacks '1\.num_batches_tracked'"):
         pn.load(tmp_path / "m", other_kind)
-    with pytest.raises(OptionError, match="must be a module, or a function"):
-        pn.load(tmp_path / "m", lambda: "network")
+    without = make_network(3)
+    without[1] = without[4] = nn.Identity()
+    with pytest.raises(ConversionError, match="had the normalization layers '1', '4'"):
+        pn.load(tmp_path / "m", without)
+    other_eps = make_network(3)
+    other_eps[4].eps = 0.1
+    with pytest.raises(
+        FileError, match=r"'4' with 6 channels and the normalizer Batch\(eps=1e-05\)"
+    ):
+        pn.load(tmp_path / "m", other_eps)
+
+
+@pytest.mark.parametrize("network", ["name", None, lambda: "network", "model", "latent"])
+def test_what_is_no_network_is_refused(network):
+    model, _ = make("Group", "Categorical", "MeanField")
+    network = {"model": model, "latent": model.network}.get(network, network)
+    with pytest.raises(OptionError, match="as it was before pyronorm.convert, or a function"):
+        _plain_network(network)
+
+
+def test_each_tensor_keeps_its_precision_and_tied_ones_their_tie(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.last.weight = self.first.weight
+            self.norm = nn.LayerNorm(4)
+
+        def forward(self, x):
+            y = self.norm(self.first(x.to(self.first.weight.dtype)).float())
+            return self.last(y.to(self.last.weight.dtype))
+
+    network = pn.convert(Tied())
+    network.first.bfloat16()
+    model = pn.NormalizationModel(network, pn.likelihoods.Normal(0.5), 20).eval()
+    guide = pn.guides.MeanField(model)
+    pn.save(tmp_path / "m", model, guide)
+    loaded, found = pn.load(tmp_path / "m", Tied)
+    assert loaded.network.network.first.weight is loaded.network.network.last.weight
+    assert loaded.network.network.first.weight.dtype == torch.bfloat16
+    assert loaded.network.network.norm.weight.dtype == torch.float32
+    x = torch.randn(5, 4)
+    expected = pn.predict(model, guide, x, 3, seed=1).mean
+    assert torch.equal(pn.predict(loaded, found, x, 3, seed=1).mean, expected)
+
+
+def test_buffers_that_no_state_dict_has_come_back(tmp_path):
+    class Table(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.norm = nn.LayerNorm(4)
+            self.register_buffer("table", factor * torch.ones(4), persistent=False)
+
+        def forward(self, x):
+            return self.norm(x) * self.table
+
+    model = pn.NormalizationModel(pn.convert(Table(2.0)), pn.likelihoods.Normal(0.5), 20).eval()
+    pn.save(tmp_path / "m", model)
+    loaded, _ = pn.load(tmp_path / "m", lambda: Table(3.0))
+    x = torch.randn(5, 4)
+    assert torch.equal(loaded.network(x), model.network(x))
+
+
+def test_parametrized_layers(tmp_path):
+    def build():
+        network = make_network(3)
+        nn.utils.parametrizations.weight_norm(network[0])
+        nn.utils.parametrizations.spectral_norm(network[7])
+        return network
+
+    model = pn.NormalizationModel(
+        pn.convert(build(), pn.normalizers.Group(2)), pn.likelihoods.Categorical(), 20
+    ).eval()
+    pn.save(tmp_path / "m", model)
+    loaded, _ = pn.load(tmp_path / "m", build)
+    x = torch.randn(5, 2, 5, 5)
+    assert torch.equal(loaded.network(x), model.network(x))
+
+
+class Both(nn.Module):
+    """A network of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, a, b):
+        return self.last(self.norm(self.first(a + b)))
+
+
+@pytest.mark.parametrize("form", ["tuple", "dictionary"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_examples_of_any_form_and_precision(tmp_path, form, dtype):
+    a = torch.randn(6, 3, dtype=dtype)
+    example = (a, a) if form == "tuple" else {"a": a, "b": a}
+    network = pn.convert(Both().to(dtype), pn.normalizers.Weight(), example_input=example)
+    model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), 20).eval()
+    pn.save(tmp_path / "m", model)
+    loaded, _ = pn.load(tmp_path / "m", Both)
+    assert torch.equal(loaded.network(example), model.network(example))
+
+
+def test_an_example_of_ones_own_class_is_refused(tmp_path):
+    @dataclass
+    class Pair:
+        a: torch.Tensor
+
+    class Takes(nn.Sequential):
+        def forward(self, pair):
+            return super().forward(pair.a)
+
+    network = Takes(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    network = pn.convert(network, pn.normalizers.Weight(), example_input=Pair(torch.zeros(2, 3)))
+    model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), 20)
+    with pytest.raises(OptionError, match="example_input that holds a Pair"):
+        pn.save(tmp_path / "m", model)
 
 
 def test_damage_and_later_formats_are_refused(tmp_path, monkeypatch):
@@ -243,10 +364,53 @@ def test_damage_and_later_formats_are_refused(tmp_path, monkeypatch):
 
 def test_other_posteriors_are_told_what_to_save(tmp_path):
     model, guide = make("Group", "Categorical", "MeanField")
-    for posterior in (pn.Ensemble([(model, guide)]), pn.PyroGuide(lambda: None), "guide"):
-        with pytest.raises(OptionError, match=r"must be a guide.*Save draws of it"):
+    for posterior, match in (
+        (pn.Ensemble([(model, guide)]), "only guides .* Save each of its members"),
+        (pn.PyroGuide(lambda: None), r"Save draws of it: .*\.draw\(model, 1000\)"),
+        ("guide", "save: expected a posterior, that is"),
+        (pn.guides.MeanField, r"the class MeanField. Make one of it first"),
+    ):
+        with pytest.raises(OptionError, match=match):
             pn.save(tmp_path / "m", model, posterior)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_posterior_of_another_network_is_refused_when_it_is_saved(tmp_path):
+    model, _ = make("own", "Categorical", "none")
+    small = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    other = pn.NormalizationModel(pn.convert(small), pn.likelihoods.Categorical(), 20)
+    pn.trust_statistics(other)
+    guide = pn.guides.MeanField(other)
+    rows = pn.collect_bank(other, torch.randn(16, 3), batch_size=8)
+    for posterior in (guide, rows, guide.draw(other, 4)):
+        with pytest.raises(ShapeError):
+            pn.save(tmp_path / "m", model, posterior)
+    rows = bank(model)
+    model.network.layers[0].state("running_mean").add_(1.0)
+    with pytest.raises(StatisticsError, match="save: the bank is of other weights"):
+        pn.save(tmp_path / "m", model, rows)
+
+
+def test_classes_inside_of_functions(tmp_path):
+    class Hidden(Laplace):
+        pass
+
+    class HiddenGuide(Own):
+        pass
+
+    network = pn.convert(make_network(2), pn.normalizers.Group(2))
+    model = pn.NormalizationModel(network, Hidden(0.7), 20).eval()
+    with pytest.raises(OptionError, match="the class HiddenGuide is defined inside of a function"):
+        pn.save(tmp_path / "m", model, HiddenGuide(model))
+    pn.save(tmp_path / "m", model)
+    with pytest.raises(
+        OptionError, match=r"the likelihood Hidden cannot be made anew.*likelihood="
+    ):
+        pn.load(tmp_path / "m", make_network(2))
+    loaded, _ = pn.load(tmp_path / "m", make_network(2), likelihood=Hidden(0.7))
+    assert loaded.likelihood.scale == 0.7
+    with pytest.raises(FileError, match="with the likelihood Hidden, got Normal"):
+        pn.load(tmp_path / "m", make_network(2), likelihood=pn.likelihoods.Normal(1.0))
 
 
 def test_banks_and_draws_have_files_of_their_own(tmp_path):
@@ -262,7 +426,7 @@ def test_banks_and_draws_have_files_of_their_own(tmp_path):
     assert again.space == rows.space
     assert torch.equal(again.mean, rows.mean)
     assert again.batch_size == 16
-    with pytest.raises(FileError, match="holds a bank, expected a draws"):
+    with pytest.raises(FileError, match="holds 'bank', expected 'draws'"):
         pn.Draws.load(tmp_path / "b")
 
 

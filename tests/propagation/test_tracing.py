@@ -65,7 +65,7 @@ def test_functions_are_named(case):
     (call,) = calls.calls
     assert call.module is None
     assert call.place == ""
-    assert call.inputs == (calls.input,)
+    assert call.inputs == (calls.inputs[0],)
     assert call.outputs == calls.outputs
     assert call.describe() == f"operation {name!r}"
     assert pickle.loads(pickle.dumps(call)).function == name
@@ -85,7 +85,7 @@ def test_augmented_assignment_makes_a_new_value():
     assert norm.inputs == add.outputs
     assert add.outputs != conv.outputs
     assert calls.producer(norm.inputs[0]) is add
-    assert calls.producer(calls.input) is None
+    assert calls.producer(calls.inputs[0]) is None
     assert calls.uses(conv.outputs[0]) == 1
     assert calls.uses(norm.outputs[0]) == 1  # returned
     assert calls.of_module("norm") == [norm]
@@ -95,13 +95,13 @@ def test_augmented_assignment_makes_a_new_value():
 def test_arguments_options_and_shapes():
     calls = trace(Net(lambda n, x: F.max_pool2d(torch.cat([x, n.conv(x)], dim=1), (2, 3))), X)
     conv, cat, pool = calls.calls
-    assert cat.args == ((calls.input, conv.outputs[0]),)
+    assert cat.args == ((calls.inputs[0], conv.outputs[0]),)
     assert cat.kwargs == {"dim": 1}
-    assert cat.inputs == (calls.input, conv.outputs[0])
+    assert cat.inputs == (calls.inputs[0], conv.outputs[0])
     assert cat.outputs[0].shape == (2, 8, 5, 6)
     assert pool.args[1] == (2, 3)
     assert pool.outputs[0] == Value(pool.outputs[0].number, torch.Size((2, 8, 2, 2)), torch.float32)
-    assert calls.input == Value(1, X.shape, X.dtype)
+    assert calls.inputs[0] == Value(1, X.shape, X.dtype)
 
 
 def test_parameters_and_buffers_are_named():
@@ -193,7 +193,7 @@ def test_what_hands_on_its_input_is_not_a_call(hand_on):
 def test_dropout_hands_on_its_input_only_in_evaluation_mode(drop):
     calls = trace(Net(lambda n, x: drop(n, x) * n.conv(x)), X)
     dropout, conv, mul = calls.calls
-    assert conv.inputs == dropout.inputs == (calls.input,)
+    assert conv.inputs == dropout.inputs == (calls.inputs[0],)
     assert mul.inputs == (*dropout.outputs, *conv.outputs)
 
 
@@ -247,7 +247,7 @@ def test_several_outputs():
 
 def test_networks_that_return_several_tensors():
     calls = trace(Net(lambda n, x: {"a": n.conv(x), "b": [x, None, 3]}), X)
-    assert calls.outputs == (*calls.calls[0].outputs, calls.input)
+    assert calls.outputs == (*calls.calls[0].outputs, calls.inputs[0])
 
 
 READS = {
@@ -291,7 +291,7 @@ def test_modules_of_torch_are_not_looked_into():
     assert names(trace(net, X)) == ["conv", "norm", "act"]
     calls = trace(nn.Sequential(net), X, whole=["0"])
     assert names(calls) == ["0"]  # taken as a whole, with all that is in it
-    assert calls.calls[0].inputs == (calls.input,)
+    assert calls.calls[0].inputs == (calls.inputs[0],)
 
 
 def test_latent_layers_are_one_call():
@@ -303,7 +303,7 @@ def test_latent_layers_are_one_call():
 
 def test_keyword_arguments_of_modules():
     calls = trace(Net(lambda n, x: n.norm(input=n.conv(input=x))), X)
-    assert calls.calls[0].kwargs == {"input": calls.input}
+    assert calls.calls[0].kwargs == {"input": calls.inputs[0]}
     assert calls.calls[1].inputs == calls.calls[0].outputs
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.latents.inputs import map_tensors, num_examples, tensors_of
+from pyronorm.inputs import map_tensors, num_examples, tensors_of
 
 N = 24
 

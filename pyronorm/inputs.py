@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyronorm.devices import move
 from pyronorm.errors import OptionError, ShapeError
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "all_finite",
     "first_tensor",
     "map_tensors",
+    "move_to",
     "num_examples",
     "run",
     "select",
@@ -51,6 +54,12 @@ def map_tensors(function: Callable[[Tensor], Any], x: Any) -> Any:
         own = _parts(x)
         return replace(x, **{name: map_tensors(function, part) for name, part in own.items()})
     return x
+
+
+def move_to(network: nn.Module, x: Any) -> Any:
+    """Copy an input to the device of a network, that of its first parameter or buffer."""
+    first = next(chain(network.parameters(), network.buffers()), None)
+    return x if first is None else map_tensors(lambda tensor: move(tensor, first.device), x)
 
 
 def first_tensor(x: Any) -> Tensor:
