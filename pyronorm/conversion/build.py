@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from pyronorm.conversion.kind import Kind
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
+from pyronorm.normalizers.words import plain_name
 
 __all__ = ["build"]
 
@@ -61,7 +62,7 @@ def build(name: str, old: nn.Module, kind: Kind, normalizer: Normalizer | None) 
         )
     except OptionError as error:
         raise ConversionError(f"convert: layer {name!r}: {error}") from error
-    new.name, new.original = name or "(network)", type(old).__name__
+    new.name, new.original = plain_name(name) or "(network)", type(old).__name__
     reference = _reference_tensor(old)
     if reference is not None:
         for key, buffer in new._buffers.items():

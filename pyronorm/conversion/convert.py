@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from pyronorm.checks import check_instance
 from pyronorm.conversion.build import build
+from pyronorm.conversion.holders import refuse_holders
 from pyronorm.conversion.origin import LayerOrigin
 from pyronorm.conversion.record import Conversion, record_conversion
 from pyronorm.conversion.registry import kind_of, normalization_layers, registered
@@ -22,6 +22,8 @@ from pyronorm.errors import ConversionError, OptionError
 from pyronorm.inputs import move_to, run, tensors_of
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.freshness import stamp_statistics, unchecked, watch
+from pyronorm.normalizers.words import plain_name
+from pyronorm.propagation.copies import copied
 
 __all__ = ["convert"]
 
@@ -88,8 +90,9 @@ def convert(
     skip = list(skip) if not isinstance(skip, str) else skip
     _refuse_lazy(network)
     targets = _targets(network, only, skip)
+    refuse_holders(network, targets)
     kinds = {name: kind_of(name, module) for name, module in targets.items()}
-    new = _copy(network)
+    new = copied(network)
     old = {name: new.get_submodule(name) for name in targets}
     surroundings = Surroundings(network, new, targets, example_input)
     origins: dict[LatentNorm, LayerOrigin] = {}
@@ -152,11 +155,13 @@ def _targets(
 def _matching(option: str, patterns: Iterable[str], names: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = {name for name in names if fnmatchcase(name, pattern)}
+        matches = {
+            n for n in names if fnmatchcase(n, pattern) or fnmatchcase(plain_name(n), pattern)
+        }
         if not matches:
             raise OptionError(
                 f"convert: {option}={pattern!r} matches no normalization layer; there are "
-                f"{', '.join(map(repr, names))}."
+                f"{', '.join(repr(plain_name(name)) for name in names)}."
             )
         found |= matches
     return found
@@ -169,25 +174,6 @@ def _refuse_lazy(network: nn.Module) -> None:
                 f"convert: layer {name!r} ({type(module).__name__}) is lazy: run the network once, "
                 "so that it knows its shapes, then convert."
             )
-
-
-def _copy(network: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(network)
-    except RuntimeError as error:  # torch copies no tensor that was computed from parameters
-        for name, module in network.named_modules():
-            for key, value in vars(module).items():
-                if isinstance(value, Tensor) and not value.is_leaf:
-                    raise ConversionError(
-                        f"convert: layer {name or '(the network itself)'!r} "
-                        f"({type(module).__name__}) cannot be copied: its {key!r} is computed from "
-                        "parameters and kept. If that comes from torch.nn.utils.weight_norm or "
-                        "spectral_norm, use those of torch.nn.utils.parametrizations instead, or "
-                        "remove_weight_norm(layer) before converting."
-                    ) from error
-        raise ConversionError(
-            f"convert: {type(network).__name__} cannot be copied (copy.deepcopy): {error}"
-        ) from error
 
 
 @torch.no_grad()

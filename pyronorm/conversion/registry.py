@@ -10,12 +10,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from pyronorm.conversion.holders import is_quantized
 from pyronorm.conversion.kind import Kind, Part
 from pyronorm.conversion.probe import verify
 from pyronorm.conversion.recognize import is_foreign_normalization, recognize
 from pyronorm.conversion.torch_layers import TORCH_LAYERS
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.normalizers.base import LatentNorm
+from pyronorm.normalizers.words import plain_name
 
 __all__ = ["class_name", "kind_of", "normalization_layers", "register", "registered"]
 
@@ -135,6 +137,8 @@ def _is_normalization(module: nn.Module, known: dict[int, bool]) -> bool:
 def _decide(module: nn.Module, known: dict[int, bool]) -> bool:
     if type(module) in _KINDS or isinstance(module, (LatentNorm, *_TORCH)):
         return True
+    if is_quantized(module) and "running_mean" in module._buffers:  # also fused with an activation
+        return True
     if "Norm" not in class_name(module) or isinstance(module, _OTHERS):
         return False
     if parametrize.is_parametrized(module) or isinstance(module, torch.jit.ScriptModule):
@@ -166,9 +170,10 @@ def kind_of(name: str, module: nn.Module) -> Kind:
         kind = _describe(module)
         _refuse_contents(module, kind)
     except ConversionError as error:
+        plain = plain_name(name)
         raise ConversionError(
-            f"convert: layer {name or '(the network itself)'!r} ({class_name(module)}) {error}. "
-            f"To leave it as it is, skip=[{name!r}]."
+            f"convert: layer {plain or '(the network itself)'!r} ({class_name(module)}) {error}. "
+            f"To leave it as it is, skip=[{plain!r}]."
         ) from None
     return kind
 
@@ -189,6 +194,10 @@ def _refuse_wrapped(module: nn.Module) -> None:
         raise ConversionError("is converted already; convert the original network instead")
     if isinstance(module, torch.jit.ScriptModule):
         raise ConversionError("is compiled by torch.jit; convert the network before compiling it")
+    if is_quantized(module):
+        raise ConversionError(
+            "is quantized, and has no latents of real numbers; convert the network before quantizing it"
+        )
     if parametrize.is_parametrized(module):
         tensors = " and ".join(repr(key) for key in module.parametrizations)  # type: ignore[union-attr]
         raise ConversionError(

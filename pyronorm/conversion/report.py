@@ -11,6 +11,7 @@ from torch import nn
 from pyronorm.conversion.registry import class_name, normalization_layers
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm
+from pyronorm.normalizers.words import plain_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ class LayerReport:
     """One normalization layer of a network.
 
     Attributes:
-        layer: its name in ``network.named_modules()``.
+        layer: its name in ``network.named_modules()``, without the wrappers of ``torch.compile``.
         original: the class it was converted from, e.g. ``"BatchNorm2d"``; of an unconverted layer
             the class it is; of a :class:`~pyronorm.LatentNorm` that was made by hand, that.
         normalizer: the class of the normalizer, e.g. ``"Batch"``; None if not converted.
@@ -135,14 +136,14 @@ def _rows(network: nn.Module) -> Iterator[LayerReport]:
         seen.add(module)
         if isinstance(module, LatentNorm):
             yield LayerReport(
-                layer=name or module.name,
+                layer=plain_name(name) or module.name,
                 original=module.original or type(module).__name__,
                 normalizer=type(module.normalizer).__name__,
                 channels=module.num_channels,
                 statistics=module.normalizer.describe(module),
             )
         else:
-            yield LayerReport(name, class_name(module), None, None, "not converted")
+            yield LayerReport(plain_name(name), class_name(module), None, None, "not converted")
 
 
 def _cells(row: LayerReport) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.normalizers import LatentNorm
+from pyronorm.normalizers.words import plain_name
 
 __all__ = ["LatentLayer", "LatentSpace"]
 
@@ -72,7 +73,11 @@ class LatentSpace:
             ConversionError: if the network has no such layer.
         """
         layers = tuple(
-            LatentLayer(name or module.name, module.num_channels, type(module.normalizer).__name__)
+            LatentLayer(
+                plain_name(name) or module.name,
+                module.num_channels,
+                type(module.normalizer).__name__,
+            )
             for name, module in network.named_modules()
             if isinstance(module, LatentNorm)
         )

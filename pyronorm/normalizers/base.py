@@ -6,16 +6,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
-from pyronorm.errors import OptionError, ShapeError, StatisticsError
+from pyronorm.errors import OptionError, ShapeError
+from pyronorm.normalizers.calls import check_input, graph_node, is_single_example
 from pyronorm.normalizers.handover import present_call
 from pyronorm.normalizers.kernels import affine_each
 from pyronorm.normalizers.origin import Origin
+from pyronorm.normalizers.words import population_in_words
 from pyronorm.stats import Moments
 
 if TYPE_CHECKING:
@@ -73,7 +76,7 @@ class Normalizer(ABC):
         if self.uses_batch:
             size = self.fixed_batch_size
             batch = "batch" if size is None else f"virtual batches of {size}"
-            return f"{batch} in training; {_population_in_words(layer)}"
+            return f"{batch} in training; {population_in_words(layer)}"
         if self.keeps_population:
             return "population, fixed"
         line = (type(self).__doc__ or "").strip().partition("\n")[0].rstrip(".")
@@ -156,6 +159,22 @@ class Normalizer(ABC):
         """
         return None
 
+    def given(self, layer: LatentNorm, args: Any, kwargs: Any) -> Normalizer:
+        """The normalizer for a call with further arguments, such as the graph that each node is of.
+
+        Args:
+            layer: gives the name for messages.
+            args: positional arguments after the input.
+            kwargs: arguments by name.
+
+        Raises:
+            OptionError: unless overridden: a normalizer takes an input alone.
+        """
+        raise OptionError(
+            f"{layer.name}: {type(self).__name__} takes an input alone, got {len(args) + len(kwargs)} "
+            "further arguments."
+        )
+
     @abstractmethod
     def normalize(
         self, layer: LatentNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None
@@ -179,15 +198,6 @@ class Normalizer(ABC):
             bias: like ``weight``.
         """
         return affine_each(self.normalize(layer, x, None, None), weight, bias)
-
-
-def _population_in_words(layer: LatentNorm) -> str:
-    count = int(layer.state("num_batches_tracked"))
-    if layer.unused:
-        return "never ran, no population"
-    if layer.statistics_stamp is None or count == 0:
-        return "no population yet for evaluation"
-    return f"population of {count:,} batch{'es' if count > 1 else ''} in evaluation"
 
 
 class LatentNorm(nn.Module):
@@ -330,19 +340,21 @@ class LatentNorm(nn.Module):
         """The module of that name that the layer holds; None if there is none."""
         return self._modules.get(name)
 
-    def forward(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch *out_dims"]:
+    def forward(
+        self, x: Float[Tensor, "batch *dims"] | Proxy, *args: Any, **kwargs: Any
+    ) -> Float[Tensor, "batch *out_dims"] | Proxy:
         """Normalize ``x``, with the latents handed over for this call if there are any."""
-        if self.unbatched and (x.ndim == 1 if self.ranks is None else x.ndim + 1 == self.ranks[0]):
-            y: Tensor = self.forward(x[None])[0]
-            return y
-        self._check_input(x)
-        if self.unused and not self.training:
-            raise StatisticsError(
-                f"{self.name}: it has no population statistics, since it did not run when they were "
-                "estimated. Call pyronorm.estimate_population_statistics with data for which it does."
-            )
+        if isinstance(x, Proxy):
+            return graph_node(self, x, args, kwargs)
+        if is_single_example(self, x):
+            single: Any = self.forward(x[None], *args, **kwargs)
+            return cast("Tensor", single[0])
+        check_input(self, x)
+        normalizer = (
+            self.normalizer.given(self, args, kwargs) if args or kwargs else self.normalizer
+        )
         move = self.channel_last and not self.normalizer.handles_channel_last
-        y = self._normalize(x.movedim(-1, 1) if move else x)
+        y = self._normalize(normalizer, x.movedim(-1, 1) if move else x)
         y = y.movedim(1, -1).contiguous() if move else y  # networks take views of such outputs
         for step in self.then:
             y = self.get_submodule(step)(y) if isinstance(step, str) else step(y)
@@ -351,21 +363,21 @@ class LatentNorm(nn.Module):
             call.seen.note(y)
         return y
 
-    def _normalize(self, x: Tensor) -> Tensor:
+    def _normalize(self, normalizer: Normalizer, x: Tensor) -> Tensor:
         latents = self.latents
         if latents is None:
-            return self.normalizer.normalize(self, x, self.gain, self.offset)
+            return normalizer.normalize(self, x, self.gain, self.offset)
         shift, _ = latents
         weight, bias = self._fold(*latents)
         if shift.ndim == 1:
-            return self.normalizer.normalize(self, x, weight, bias)
+            return normalizer.normalize(self, x, weight, bias)
         if shift.shape[0] not in (1, x.shape[0]):
             raise ShapeError(
                 f"{self.name}: latents for {shift.shape[0]} examples, but the input has "
                 f"{x.shape[0]} along axis 0 (shape {tuple(x.shape)}). Per-example latents need the "
                 "examples on axis 0 of every normalized layer; otherwise give one draw for all."
             )
-        return self.normalizer.normalize_each(self, x, weight, bias)
+        return normalizer.normalize_each(self, x, weight, bias)
 
     def _fold(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Affine map with the latents in it; both have the shape of the latents."""
@@ -379,18 +391,6 @@ class LatentNorm(nn.Module):
         if offset is None:
             return weight, weight * shift
         return weight, torch.addcmul(offset, weight, shift)
-
-    def _check_input(self, x: Tensor) -> None:
-        if self.ranks is not None and x.ndim not in self.ranks:
-            ranks = " or ".join(f"{n}D" for n in self.ranks)
-            raise ShapeError(f"{self.name}: expected {ranks} input (got {x.ndim}D input).")
-        axis = self.normalizer.channel_axis(self)
-        if x.ndim < 2 or (axis is not None and x.shape[axis] != self.num_channels):
-            shape = "(batch, *spatial, channel)" if self.channel_last else "(batch, channel, ...)"
-            raise ShapeError(
-                f"{self.name}: expected an input of shape {shape} with {self.num_channels} "
-                f"channels, got {tuple(x.shape)}."
-            )
 
     def extra_repr(self) -> str:
         """Show normalizer, channels and options in ``print(network)``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from pyronorm.errors import ConversionError
 from pyronorm.inputs import map_tensors, move_to, run, tensors_of
 from pyronorm.normalizers.base import LatentNorm
+from pyronorm.propagation.copies import copied
 
 __all__ = ["Call", "Parameter", "Trace", "Value", "leaves", "trace"]
 
@@ -139,7 +139,7 @@ def trace(network: nn.Module, example_input: Any, whole: Collection[str] = ()) -
     Raises:
         ConversionError: if the network does not run on ``example_input``.
     """
-    network = copy.deepcopy(network).eval()
+    network = copied(network).eval()
     # the network may change it in place
     x = map_tensors(lambda tensor: tensor.detach().clone(), move_to(network, example_input))
     tape = _Tape(network, tuple(tensors_of(x).values()))

@@ -273,19 +273,6 @@ def test_parametrized_convolutions_are_kept(parametrization, normalizer):
         assert list(network.state_dict()) == list(original.state_dict())
 
 
-@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-def test_old_style_weight_norm_is_refused_with_the_fix():
-    original = conv_net(2)
-    nn.utils.weight_norm(original[3])
-    with pytest.raises(
-        ConversionError,
-        match=r"layer '3' \(Conv2d\) cannot be copied: its 'weight' .*\.parametrizations instead",
-    ):
-        convert(original)
-    nn.utils.remove_weight_norm(original[3])
-    convert(original)  # the fix works
-
-
 class Uncopyable(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyronorm import LatentNetwork, convert, trust_statistics
+from pyronorm import LatentNetwork, conversion_report, convert, trust_statistics
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.normalizers import (
     RMS,
@@ -114,3 +114,95 @@ def test_what_is_no_network(network):
 def test_an_eps_that_is_no_number(eps):
     with pytest.raises(ConversionError, match="eps must be finite and not negative"):
         convert(nn.BatchNorm1d(3), Batch(eps=eps))
+
+
+def trained_net() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(16, 3)
+    network(x)
+    return network.eval(), x
+
+
+def test_names_of_a_compiled_network():  # tests/latents/test_network.py runs one
+    original, _ = trained_net()
+    network = convert(torch.compile(original, backend="eager"))
+    (layer,) = (m for m in network.modules() if isinstance(m, LatentNorm))
+    assert layer.name == "1"
+    assert LatentNetwork(network).space.names == ("1",)
+    assert conversion_report(network).converted[0].layer == "1"
+    compiled = LatentNetwork(torch.compile(convert(original), backend="eager"))
+    assert compiled.space == LatentNetwork(convert(original)).space
+    part = nn.Sequential(torch.compile(original, backend="eager"), nn.LayerNorm(2))
+    assert LatentNetwork(convert(part)).space.names == ("0.1", "1")
+    assert LatentNetwork(convert(part, only="0.1")).space.names == ("0.1",)
+    assert LatentNetwork(convert(part, skip="0._orig_mod.1")).space.names == ("1",)
+
+
+def test_gradients_over_weights_in_evaluation_mode():
+    original, x = trained_net()
+    network = convert(original)
+    latent, neutral = LatentNetwork(network), (torch.zeros(8), torch.ones(8))
+
+    def loss(module, *latents):
+        def of(weights):
+            return torch.func.functional_call(module, weights, (x, *latents)).square().sum()
+
+        return of, dict(module.named_parameters())
+
+    function, weights = loss(original)
+    expected = torch.func.grad(function)(weights)
+    for module, latents in ((network, ()), (latent, neutral)):
+        function, weights = loss(module, *latents)
+        found = torch.func.grad(function)(weights)
+        found = {name.removeprefix("network."): g for name, g in found.items()}
+        torch.testing.assert_close(found, expected)
+    each = torch.func.vmap(torch.func.grad(lambda w, row: loss_of(network, w, row)), (None, 0))
+    weights = dict(network.named_parameters())
+    torch.testing.assert_close({k: g.sum(0) for k, g in each(weights, x).items()}, expected)
+    several = [convert(original) for _ in range(3)]
+    stacked = torch.func.stack_module_state(several)
+    together = torch.func.vmap(lambda *s: torch.func.functional_call(network, s, (x,)))(*stacked)
+    torch.testing.assert_close(together, original(x).expand(3, -1, -1))
+
+
+def loss_of(network, weights, row):
+    return torch.func.functional_call(network, weights, (row[None],)).square().sum()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("normalizer", [None, Analytic(), Population()], ids=str)
+@pytest.mark.parametrize(
+    "constrain",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+)
+def test_constraints_of_weights_old_and_new(constrain, normalizer):
+    original, x = trained_net()
+    constrain(original[0])
+    original.train()(x).sum().backward()
+    original.eval()
+    network = convert(original, normalizer, example_input=x)
+    torch.testing.assert_close(network(x), original(x), rtol=1e-5, atol=1e-5)
+    if normalizer is None:
+        assert list(network.state_dict()) == list(original.state_dict())
+    shift, scale = torch.randn(5, 1, 8), torch.rand(5, 1, 8) + 0.5
+    latent = LatentNetwork(network)
+    loop = torch.stack([latent(x, *pair) for pair in zip(shift, scale, strict=True)])
+    torch.testing.assert_close(latent(x, shift, scale), loop, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+def test_weight_takes_in_new_constraints_but_no_hooks():
+    original, x = trained_net()
+    nn.utils.parametrizations.weight_norm(original[0])
+    network = convert(original, Weight(), example_input=x)
+    torch.testing.assert_close(network(x), original(x), rtol=1e-5, atol=1e-5)
+    original, x = trained_net()
+    nn.utils.weight_norm(original[0])
+    with pytest.raises(ConversionError, match="'0', which has hooks that would no longer run"):
+        convert(original, Weight(), example_input=x)

@@ -38,3 +38,12 @@ for normalizer in (Batch(), Group(2), Weight(), Analytic(), BatchWhitening(2, Ei
         assert fast.dtype == eager.dtype == torch.bfloat16
         torch.testing.assert_close(fast, eager, rtol=0.05, atol=0.05)
     print(type(normalizer).__name__)
+
+torch.compiler.reset()
+network = convert(torch.compile(original, backend="eager"))  # compiled first, and then converted
+torch.testing.assert_close(network(x), original(x))
+latent = LatentNetwork(network)
+shift, scale = torch.randn(6, 1, latent.space.num_channels), torch.rand(6, 1, 1) + 0.5
+scale = scale.expand_as(shift)
+eager = LatentNetwork(convert(original))(x, shift, scale)
+torch.testing.assert_close(latent(x, shift, scale), eager, rtol=1e-4, atol=1e-5)

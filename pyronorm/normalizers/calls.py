@@ -1,0 +1,57 @@
+"""What a layer is called with: inputs of the shapes that its original takes, or a proxy of torch.fx."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.fx import Proxy
+
+from pyronorm.errors import ShapeError, StatisticsError
+
+if TYPE_CHECKING:
+    from pyronorm.normalizers.base import LatentNorm
+
+__all__ = ["check_input", "graph_node", "is_single_example"]
+
+
+def is_single_example(layer: LatentNorm, x: Tensor) -> bool:
+    """Whether an input is an example without a batch axis, which the layer's original takes."""
+    return layer.unbatched and (
+        x.ndim == 1 if layer.ranks is None else x.ndim + 1 == layer.ranks[0]
+    )
+
+
+def check_input(layer: LatentNorm, x: Tensor) -> None:
+    """Refuse an input that the layer's original would refuse, or without statistics for it.
+
+    Raises:
+        ShapeError: if it has other numbers of axes or channels.
+        StatisticsError: if there are no statistics for it.
+    """
+    if layer.ranks is not None and x.ndim not in layer.ranks:
+        ranks = " or ".join(f"{n}D" for n in layer.ranks)
+        raise ShapeError(f"{layer.name}: expected {ranks} input (got {x.ndim}D input).")
+    axis = layer.normalizer.channel_axis(layer)
+    if x.ndim < 2 or (axis is not None and x.shape[axis] != layer.num_channels):
+        shape = "(batch, *spatial, channel)" if layer.channel_last else "(batch, channel, ...)"
+        raise ShapeError(
+            f"{layer.name}: expected an input of shape {shape} with {layer.num_channels} "
+            f"channels, got {tuple(x.shape)}."
+        )
+    if layer.unused and not layer.training:
+        raise StatisticsError(
+            f"{layer.name}: it has no population statistics, since it did not run when they were "
+            "estimated. Call pyronorm.estimate_population_statistics with data for which it does."
+        )
+
+
+def graph_node(layer: LatentNorm, x: Proxy, args: Any, kwargs: Any) -> Proxy:
+    """Write the layer's call into a graph of torch.fx as one node, as torch's own layers are.
+
+    What happens inside of it depends on the shape of its input and on the latents of a call.
+    """
+    tracer: Any = x.tracer
+    path = tracer.path_of_module(layer)
+    proxy: Proxy = tracer.create_proxy("call_module", path, (x, *args), kwargs)
+    return proxy
