@@ -18,7 +18,7 @@ from benchmarks.gpu import methods, steps
 from benchmarks.gpu.images import Images, Standardize
 from benchmarks.gpu.methods import FROM_BANK, IMPLICIT, METHODS, Method
 from benchmarks.gpu.run import Part, Row, Settings, environment
-from pyronorm.baselines.calibration import fit_temperature
+from pyronorm.diagnostics import fit_temperature
 from pyronorm.errors import DataError
 from pyronorm.likelihoods import Prediction
 
@@ -264,6 +264,6 @@ def _calibrated(held_out: Prediction, found: Prediction, data: Data) -> Row:
         temperature = fit_temperature(held_out, data.validation.y)
     except DataError as error:
         return {"no temperature": str(error)}
-    mean = temperature.apply(found).mean
+    mean = found.tempered(temperature).mean
     nll = pn.diagnostics.classification_metrics(mean, data.test.y)["nll"]
-    return {"temperature": temperature.value, "calibrated nll": nll}
+    return {"temperature": temperature, "calibrated nll": nll}

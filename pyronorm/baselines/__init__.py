@@ -3,15 +3,10 @@
 They take a :class:`~pyronorm.NormalizationModel` or a
 :class:`~pyronorm.likelihoods.Prediction` and return a :class:`~pyronorm.likelihoods.Prediction`,
 so that all metrics apply to them. Only the jackknife gives
-intervals. A deep ensemble is :class:`pyronorm.Ensemble`.
+intervals. A deep ensemble is :class:`pyronorm.Ensemble`, a temperature
+:func:`pyronorm.diagnostics.fit_temperature`.
 """
 
-from pyronorm.baselines.calibration import (
-    NoisePrecision,
-    Temperature,
-    fit_noise_precision,
-    fit_temperature,
-)
 from pyronorm.baselines.dropout import predict_dropout
 from pyronorm.baselines.jackknife import Jackknife, fit_jackknife
 from pyronorm.baselines.laplace import LastLayerLaplace, fit_laplace
@@ -19,11 +14,7 @@ from pyronorm.baselines.laplace import LastLayerLaplace, fit_laplace
 __all__ = [
     "Jackknife",
     "LastLayerLaplace",
-    "NoisePrecision",
-    "Temperature",
     "fit_jackknife",
     "fit_laplace",
-    "fit_noise_precision",
-    "fit_temperature",
     "predict_dropout",
 ]

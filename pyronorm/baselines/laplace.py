@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pyronorm.baselines.search import minimize_positive
 from pyronorm.errors import ConversionError, DataError, OptionError
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
+from pyronorm.stats.search import minimize_positive
 
 __all__ = ["LastLayerLaplace", "fit_laplace"]
 

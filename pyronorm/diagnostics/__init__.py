@@ -33,6 +33,7 @@ from pyronorm.diagnostics.simulation import (
     Uniformity,
     simulation_based_calibration,
 )
+from pyronorm.diagnostics.temperature import fit_temperature
 from pyronorm.diagnostics.uncertainty import (
     RiskCurve,
     adaptive_ece,
@@ -70,6 +71,7 @@ __all__ = [
     "estimation_shift",
     "evaluate",
     "factorized_spread",
+    "fit_temperature",
     "importance_summary",
     "input_shape",
     "latent_vectors",

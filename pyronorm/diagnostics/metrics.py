@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyronorm.diagnostics.temperature import fit_temperature
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.infer.data import Data, as_batches
+from pyronorm.infer.ensemble import Members
 from pyronorm.infer.predict import draws_for, evaluate_draws
-from pyronorm.likelihoods import Scores
+from pyronorm.likelihoods import Prediction, Scores
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed
 
@@ -45,6 +47,7 @@ def evaluate(
     data: Data,
     num_samples: int | None = None,
     *,
+    calibrate_on: Data | None = None,
     batch_size: int = 256,
     seed: Seed = None,
 ) -> dict[str, float]:
@@ -54,11 +57,17 @@ def evaluate(
     allows besides: see :meth:`pyronorm.likelihoods.Scores.metrics`. Batches are scored one by one, so
     that memory does not grow with the draws times the examples.
 
+    A temperature fitted on other held-out data costs nothing, so methods are worth what they add at
+    their own best temperature. With ``calibrate_on`` every metric is there twice, as it is and
+    ``calibrated_...``, with the ``temperature`` between them (:func:`fit_temperature`).
+
     Args:
         model: the model.
         posterior: as in :func:`pyronorm.predict`.
         data: pairs ``(x, y)``.
         num_samples: as in :func:`pyronorm.predict`.
+        calibrate_on: pairs ``(x, y)`` that are neither training nor test data; their predictions are
+            kept in memory, for all draws.
         batch_size: examples at once, where the data do not come in batches.
         seed: for the draws.
 
@@ -66,13 +75,38 @@ def evaluate(
         The metrics by name.
 
     Raises:
-        DataError: if there are no data, no ``y``, impossible ones, or all are missing.
+        DataError: if there are no data, no ``y``, impossible ones, or all are missing; or if
+            ``calibrate_on`` determines no temperature.
+
+    Source: Ashukha, Lyzhov, Molchanov & Vetrov, "Pitfalls of In-Domain Uncertainty Estimation and
+    Ensembling in Deep Learning" (ICLR 2020), for comparison after calibration.
     """
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "evaluate")
-    scores: list[Scores] = []
+    temperature = 1.0
+    likelihoods = {"": model.likelihood}
+    if calibrate_on is not None:
+        temperature = _temperature(model, members, as_batches(calibrate_on, batch_size))
+        likelihoods["calibrated_"] = model.likelihood.tempered(temperature)
+    scores: dict[str, list[Scores]] = {prefix: [] for prefix in likelihoods}
     for _, y, output in evaluate_draws(members, batches):
         if y is None:
             raise DataError("evaluate: needs pairs (x, y), got x alone.")
-        scores.append(model.likelihood.scores(output, y))
-    return Scores.join(scores).metrics()
+        for prefix, likelihood in likelihoods.items():
+            scores[prefix].append(likelihood.scores(output, y))
+    found = {
+        f"{prefix}{name}": value
+        for prefix, parts in scores.items()
+        for name, value in Scores.join(parts).metrics().items()
+    }
+    return found if calibrate_on is None else {**found, "temperature": temperature}
+
+
+def _temperature(model: NormalizationModel, members: Members, batches: Data) -> float:
+    predictions, targets = [], []
+    for _, y, output in evaluate_draws(members, batches):
+        if y is None:
+            raise DataError("evaluate: calibrate_on needs pairs (x, y), got x alone.")
+        predictions.append(model.likelihood.predict(output))
+        targets.append(y)
+    return fit_temperature(Prediction.join(predictions), torch.cat(targets))

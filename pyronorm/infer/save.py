@@ -246,13 +246,24 @@ def _encode_output(output: Output) -> str | int | None:
 
 def _encode_module(module: Likelihood, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
     _add(tensors, where, module.state_dict())
-    saved: dict[str, Any] = {"class": name_of(type(module)), "settings": None}
     try:
-        lasting_name(type(module), "save")
-        saved["settings"] = encode(module.settings(), tensors, f"{where}.settings")
+        return _encode_likelihood(module, tensors, where)
     except OptionError as error:  # a function, say: whoever loads has to have it
-        saved["why"] = str(error)
-    return saved
+        return {"class": name_of(type(module)), "settings": None, "why": str(error)}
+
+
+def _encode_likelihood(
+    likelihood: Likelihood, tensors: dict[str, Tensor], where: str
+) -> dict[str, Any]:
+    lasting_name(type(likelihood), "save")
+    settings = likelihood.settings()
+    parts = {key: value for key, value in settings.items() if isinstance(value, Likelihood)}
+    own = {key: value for key, value in settings.items() if key not in parts}
+    return {
+        "class": name_of(type(likelihood)),
+        "settings": encode(own, tensors, f"{where}.settings"),
+        "parts": {k: _encode_likelihood(v, tensors, f"{where}.{k}") for k, v in parts.items()},
+    }
 
 
 def _likelihood(
@@ -272,7 +283,8 @@ def _likelihood(
             "load(path, network, likelihood=...)."
         )
     kind = class_named(saved["class"], Likelihood, where)
-    made: Likelihood = kind(**decode(saved["settings"], tensors, where))
+    parts = {k: _likelihood(where, v, tensors, None) for k, v in saved["parts"].items()}
+    made: Likelihood = kind(**decode(saved["settings"], tensors, where), **parts)
     return made
 
 

@@ -14,6 +14,7 @@ from pyronorm.likelihoods.poisson import Poisson
 from pyronorm.likelihoods.prediction import Prediction
 from pyronorm.likelihoods.scores import Scores
 from pyronorm.likelihoods.student_t import StudentT
+from pyronorm.likelihoods.tempered import Tempered
 
 __all__ = [
     "Bernoulli",
@@ -30,5 +31,6 @@ __all__ = [
     "Prediction",
     "Scores",
     "StudentT",
+    "Tempered",
     "per_example",
 ]

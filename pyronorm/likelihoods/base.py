@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -54,10 +54,10 @@ class Likelihood(nn.Module, ABC):
     ignore_index: int | None = None
     """The class that stands for a missing one; None if classes are never missing."""
 
-    ordered: ClassVar[bool] = False
+    ordered: bool = False
     """Whether classes have an order, and so quantiles."""
 
-    marginalizes: ClassVar[bool] = False
+    marginalizes: bool = False
     """Whether :meth:`observe` knows vectors that are missing in part."""
 
     @abstractmethod
@@ -106,6 +106,19 @@ class Likelihood(nn.Module, ABC):
         from pyronorm.likelihoods.function import Function
 
         return Function(function)
+
+    def tempered(self, temperature: float | Tensor) -> Likelihood:
+        """The likelihood at a temperature, wider above 1: see :class:`~pyronorm.likelihoods.Tempered`.
+
+        Args:
+            temperature: positive, as :func:`pyronorm.diagnostics.fit_temperature` finds it.
+
+        Raises:
+            OptionError: if it is not positive and finite.
+        """
+        from pyronorm.likelihoods.tempered import Tempered
+
+        return Tempered(self, temperature)
 
     def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
         """The mean of ``y`` given the latents (probabilities, for classes), without noise.

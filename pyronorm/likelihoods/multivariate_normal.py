@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.likelihoods.base import Likelihood, check_axes, positive
+from pyronorm.likelihoods.tempered import check_temperature
 
 __all__ = ["MultivariateNormal"]
 
@@ -39,7 +38,7 @@ class MultivariateNormal(Likelihood):
         ShapeError: if their shapes do not fit.
     """
 
-    marginalizes: ClassVar[bool] = True
+    marginalizes = True
 
     log_std: Tensor
     factor: Tensor
@@ -97,6 +96,11 @@ class MultivariateNormal(Likelihood):
         mean = torch.where(observed, output, 0.0)
         marginal = dist.LowRankMultivariateNormal(mean, factor, variance, validate_args=False)
         return marginal, torch.where(observed, y, 0.0)
+
+    def tempered(self, temperature: float | Tensor) -> MultivariateNormal:
+        """Noise that is so many times as wide, given instead of learned."""
+        value = check_temperature(temperature)
+        return MultivariateNormal(self.std * value, self.factor * value)
 
     def _check_output(self, output: Tensor, num_sample_dims: int) -> None:
         check_axes("MultivariateNormal", output, num_sample_dims, at_least=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from pyro import distributions as dist
@@ -40,7 +38,7 @@ class Ordinal(Likelihood):
     Source: McCullagh, "Regression Models for Ordinal Data" (1980).
     """
 
-    ordered: ClassVar[bool] = True
+    ordered = True
 
     first: Tensor
     log_gaps: Tensor

@@ -111,6 +111,17 @@ class Prediction:
         """The mean given each draw, ``(sample, batch, ...)``; None if outputs are not kept."""
         return None if self.outputs is None else self.likelihood.expected(self.outputs, 1)
 
+    def tempered(self, temperature: float | Tensor) -> Prediction:
+        """The prediction at a temperature, for each draw: :class:`pyronorm.likelihoods.Tempered`.
+
+        Args:
+            temperature: positive, as :func:`pyronorm.diagnostics.fit_temperature` finds it.
+
+        Raises:
+            OptionError: if outputs are not kept, or the likelihood has no temperature.
+        """
+        return self.likelihood.tempered(temperature).predict(self._kept("tempered"))
+
     def quantiles(self, q: float | Sequence[float] | Tensor) -> Tensor:
         r"""Quantiles of the predictive distribution: the smallest value with :math:`P(Y \le y) \ge q`.
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyronorm import guides
-from pyronorm.baselines import fit_temperature
 from pyronorm.datasets import ImageData, Split
+from pyronorm.diagnostics import fit_temperature
 from pyronorm.infer import collect_bank, fit, predict, predictive_nll
 from pyronorm.model import NormalizationModel
 from pyronorm.study.architectures import check_network, make_network
@@ -245,11 +245,11 @@ class _Posteriors:
             validation = predict(model, self.trained.guide, self.validation.x, 1)
             temperature = fit_temperature(validation, self.validation.y)
         inside, outside = (
-            temperature.apply(predict(model, self.trained.guide, x, 1))
+            predict(model, self.trained.guide, x, 1).tempered(temperature)
             for x in (self.data.test.x, self.outliers)
         )
         values = metrics(inside, self.data.test.y, outside)
-        values |= {**self.times(spent()), "chosen": temperature.value}
+        values |= {**self.times(spent()), "chosen": temperature}
         yield Row("temperature", self.seed, values)
 
     def of_sizes(self) -> Iterator[Row]:

@@ -237,17 +237,17 @@ def calibration(s):
     prediction = pn.predict(s.model(), s.guide(), x, 4, seed=1)
     y = s.rest(prediction.mean.argmax(-1))
     y[::4] = (y[::4] + 1) % 3  # some predicted wrong, so that there is a temperature
-    temperature = baselines.fit_temperature(prediction, y)
-    return temperature, fields(temperature.apply(prediction))
+    temperature = pn.diagnostics.fit_temperature(prediction, y)
+    return temperature, fields(prediction.tempered(temperature))
 
 
 @call
-def noise_precision(s):
+def noise_width(s):
     names = "Group", "Standard", "Normal"
     x, y = s.data("Normal")
     prediction = pn.predict(s.model(*names), s.guide(*names), x, 4, seed=1)
-    found = baselines.fit_noise_precision(prediction, s.rest(y))
-    return found.std, found.apply(prediction).variance
+    found = pn.diagnostics.fit_temperature(prediction, s.rest(y))
+    return found, prediction.tempered(found).variance
 
 
 @call

@@ -180,3 +180,32 @@ def test_evaluate_refuses_bernoulli_data_between_0_and_1() -> None:
     model = make_model(pn.likelihoods.Bernoulli(), 2)
     with pytest.raises(DataError):
         evaluate(model, pn.guides.Point(model), (torch.randn(9, 5), torch.full((9, 2), 0.5)), 2)
+
+
+def test_after_calibration_on_other_data() -> None:
+    model = make_model(pn.likelihoods.Categorical(), 3)
+    guide = pn.guides.MeanField(model)
+    data, other = ((torch.randn(n, 5), torch.randint(3, (n,))) for n in (40, 200))
+    found = evaluate(model, guide, data, 4, calibrate_on=other, seed=0)
+    raw = evaluate(model, guide, data, 4, seed=0)
+    assert {name: found[name] for name in raw} == raw
+    held_out = pn.predict(model, guide, other[0], 4, seed=0)
+    temperature = pn.diagnostics.fit_temperature(held_out, other[1])
+    assert found["temperature"] == pytest.approx(temperature, rel=1e-4)
+    expected = pn.predict(model, guide, data[0], 4, seed=0).tempered(temperature).metrics(data[1])
+    for name, value in expected.items():
+        assert found[f"calibrated_{name}"] == pytest.approx(value, rel=1e-4)
+    assert found.keys() == {*raw, *(f"calibrated_{name}" for name in raw), "temperature"}
+    with pytest.raises(DataError, match="calibrate_on needs pairs"):
+        evaluate(model, guide, data, 4, calibrate_on=other[0])
+
+
+def test_calibration_of_an_ensemble_and_of_counts() -> None:
+    model = make_model(pn.likelihoods.Categorical(), 3)
+    ensemble = pn.Ensemble([(model, pn.guides.Point(model)), (model, pn.guides.MeanField(model))])
+    data = torch.randn(60, 5), torch.randint(3, (60,))
+    assert evaluate(model, ensemble, data, 2, calibrate_on=data)["temperature"] > 1
+    counts = make_model(pn.likelihoods.Poisson(), 1)
+    data = torch.randn(20, 5), torch.ones(20, 1)
+    with pytest.raises(PyronormError, match="Poisson has none"):
+        evaluate(counts, pn.guides.Point(counts), data, 1, calibrate_on=data)

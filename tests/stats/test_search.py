@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from pyronorm.baselines.search import minimize_positive
 from pyronorm.errors import DataError
+from pyronorm.stats.search import minimize_positive
 
 
 @pytest.mark.parametrize("where", [0.013, 0.5, 3.0, 80.0])
