@@ -7,16 +7,15 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyronorm.errors import FileError, OptionError
+from pyronorm.files import write_file
 
 __all__ = ["FORMAT", "read_archive", "write_archive"]
 
@@ -64,19 +63,7 @@ def write_archive(
     blob = save(plain, {_KEY: text, _DIGEST: _BLANK})
     digest = hashlib.sha256(blob).hexdigest()
     blob = blob.replace(_mark(_BLANK), _mark(digest), 1)
-    written: str | None = None
-    try:
-        with NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}.", delete=False) as file:
-            written = file.name
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(written).replace(place)
-    except OSError as error:
-        if written is not None:
-            with suppress(OSError):
-                Path(written).unlink()
-        raise FileError(f"{place}: cannot be written, {error.strerror or error}.") from error
+    write_file(place, blob)
 
 
 def read_archive(

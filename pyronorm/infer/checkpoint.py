@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import torch
 
 from pyronorm.checks import check_count
 from pyronorm.errors import FileError, OptionError
+from pyronorm.files import make_folder, remove_leftovers, write_file
 from pyronorm.infer.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ class Checkpoint(Callback):
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Go on from the file, or see that there is none."""
+        if trainer.fabric.is_global_zero:
+            remove_leftovers(self.folder)
         if not self.path.exists():
             return
         if not self.resume:
@@ -109,36 +110,10 @@ class Checkpoint(Callback):
             buffer = io.BytesIO()
             torch.save(state, buffer)
             content = buffer.getbuffer()
-            try:
-                _replace(self.path, (_HEAD, _digest(content), b"\n", content))
-            except OSError as error:
-                raise FileError(
-                    f"Checkpoint: {self.path} cannot be written: {error.strerror}. The one before it is "
-                    "as it was."
-                ) from error
+            make_folder(self.folder)
+            write_file(self.path, (_HEAD, _digest(content), b"\n", content))
         trainer.fabric.barrier()
 
 
 def _digest(content: bytes | memoryview) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
-
-
-def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file to the side, to the disk, and into its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".writing")
-    try:
-        with aside.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the name is on the disk, too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
