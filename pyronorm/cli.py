@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +23,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pyronorm.errors import OptionError, PyronormError
+from pyronorm.errors import FileError, OptionError, PyronormError
+from pyronorm.files import visible
 
 if TYPE_CHECKING:
     from pyronorm.study import Place, Rendered, Study
@@ -73,7 +78,7 @@ def compare(
         training=study.Training(epochs=epochs, batch_size=batch_size),
         num_samples=num_samples,
     )
-    _run(chosen, output, study.Place(device=device), 1, force)
+    _run(chosen, output, study.Place(device=device), 1, 1, force)
 
 
 @app.command("study")
@@ -97,6 +102,7 @@ def run_study(
         typer.Option("--allow-incomplete", help="Also take copies of data sets that lack images."),
     ] = False,
     jobs: Annotated[int, typer.Option(help="Jobs at once, each a process.", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of each job.", min=1)] = 1,
     device: Device = "auto",
     output: Annotated[
         Path | None,
@@ -122,7 +128,7 @@ def run_study(
         methods=None if methods is None else _names(methods),
     )
     folder = output or Path("results") / f"{name}-{chosen.fingerprint()}"
-    _run(chosen, folder, study.Place(data_root, device, allow_incomplete), jobs, force)
+    _run(chosen, folder, study.Place(data_root, device, allow_incomplete), jobs, threads, force)
 
 
 @app.command()
@@ -133,53 +139,103 @@ def report(
     from pyronorm import study
 
     restored = study.restore_study(study.Folder(folder).record)
-    Console().print(f"Report: {study.write_report(restored, folder)}", markup=False)
+    _say(f"Report: {study.write_report(restored, folder)}")
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _run(chosen: Study, folder: Path, place: Place, processes: int, force: bool) -> None:
+def _run(
+    chosen: Study, folder: Path, place: Place, processes: int, threads: int, force: bool
+) -> None:
     """Run, print the main table, write the report."""
     from pyronorm import study
 
-    console = Console()
-    results = study.run_study(
-        chosen, folder, place=place, processes=processes, command=_command(), force=force
-    )
-    for job, text in results.failures.items():
-        Console(stderr=True).print(f"{job} failed: {text}", style="bold red", markup=False)
-    page = study.write_report(chosen, folder)
+    with _resumable(folder):
+        results = study.run_study(
+            chosen,
+            folder,
+            place=place,
+            processes=processes,
+            threads=threads,
+            command=_command(),
+            force=force,
+        )
+        for job, text in results.failures.items():
+            _complain(Text(visible(f"{job} failed: {text}"), "bold red"))
+        page = study.write_report(chosen, folder)
     sections = chosen.sections(results) if results.rows else []
     tables = [table for section in sections for table in section.tables]
     if tables:
-        _print(study.format_table(tables[0]), console)
-    console.print(f"Report: {page}", markup=False)
+        _print(study.format_table(tables[0]))
+    _say(f"Report: {page}")
     if results.failures:
         raise typer.Exit(1)
 
 
-def _print(table: Rendered, console: Console) -> None:
+def _say(text: str) -> None:
+    Console().print(visible(text), markup=False)
+
+
+def _complain(text: Text) -> None:
+    Console(stderr=True).print(text)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, with which systems ask a process to end."""
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the command in order, and it says how to go on."""
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        again = shlex.join(part for part in ["pyronorm", *sys.argv[1:]] if part != "--force")
+        _complain(
+            Text(
+                visible(
+                    f"Stopped. What is finished is kept in {folder}; run again to resume: {again}"
+                )
+            )
+        )
+        number = signal.SIGTERM if isinstance(interruption, _Terminated) else signal.SIGINT
+        raise typer.Exit(128 + number) from None
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _print(table: Rendered) -> None:
     spread = f"{table.seeds} seeds, mean±sd" if table.seeds > 1 else "1 seed"
     view = Table(
-        title=f"{table.title}, {spread}", title_justify="left", box=None, padding=(0, 1, 0, 0)
+        title=Text(visible(f"{table.title}, {spread}")),
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
     )
     for position, heading in enumerate(table.headings):
         justify = "left" if position < table.labels else "right"
-        view.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        view.add_column(Text(visible(heading)), justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for line, best, differs in zip(table.lines, table.best, table.differs, strict=True):
         cells = [
-            Text(text + "*" * other, style="bold" if top else "")
+            Text(visible(text) + "*" * other, style="bold" if top else "")
             for text, top, other in zip(line, best, differs, strict=True)
         ]
         view.add_row(*cells)
-    _show(view, console)
+    _show(view)
 
 
-def _show(view: Table, console: Console) -> None:
+def _show(view: Table) -> None:
     # A line that the terminal wraps is better than a number that is cut.
-    wide = Console(width=10_000)
+    wide, console = Console(width=10_000), Console()
     Console(width=max(console.width, wide.measure(view).maximum)).print(view)
 
 
@@ -233,17 +289,31 @@ def reference(
         view.add_column(heading, justify="left" if position == 0 else "right", no_wrap=True)
     for row in rows:
         view.add_row(*row)
-    _show(view, console)
+    _show(view)
     console.print(f"Report, ArviZ files and plots: {output}", markup=False)
 
 
 def main() -> None:
-    """Run the command line; errors of the library end it with a message instead of a traceback."""
+    """Run the command line; errors of the library end it with a message instead of a traceback.
+
+    The status is 2 for what has to be asked for differently, 1 for a failed job or a file that cannot
+    be written.
+    """
+    for argument in sys.argv[1:]:
+        name = argument.partition("=")[0]
+        if name.startswith("-") and name != visible(name):  # it would be shown as it is
+            _complain(_error(f"no option {name}"))
+            sys.exit(2)
     try:
         app()
     except PyronormError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
-        sys.exit(2)
+        _complain(_error(str(error)))
+        sys.exit(1 if isinstance(error, FileError) else 2)
+
+
+def _error(text: str) -> Text:
+    lines = "\n".join(map(visible, text.split("\n")))
+    return Text.assemble(("error: ", "bold red"), lines)
 
 
 def _command() -> str:

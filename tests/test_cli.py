@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -34,6 +37,8 @@ from pyronorm.study import (
     format_table,
     restore_study,
 )
+from tests.limits import files_no_larger_than
+from tests.processes import alive, wait_for
 from tests.study.fakes import Fake, FakeSettings, fake, runs
 
 NUMBERS = {"accuracy": 0.9, "ece": 0.05, "brier": 0.1, "nll_center": 0.31}
@@ -221,7 +226,7 @@ def test_numbers_out_of_range(
     ("command", "options"),
     [
         ("compare", "seeds methods epochs batch-size num-samples device output force"),
-        ("study", "quick seeds methods data-root jobs device output force"),
+        ("study", "quick seeds methods data-root jobs threads device output force"),
         ("report", ""),
     ],
 )
@@ -520,6 +525,112 @@ def test_the_command_can_be_repeated(run: Run80, jobs: Jobs, tmp_path: Path) -> 
 def test_chosen_methods_have_unambiguous_names() -> None:
     # What --methods splits at must not occur in a name.
     assert not [m.name for m in choose_methods() if re.search(r"[,\s]", m.name)]
+
+
+# interruptions, disks, terminals
+
+
+def started(root: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.fake_cli", *map(str, arguments), "--data-root", root]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("jobs_at_once", [1, 2])
+def test_a_signal_ends_it_in_order_and_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, jobs_at_once: int
+) -> None:
+    """Ctrl-C reaches every process of a terminal; nobody but the first may answer."""
+    output = tmp_path / "out"
+    arguments = ("study", "slow", "--jobs", jobs_at_once, "--output", output, "--force")
+    process = started(tmp_path, *arguments)
+    wait_for(lambda: len(runs(tmp_path)) == jobs_at_once, "jobs at work")
+    workers = {int(f.read_text()) for f in tmp_path.glob("*.runs")}
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    message = one_line(err)
+    assert message.startswith("Stopped. What is finished is kept in")
+    assert "run again to resume: pyronorm study slow" in message
+    assert "--force" not in message
+    assert "Traceback" not in err
+    assert not any(map(alive, workers))
+    assert not (output / "running.txt").exists()
+
+
+def test_a_full_disk_is_one_line_and_status_1(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = ("study", "large", "--output", output)
+    with files_no_larger_than(50_000):
+        process = started(tmp_path, *arguments)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    message = one_line(err)
+    assert message.startswith("error: ")
+    assert "b-y-seed0.npz: cannot be written, File too large. 1 of 4 jobs are finished" in message
+    assert "Traceback" not in err
+    process = started(tmp_path, *arguments)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "1 of 4 jobs are finished already" in out
+    assert runs(tmp_path)["a-x-seed0"] == 1
+
+
+def test_a_folder_that_cannot_be_written(
+    run: Run80, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened = os.open
+
+    def refuse(path, *args, **options):
+        if str(path).endswith(".lock"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    ended = run("compare", "--output", tmp_path / "x")
+    assert (ended.status, ended.out) == (1, "")
+    assert one_line(ended.err).endswith("x: cannot be written, Read-only file system.")
+    assert jobs.settings is None
+
+
+ESCAPE = "\x1b]0;title\x07\x1b[31m"
+
+
+def test_a_path_does_not_command_the_terminal(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
+    output = tmp_path / f"a{ESCAPE}b"
+    ended = run("compare", "--output", output)
+    assert ended.status == 0
+    shown = r"a\x1b]0;title\x07\x1b[31mb"
+    assert shown in ended.out.replace("\n", "")
+    again = run("compare", "--epochs", 2, "--output", output)
+    assert shown in again.err.replace("\n", "")
+    assert "\x1b" not in ended.out + again.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", f"--{ESCAPE}"),
+        ("compare", f"--{ESCAPE}=3"),
+        (f"{ESCAPE}",),
+        ("compare", "--seeds", ESCAPE),
+        ("compare", "--methods", ESCAPE),
+        ("study", ESCAPE),
+        ("report", ESCAPE),
+        ("reference", "--prior", ESCAPE),
+    ],
+    ids=repr,
+)
+def test_no_argument_commands_the_terminal(run: Run80, arguments: tuple[str, ...]) -> None:
+    ended = run(*arguments)
+    assert ended.status == 2
+    assert ended.err
+    assert "\x1b" not in ended.out + ended.err
 
 
 # reference

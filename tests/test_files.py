@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pyronorm.files import (
     visible,
     write_file,
 )
+from tests.limits import files_no_larger_than
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -75,15 +75,11 @@ def test_what_ends_it_leaves_what_was_there(
 
 def test_a_file_too_large_for_its_place(tmp_path: Path) -> None:
     """As a full disk: the system refuses in the middle of the content."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-        with pytest.raises(FileError, match="cannot be written, File too large"):
-            write_file(tmp_path / "a", b"x" * 20_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with (
+        files_no_larger_than(10_000),
+        pytest.raises(FileError, match="cannot be written, File too large"),
+    ):
+        write_file(tmp_path / "a", b"x" * 20_000)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,7 +121,9 @@ def test_one_run_works_and_the_other_says_why_not(tmp_path: Path) -> None:
         for folder in (tmp_path, str(tmp_path)):
             with pytest.raises(OptionError, match=message), only_run(folder, "study"):
                 pass
-        code = "import sys; from pyronorm.files import only_run\nwith only_run(sys.argv[1], 's'): pass"
+        code = (
+            "import sys; from pyronorm.files import only_run\nwith only_run(sys.argv[1], 's'): pass"
+        )
         other = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
         )

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pyronorm.datasets.files import (
     PublishedFile,
-    StrPath,
     fetch,
     find_data_root,
     find_folder,
@@ -25,6 +24,7 @@ from pyronorm.datasets.files import (
 from pyronorm.datasets.images import ImageData, Split
 from pyronorm.datasets.pickled import read_pickled_bytes
 from pyronorm.errors import DataError
+from pyronorm.files import StrPath
 
 __all__ = ["BinaryLayout", "CifarSource", "PythonLayout", "load_cifar10", "load_cifar100"]
 

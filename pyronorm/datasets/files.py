@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyronorm.errors import DataError, MissingDataError, OptionError
+from pyronorm.files import StrPath
 
 __all__ = [
     "DATA_ROOT_VARIABLE",
     "PublishedFile",
-    "StrPath",
     "fetch",
     "find_data_root",
     "find_folder",
@@ -23,8 +23,6 @@ __all__ = [
 
 DATA_ROOT_VARIABLE = "PYRONORM_DATA"
 """Environment variable that names the folder of all data sets."""
-
-StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pyronorm.datasets.files import StrPath, read_verified
+from pyronorm.datasets.files import read_verified
 from pyronorm.errors import DataError
+from pyronorm.files import StrPath
 
 __all__ = ["read_idx"]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pyronorm.datasets.files import (
     PublishedFile,
-    StrPath,
     fetch,
     find_data_root,
     find_folder,
@@ -16,6 +15,7 @@ from pyronorm.datasets.files import (
 from pyronorm.datasets.idx import read_idx
 from pyronorm.datasets.images import ImageData, Split, as_split
 from pyronorm.errors import DataError
+from pyronorm.files import StrPath
 
 __all__ = ["IdxPart", "IdxSource", "load_fashion_mnist", "load_mnist", "load_notmnist"]
 

@@ -8,12 +8,12 @@ from functools import partial
 
 from pyronorm.datasets import bundled
 from pyronorm.datasets.cifar import load_cifar10, load_cifar100
-from pyronorm.datasets.files import StrPath
 from pyronorm.datasets.images import ImageData
 from pyronorm.datasets.mnist import load_fashion_mnist, load_mnist, load_notmnist
 from pyronorm.datasets.tables import Table, TabularData
 from pyronorm.datasets.uci import UCI, load_uci
 from pyronorm.errors import OptionError
+from pyronorm.files import StrPath
 
 __all__ = ["DATASETS", "OUTLIERS", "TABLES", "load", "load_table"]
 

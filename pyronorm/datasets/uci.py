@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyronorm.datasets.files import (
     PublishedFile,
-    StrPath,
     fetch,
     find_data_root,
     find_folder,
@@ -21,6 +20,7 @@ from pyronorm.datasets.files import (
 )
 from pyronorm.datasets.tables import Table
 from pyronorm.errors import DataError, MissingDataError, OptionError
+from pyronorm.files import StrPath
 
 __all__ = ["UCI", "UciSource", "load_uci", "read_table"]
 

@@ -1,11 +1,12 @@
-"""The one place that knows ArviZ 0.x from 1.x when data are built."""
+"""The one place that knows ArviZ 0.x from 1.x when data are built or written."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Groups", "build"]
+__all__ = ["Groups", "build", "netcdf"]
 
 Groups = dict[str, dict[str, Any]]
 """NumPy arrays by group and variable."""
@@ -48,3 +49,28 @@ def build(
             data[group].dataset = dataset
     (data.posterior if old else data["posterior"]).attrs.update(attributes)
     return data
+
+
+def netcdf(data: Any) -> bytes:
+    """The content of a netCDF file, as ``data.to_netcdf(file)`` writes it.
+
+    It is made in memory, for the HDF5 library ends the process where a disk is full.
+
+    Args:
+        data: an InferenceData (ArviZ 0.x) or a DataTree (ArviZ 1.x).
+    """
+    import h5netcdf
+    import xarray
+    from xarray.backends import H5NetCDFStore
+
+    if hasattr(data, "subtree"):
+        groups = {n.path.strip("/"): n.to_dataset(inherit=False) for n in data.subtree}
+    else:
+        groups = {"": xarray.Dataset(attrs=data.attrs), **{n: data[n] for n in data.groups()}}
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        for name, dataset in groups.items():
+            store = H5NetCDFStore(file.create_group(name) if name else file, mode="w")
+            smaller = [k for k, v in dataset.variables.items() if v.dtype.kind in "biufc"]
+            dataset.dump_to_store(store, encoding={k: {"zlib": True} for k in smaller})
+    return buffer.getvalue()

@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import io
 import math
-import os
-import platform
 import shutil
-import subprocess
 import zipfile
 import zlib
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from pyronorm.diagnostics.arviz_versions import netcdf
 from pyronorm.errors import DataError, OptionError
+from pyronorm.files import (
+    BESIDE,
+    StrPath,
+    digest_of,
+    file_error,
+    make_folder,
+    only_run,
+    remove_leftovers,
+    write_file,
+)
+from pyronorm.study.environment import environment
+from pyronorm.study.records import read_record, write_record
 from pyronorm.study.study import Job, Outcome, Results, Study, file_name
 from pyronorm.study.table import Row
 
-__all__ = ["Folder", "environment"]
+__all__ = ["Folder"]
 
-_PACKAGES = ("pyronorm", "torch", "pyro-ppl", "arviz", "numpy")
 _RECORD = {"study": str, "settings": dict, "fingerprint": str, "command": str, "environment": dict}
 _REPORT = ("report.html", "report.md", "results.csv", "table-*.csv")
+_PARTS = ("jobs", "arviz", "plots")
 
 
 class Folder:
     """Files of a study: ``study.json``, and for each job ``jobs/KEY.json`` with its rows.
 
-    A job's JSON file is written last and moved into place, so a job is finished if and only if the
-    file is there; whatever was killed before leaves nothing that counts. Its arrays lie in
-    ``jobs/KEY.npz``, its ArviZ data in ``arviz/KEY-NAME.nc``, the traceback of a failure in
-    ``jobs/KEY.error.txt``.
+    Every file is written to the side and moved into place. A job's JSON file is written last. It holds
+    the fingerprint of the study's configuration, the checksums of the job's other files, and its own:
+    a job is finished if and only if all of them are there as they were written, for this
+    configuration; any other is run anew. Its arrays lie in ``jobs/KEY.npz``, its ArviZ data in
+    ``arviz/KEY-NAME.nc``, the traceback of a failure in ``jobs/KEY.error.txt``.
 
     Args:
         path: the folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._jobs = path / "jobs"
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path)
+        self._jobs = self.path / "jobs"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -59,11 +70,26 @@ class Folder:
                 "`pyronorm study NAME` makes one."
             )
         remedy = "choose another folder, or run the study anew with --force"
-        record = _read_json(file, remedy)
+        record = read_record(file, remedy)
         for key, kind in _RECORD.items():
             if not isinstance(record.get(key), kind):
                 raise DataError(f"{file} is damaged, it has no {key}: {remedy}.")
         return record
+
+    @contextmanager
+    def run(self, study: Study, command: str, force: bool = False) -> Iterator[None]:
+        """Context of the only run of a study in the folder; :meth:`start` is its beginning.
+
+        Raises:
+            OptionError: if the folder has results of another configuration or other files, or another
+                run works in it.
+            FileError: if the folder cannot be written.
+        """
+        self._refuse(study, force)
+        make_folder(self.path)
+        with only_run(self.path, study.name):
+            self.start(study, command, force)
+            yield
 
     def start(self, study: Study, command: str, force: bool = False) -> None:
         """Make the folder, or go on in one that an earlier run of the same configuration left.
@@ -75,74 +101,97 @@ class Folder:
 
         Raises:
             OptionError: if the folder has results of another configuration, or other files.
+            FileError: if the folder cannot be written.
         """
-        mine = study.configuration()
-        if self.path.exists() and not self.path.is_dir():
-            raise OptionError(f"{self.path} is a file; choose another --output.")
-        # A run that was killed at its very start leaves the record's first part alone.
-        there = {f.name for f in self.path.iterdir()} if self.path.is_dir() else set()
-        if "study.json" in there:
-            if force:
-                self._clear()
-            elif self.record["fingerprint"] != study.fingerprint():
-                raise OptionError(
-                    f"{self.path} has results of another configuration: "
-                    f"{_difference(self.record, mine)}. "
-                    "Choose another --output, or remove them with --force."
-                )
-        elif there - {"study.json.part"}:
-            raise OptionError(
-                f"{self.path} has files and no study.json; choose another --output, or an empty folder."
-            )
+        self._refuse(study, force)
+        make_folder(self.path)
+        remove_leftovers(self.path)
+        if force and (self.path / "study.json").exists():
+            self._clear()
         record = {
-            **mine,
+            **study.configuration(),
             "fingerprint": study.fingerprint(),
             "command": command,
             "environment": environment(),
         }
         # The record comes first: what has it can be gone on with.
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self.path / "study.json", record)
-        self._jobs.mkdir(exist_ok=True)
-        (self.path / "arviz").mkdir(exist_ok=True)
+        write_record(self.path / "study.json", record)
+        for part in ("jobs", "arviz"):
+            remove_leftovers(make_folder(self.path / part))
+
+    def _refuse(self, study: Study, force: bool) -> None:
+        """Refuse a folder of another configuration, and one that is none of a study."""
+        if self.path.exists() and not self.path.is_dir():
+            raise OptionError(f"{self.path} is a file; choose another --output.")
+        there = {f.name for f in self.path.iterdir()} if self.path.is_dir() else set()
+        if "study.json" in there:
+            if not force and self.record["fingerprint"] != study.fingerprint():
+                raise OptionError(
+                    f"{self.path} has results of another configuration: "
+                    f"{_difference(self.record, study.configuration())}. "
+                    "Choose another --output, or remove them with --force."
+                )
+        # A run that was killed at its very start leaves its lock, and the record's first part.
+        elif {name for name in there - BESIDE if not name.startswith(".study.json.")}:
+            raise OptionError(
+                f"{self.path} has files and no study.json; choose another --output, or an empty folder."
+            )
 
     def _clear(self) -> None:
-        """Remove what studies write; study.json stays, to be replaced."""
-        for part in ("jobs", "arviz", "plots"):
-            shutil.rmtree(self.path / part, ignore_errors=True)
-        for pattern in _REPORT:
-            for file in self.path.glob(pattern):
-                file.unlink()
+        """Remove what studies write; study.json stays, to be replaced.
 
-    def finished(self, job: Job) -> bool:
-        """Whether the job's results are there."""
-        return (self._jobs / f"{job.key}.json").is_file()
+        A link is removed, and what it leads to is not: it may be another study's.
+        """
+        parts = [self.path / part for part in _PARTS]
+        files = [file for pattern in _REPORT for file in self.path.glob(pattern)]
+        for place in parts + files:
+            try:
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink(missing_ok=True)
+            except OSError as error:
+                raise file_error(place, error) from error
 
-    def write(self, job: Job, outcome: Outcome, seconds: float) -> None:
+    def finished(self, study: Study, job: Job) -> bool:
+        """Whether the job's results are there, whole, and of this configuration."""
+        if not self._record(job).is_file():
+            return False
+        try:
+            self._verified(study, job)
+        except DataError:
+            return False
+        return True
+
+    def write(self, study: Study, job: Job, outcome: Outcome, seconds: float) -> None:
         """Keep what a job found.
 
         Raises:
             DataError: if an array holds Python objects.
+            FileError: if a file cannot be written.
         """
-        npz = self._jobs / f"{job.key}.npz"
-        npz.unlink(missing_ok=True)  # of an earlier try
+        content: dict[Path, bytes] = {}
         if outcome.arrays:
             for name, array in outcome.arrays.items():
                 if np.asarray(array).dtype.hasobject:
                     raise DataError(f"{job}: array {name!r} holds Python objects, not numbers.")
-            part = npz.with_name(npz.name + ".part")
-            with part.open("wb") as file:
-                np.savez_compressed(file, **dict[str, Any](outcome.arrays))
-            part.replace(npz)
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **dict[str, Any](outcome.arrays))
+            content[self._arrays(job)] = buffer.getvalue()
         for name, idata in outcome.idatas.items():
-            idata.to_netcdf(str(self._arviz(job, name)))
+            content[self._arviz(job, name)] = netcdf(idata)
         record = {
             "job": job.name,
             "seed": job.seed,
+            "fingerprint": study.fingerprint(),
             "seconds": seconds,
             "environment": environment(),
             "note": outcome.note,
             "arviz": list(outcome.idatas),
+            "files": {
+                file.relative_to(self.path).as_posix(): hashlib.sha256(value).hexdigest()
+                for file, value in content.items()
+            },
             "rows": [
                 {
                     "method": row.method,
@@ -152,60 +201,112 @@ class Folder:
                 for row in outcome.rows
             ],
         }
-        _write_json(self._jobs / f"{job.key}.json", record)
-        self._error(job).unlink(missing_ok=True)
+        # Of an earlier try, whose files are about to change.
+        self._remove(self._record(job), self._arrays(job))
+        for file, value in content.items():
+            write_file(file, value)
+        write_record(self._record(job), record)
+        self._remove(self._error(job))
 
     def fail(self, job: Job, reason: str, traceback: str = "") -> None:
-        """Note that a job failed, in one line and at length; it is tried again the next time."""
+        """Note that a job failed, in one line and at length; it is tried again the next time.
+
+        Raises:
+            FileError: if the note cannot be written.
+        """
+        self._remove(self._record(job))  # of an earlier try
         text = " ".join(reason.split()) + "\n\n" + traceback
-        self._error(job).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_file(self._error(job), text.encode(errors="backslashreplace"))
 
     def failed(self, job: Job) -> bool:
         """Whether a failure of the job is noted."""
         return self._error(job).is_file()
 
+    def failure(self, job: Job) -> str | None:
+        """What the job failed with, in one line; None if no failure is noted."""
+        if not self.failed(job):
+            return None
+        text = self._error(job).read_text(encoding="utf-8", errors="replace")
+        return text.partition("\n")[0] or "for a reason unknown"
+
     def results(self, study: Study) -> Results:
         """What the finished jobs of a study found.
 
         Raises:
-            DataError: if a file of theirs is damaged.
+            DataError: if a file of theirs is damaged, missing, or of another configuration.
         """
         rows: list[Row] = []
         arrays, arviz, seconds, failures = {}, {}, {}, {}
         environments: dict[Job, dict[str, str]] = {}
         notes: dict[Job, str] = {}
         for job in study.jobs():
-            file = self._jobs / f"{job.key}.json"
-            if not file.is_file():
-                if self.failed(job):
-                    text = self._error(job).read_text(encoding="utf-8", errors="replace")
-                    failures[job] = text.partition("\n")[0] or "for a reason unknown"
+            if not self._record(job).is_file():
+                failure = self.failure(job)
+                if failure is not None:
+                    failures[job] = failure
                 continue
-            again = f"remove it, and run the study again: it then runs {job} anew"
-            record = _read_json(file, again)
-            try:
-                rows += [
-                    Row(r["method"], job.seed, _numbers(r["values"]), _conditions(r["condition"]))
-                    for r in record["rows"]
-                ]
-                seconds[job] = float(record["seconds"])
-                environments[job] = dict(record["environment"])
-                if record["note"]:
-                    notes[job] = record["note"]
-                arviz[job] = {name: self._arviz(job, name) for name in record["arviz"]}
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise DataError(f"{file} is damaged ({error!r}): {again}.") from None
-            npz = self._jobs / f"{job.key}.npz"
-            if npz.is_file():
+            record = self._verified(study, job)
+            rows += _rows(record, job)
+            seconds[job] = float(record["seconds"])
+            environments[job] = dict(record["environment"])
+            if record["note"]:
+                notes[job] = str(record["note"])
+            arviz[job] = {name: self._arviz(job, name) for name in record["arviz"]}
+            npz = self._arrays(job)
+            if npz.relative_to(self.path).as_posix() in record["files"]:
                 try:
                     with npz.open("rb") as opened, np.load(opened, allow_pickle=False) as there:
                         arrays[job] = dict(there)
                 except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                    raise DataError(
-                        f"{npz} is damaged ({error}): remove it with {file.name}, and run the study "
-                        f"again: it then runs {job} anew."
-                    ) from None
+                    raise DataError(f"{npz} is damaged ({error}): {_again(job)}.") from None
         return Results(rows, arrays, arviz, seconds, failures, environments, notes)
+
+    def _verified(self, study: Study, job: Job) -> dict[str, Any]:
+        """The record of a finished job, if it and the files that it names are as they were written."""
+        file = self._record(job)
+        record = read_record(file, _again(job))
+        there = record.get("fingerprint")
+        if there != study.fingerprint():
+            raise DataError(
+                f"{file} is of configuration {there}, the study's is {study.fingerprint()}: "
+                f"{_again(job)}."
+            )
+        try:
+            _rows(record, job)
+            float(record["seconds"])
+            dict(record["environment"].items())
+            files = {self.path / name: digest for name, digest in record["files"].items()}
+            named = {self._arviz(job, name) for name in record["arviz"]}
+            if record["note"] is None or not named <= files.keys() <= {*named, self._arrays(job)}:
+                raise ValueError("its files are not those of the job")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{file} is damaged ({error!r}): {_again(job)}.") from None
+        for one, digest in files.items():
+            try:
+                whole = digest_of(one) == digest
+            except OSError as error:
+                raise DataError(
+                    f"{one} cannot be read ({error.strerror}): {_again(job)}."
+                ) from None
+            if not whole:
+                raise DataError(
+                    f"{one} is damaged or of another run, its checksum is not the one in {file.name}: "
+                    f"{_again(job)}."
+                )
+        return record
+
+    def _remove(self, *files: Path) -> None:
+        for file in files:
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise file_error(file, error) from error
+
+    def _record(self, job: Job) -> Path:
+        return self._jobs / f"{job.key}.json"
+
+    def _arrays(self, job: Job) -> Path:
+        return self._jobs / f"{job.key}.npz"
 
     def _error(self, job: Job) -> Path:
         return self._jobs / f"{job.key}.error.txt"
@@ -214,36 +315,15 @@ class Folder:
         return self.path / "arviz" / f"{job.key}-{file_name(name)}.nc"
 
 
-def environment() -> dict[str, str]:
-    """Versions, machine and commit that results come from."""
-    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
-        "torch": torch.__version__,  # with its build
-        "machine": platform.machine(),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        **gpu,
-        "commit": _commit(),
-    }
+def _again(job: Job) -> str:
+    return f"run the study again, it then runs {job} anew"
 
 
-def _commit() -> str:
-    """The commit of the source that runs, with a ``+`` if it has been changed; else the release."""
-    file = Path(__file__)
-    git = ["git", "-C", str(file.parent)]
-    options = {"capture_output": True, "text": True, "timeout": 10}
-    try:
-        # Installed inside another project's clone, this file is none of its files.
-        mine = subprocess.run([*git, "ls-files", "--error-unmatch", file.name], **options)  # type: ignore[call-overload]
-        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], **options)  # type: ignore[call-overload]
-        changed = subprocess.run([*git, "status", "--porcelain", "--", ".."], **options)  # type: ignore[call-overload]
-    except (OSError, subprocess.SubprocessError):
-        return "release"
-    if mine.returncode or head.returncode or changed.returncode:
-        return "release"
-    return str(head.stdout.strip()) + ("+" if changed.stdout.strip() else "")
+def _rows(record: Mapping[str, Any], job: Job) -> list[Row]:
+    return [
+        Row(r["method"], job.seed, _numbers(r["values"]), _conditions(r["condition"]))
+        for r in record["rows"]
+    ]
 
 
 def _difference(there: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
@@ -267,37 +347,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _read_json(file: Path, remedy: str) -> dict[str, Any]:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # neither text nor JSON
-        raise DataError(f"{file} cannot be read as JSON ({error}): {remedy}.") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{file} is damaged, it has no JSON object: {remedy}.")
-    return record
-
-
-def _write_json(file: Path, record: Mapping[str, Any]) -> None:
-    """Write and move into place: the file is whole or not there."""
-    part = file.with_name(file.name + ".part")
-    text = json.dumps(_finite(record), indent=1, allow_nan=False)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(file)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null, and a string. NumPy's numbers become Python's."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

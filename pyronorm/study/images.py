@@ -29,9 +29,8 @@ def load_images(
         num_test: test images to keep; None for all.
     """
     split_seed = seed if name == "digits" else 0  # the others come with a split
-    return _load(name, split_seed, place.data_root, place.allow_incomplete).subset(
-        num_train, num_test, seed
-    )
+    root = None if place.data_root is None else Path(place.data_root)
+    return _load(name, split_seed, root, place.allow_incomplete).subset(num_train, num_test, seed)
 
 
 @lru_cache(maxsize=2)  # reading takes seconds, and jobs of a study read the same files

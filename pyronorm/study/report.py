@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pyronorm.errors import OptionError
+from pyronorm.files import StrPath, make_folder, visible, write_file
 from pyronorm.study.folder import Folder
 from pyronorm.study.study import Plot, Results, Section, Study, file_name
 from pyronorm.study.table import Better, Cell, Column, Table, frame, summarize
@@ -110,11 +112,12 @@ def format_table(table: Table) -> Rendered:
     )
 
 
-def write_report(study: Study, path: Path) -> Path:
+def write_report(study: Study, path: StrPath) -> Path:
     """Write ``report.html``, ``report.md``, ``table-N.csv``, ``results.csv`` and ``plots/``.
 
-    The HTML page is self-contained: style and plots are in it. It names question, tables with spread
-    and significance, definitions, command and environment, and what failed or is missing.
+    The HTML page is self-contained: style and plots are in it, and no other image is loaded. It names
+    question, tables with spread and significance, definitions, command and environment, and what
+    failed or is missing.
 
     Args:
         study: the study.
@@ -126,33 +129,38 @@ def write_report(study: Study, path: Path) -> Path:
     Raises:
         DataError: if the folder is not that of a study, or a file in it is damaged.
         OptionError: if two plots have the same name.
+        FileError: if the report cannot be written.
     """
     folder = Folder(path)
     record = folder.record
     results = folder.results(study)
-    for old in [*path.glob("table-*.csv"), *path.glob("plots/*.png"), path / "results.csv"]:
-        old.unlink(missing_ok=True)  # of an earlier report
-    (path / "plots").mkdir(exist_ok=True)
     sections = study.sections(results) if results.rows else []
     rendered = [
         (section, [format_table(table) for table in section.tables]) for section in sections
     ]
     tables = [table for _, found in rendered for table in found]
-    for number, table in enumerate(tables, 1):
-        _write_csv(table, path / f"table-{number}.csv")
-    if results.rows:
-        frame(results.rows).to_csv(path / "results.csv", index=False)
     plots = [plot for section in sections for plot in section.plots]
     if len({_image(plot) for plot in plots}) < len(plots):
         raise OptionError(f"report: two plots of {study.name} have the same name.")
-    for plot in plots:
-        _save(plot, path / _image(plot))
+    content: dict[str, str | bytes] = {
+        f"table-{number}.csv": _csv(table) for number, table in enumerate(tables, 1)
+    }
+    if results.rows:
+        content["results.csv"] = frame(results.rows).to_csv(index=False)
+    images = {_image(plot): _png(plot) for plot in plots}
     remarks = _remarks(study, results)
     facts = _facts(record, results)
-    (path / "report.md").write_text(_markdown(study, rendered, facts, remarks), encoding="utf-8")
-    html = path / "report.html"
-    html.write_text(_html(study, rendered, facts, remarks, path), encoding="utf-8")
-    return html
+    content |= images
+    content["report.md"] = _markdown(study, rendered, facts, remarks)
+    content["report.html"] = _html(study, rendered, facts, remarks, images)
+    make_folder(folder.path / "plots")
+    for name, value in content.items():
+        write_file(folder.path / name, value)
+    for pattern in ("table-*.csv", "plots/*.png", "results.csv"):
+        for old in folder.path.glob(pattern):
+            if old.relative_to(folder.path).as_posix() not in content:
+                old.unlink(missing_ok=True)  # of an earlier report
+    return folder.path / "report.html"
 
 
 def _remarks(study: Study, results: Results) -> list[str]:
@@ -161,7 +169,7 @@ def _remarks(study: Study, results: Results) -> list[str]:
     missing = [job for job in jobs if job not in results.seconds and job not in results.failures]
     done = len(results.seconds)
     remarks = [
-        note if number == done else f"{note} ({number} of {done} jobs)"
+        _escape(note) if number == done else f"{_escape(note)} ({number} of {done} jobs)"
         for note, number in Counter(results.notes.values()).items()
     ]
     remarks += [
@@ -178,7 +186,8 @@ def _remarks(study: Study, results: Results) -> list[str]:
         values = {there.get(name, "none") for there in results.environments.values()}
         if len(values) > 1:
             what = "versions of the code" if name == "commit" else f"environments, {name}"
-            remarks.append(f"The jobs ran with different {what}: {', '.join(sorted(values))}.")
+            differing = ", ".join(map(_escape, sorted(values)))
+            remarks.append(f"The jobs ran with different {_escape(what)}: {differing}.")
     return remarks
 
 
@@ -196,7 +205,7 @@ def _facts(record: dict[str, Any], results: Results) -> dict[str, str]:
     }
 
 
-def _write_csv(table: Rendered, file: Path) -> None:
+def _csv(table: Rendered) -> str:
     """Labels, and of each column mean and standard deviation with all their digits."""
     import pandas as pd
 
@@ -205,7 +214,8 @@ def _write_csv(table: Rendered, file: Path) -> None:
         [*line[: table.labels], *(x for cell in cells for x in (cell.mean, cell.sd))]
         for line, cells in zip(table.lines, table.cells, strict=True)
     ]
-    pd.DataFrame(lines, columns=[*table.headings[: table.labels], *names]).to_csv(file, index=False)
+    made = pd.DataFrame(lines, columns=[*table.headings[: table.labels], *names])
+    return str(made.to_csv(index=False))
 
 
 def _image(plot: Plot) -> str:
@@ -214,25 +224,35 @@ def _image(plot: Plot) -> str:
 
 def _escape(text: str) -> str:
     """Text as Markdown that shows it as it is, in a table too."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(text.split()))
+    shown = re.sub(r"([\\`*_{}\[\]<>|~#]|&(?=#?\w+;))", r"\\\1", _line(text))
+    # What would begin a list or a rule.
+    start = re.match(r"([-+=]|\d+[.)])(?=[-= ]|$)", shown)
+    return f"{start[0][:-1]}\\{shown[start.end() - 1 :]}" if start else shown
+
+
+def _line(text: str) -> str:
+    """Text in one line, without control characters."""
+    return visible(" ".join(text.split()))
 
 
 def _code(text: str) -> str:
     """Text as code in Markdown: between more backticks than it has in a row."""
-    text = " ".join(text.split())
+    text = _line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text[:1] == "`" or text[-1:] == "`" else ""
     return f"{fence}{space}{text}{space}{fence}" if text else ""
 
 
-def _save(plot: Plot, file: Path) -> None:
+def _png(plot: Plot) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=plot.size, layout="constrained")
     FigureCanvasAgg(figure)
     plot.draw(figure)
-    figure.savefig(file, dpi=150)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
 
 
 def _marked(table: Rendered) -> list[list[str]]:
@@ -273,7 +293,7 @@ def _markdown(
         parts += ["## Definitions"]
         parts += ["\n".join(f"- **{_escape(n)}**: {_escape(d)}" for n, d in definitions.items())]
     parts += ["## How it was made"]
-    parts += ["\n".join(f"- {name}: {_code(text)}" for name, text in facts.items())]
+    parts += ["\n".join(f"- {_escape(name)}: {_code(text)}" for name, text in facts.items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -282,20 +302,20 @@ def _html(
     rendered: Sequence[tuple[Section, Sequence[Rendered]]],
     facts: dict[str, str],
     remarks: Sequence[str],
-    path: Path,
+    images: Mapping[str, bytes],
 ) -> str:
     from jinja2 import Environment, StrictUndefined
     from markdown_it import MarkdownIt
 
-    markdown = MarkdownIt("commonmark", {"html": False})  # an error's text may look like a tag
+    # An error's text may look like a tag; an image from elsewhere tells who reads the page.
+    markdown = MarkdownIt("commonmark", {"html": False}).disable("image")
     template = (files("pyronorm.study") / "report.html.jinja").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["markdown"] = markdown.render
     environment.filters["inline"] = markdown.renderInline
 
     def image(plot: Plot) -> str:
-        data = (path / _image(plot)).read_bytes()
-        return "data:image/png;base64," + base64.b64encode(data).decode()
+        return "data:image/png;base64," + base64.b64encode(images[_image(plot)]).decode()
 
     return environment.from_string(template).render(
         study=study,

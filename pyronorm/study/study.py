@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
+from pyronorm.files import StrPath
 from pyronorm.study.table import Row, Table
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Place:
         allow_incomplete: also take copies of data sets that lack images; the report says so.
     """
 
-    data_root: Path | None = None
+    data_root: StrPath | None = None
     device: str = "auto"
     allow_incomplete: bool = False
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyro
 import torch
 
-from pyronorm.errors import DataError
+from pyronorm.errors import DataError, FileError
 from pyronorm.study import (
     Better,
     Column,
@@ -55,6 +55,7 @@ class FakeSettings:
     Attributes:
         trouble: what goes wrong in a job, by method and seed.
         seconds: how long a job takes.
+        numbers: how many numbers a job's array has, by method; else 6.
     """
 
     methods: tuple[str, ...] = ("a/x", "b/y")
@@ -64,6 +65,7 @@ class FakeSettings:
     inner: Inner = field(default_factory=Inner)
     trouble: tuple[tuple[str, int, str], ...] = ()
     seconds: float = 0.0
+    numbers: tuple[tuple[str, int], ...] = ()
 
 
 def _raise(error: BaseException) -> None:
@@ -75,6 +77,8 @@ _TROUBLE: Mapping[str, Callable[[], object]] = {
     "library": lambda: _raise(DataError("<script>alert('|')</script> `code` *star* [x](y)")),
     "surrogate": lambda: _raise(OSError("no file caf\udce9")),
     "silent": lambda: _raise(KeyError()),
+    "sys.exit": lambda: sys.exit(3),
+    "file": lambda: _raise(FileError("its own")),
     "exit": lambda: os._exit(3),
     "quiet": lambda: os._exit(0),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -99,12 +103,13 @@ class Fake(Study):
     def run(self, job: Job, place: Place) -> Outcome:
         settings = self.settings
         if place.data_root is not None:
-            with (place.data_root / f"{job.key}.runs").open("a") as file:
+            root = Path(place.data_root)
+            with (root / f"{job.key}.runs").open("a") as file:
                 file.write(f"{os.getpid()}\n")
-            healed = (place.data_root / "healed").exists()
+            healed = (root / "healed").exists()
         else:
             healed = False
-        hurried = place.data_root is None or not (place.data_root / "unhurried").exists()
+        hurried = place.data_root is None or not (Path(place.data_root) / "unhurried").exists()
         time.sleep(settings.seconds if hurried else 0)
         for method, seed, trouble in settings.trouble:
             if (method, seed) == (job.name, job.seed) and not healed:
@@ -117,7 +122,8 @@ class Fake(Study):
             "threads": float(torch.get_num_threads()),
         }
         row = Row(job.name, job.seed, values, {"size": settings.size or 0})
-        return Outcome([row], {"draws/1": torch.randn(2, 3).numpy()})
+        size = dict(settings.numbers).get(job.name, 6) // 2
+        return Outcome([row], {"draws/1": torch.randn(2, size).numpy()})
 
     def sections(self, results: Results) -> Sequence[Section]:
         table = Table("Numbers", results.rows, COLUMNS, baseline=self.settings.methods[0])

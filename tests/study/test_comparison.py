@@ -149,7 +149,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Spy, Fol
             outcome = STUDY.run(job, PLACE)
             spy.calls[job].idatas = dict(outcome.idatas)
             written = {n: idata for n, idata in outcome.idatas.items() if n in WRITTEN}
-            folder.write(job, replace(outcome, idatas=written), 1.0)
+            folder.write(STUDY, job, replace(outcome, idatas=written), 1.0)
     return folder.results(STUDY), spy, folder
 
 
@@ -430,7 +430,7 @@ def test_a_partial_folder_has_a_report(
     folder = Folder(tmp_path)
     folder.start(STUDY, "")
     rows = [row for row in results.rows if row.method == "group/fixed" and row.seed == 0]
-    folder.write(Job("group/fixed", 0), Outcome(rows, {"y": np.array([1])}), 1.0)
+    folder.write(STUDY, Job("group/fixed", 0), Outcome(rows, {"y": np.array([1])}), 1.0)
     text = write_report(STUDY, tmp_path).read_text(encoding="utf-8")
     assert f"{2 * len(TRAININGS) - 1} of {2 * len(TRAININGS)} jobs have not been run yet" in text
     assert "plots/nll.png" in (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-import pyronorm as pn
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import DataError, FileError, OptionError
 from pyronorm.study import Folder, Job, Outcome, Row
-from pyronorm.study import folder as module
+from pyronorm.study.records import read_record, write_record
+from tests.limits import files_no_larger_than
 from tests.study.fakes import Inner, fake
 
 STUDY = fake(seeds=(3, 1))
@@ -47,83 +46,70 @@ def listing(path: Path) -> list[str]:
 
 
 def test_finished_if_and_only_if_the_json_is_there(folder: Folder) -> None:
-    assert not any(map(folder.finished, JOBS))
-    folder.write(JOBS[0], OUTCOME, 1.0)
-    assert [folder.finished(job) for job in JOBS] == [True, False, False, False]
+    assert not any(folder.finished(STUDY, job) for job in JOBS)
+    folder.write(STUDY, JOBS[0], OUTCOME, 1.0)
+    assert [folder.finished(STUDY, job) for job in JOBS] == [True, False, False, False]
     (folder.path / "jobs" / f"{JOBS[0].key}.json").unlink()
-    assert not folder.finished(JOBS[0])
+    assert not folder.finished(STUDY, JOBS[0])
     assert folder.results(STUDY).rows == []
 
 
-def test_a_job_is_not_finished_before_its_arrays_and_arviz_data(
+def test_a_job_is_not_finished_before_all_its_files_are_there(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-
-    class Idata:
-        def to_netcdf(self, name: str) -> None:
-            seen.append(folder.finished(JOBS[0]))
-            Path(name).write_text("x")
-
-    write = module._write_json
-
-    def spied(file: Path, record: dict[str, Any]) -> None:
-        seen.append((folder.path / "jobs" / f"{JOBS[0].key}.npz").is_file())
-        seen.append(listing(folder.path / "arviz"))
-        write(file, record)
-
-    monkeypatch.setattr(module, "_write_json", spied)
-    folder.write(JOBS[0], Outcome(OUTCOME.rows, {"p": np.ones(3)}, {"a/x": Idata()}), 1.0)
-    assert seen == [False, True, ["a-x-seed3-a-x.nc"]]
-    assert folder.finished(JOBS[0])
-
-
-def test_what_cannot_be_written_leaves_the_job_unfinished(folder: Folder) -> None:
-    class Idata:
-        def to_netcdf(self, name: str) -> None:
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        folder.write(JOBS[0], Outcome(OUTCOME.rows, {}, {"a/x": Idata()}), 1.0)
-    assert not folder.finished(JOBS[0])
-
-
-@pytest.mark.parametrize("where", ["text", "move"])
-def test_a_file_is_whole_or_not_there(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    folder.write(JOBS[0], OUTCOME, 1.0)
-    before = (folder.path / "jobs" / f"{JOBS[0].key}.json").read_bytes()
-    write, replace = Path.write_text, Path.replace
+    """Killed before any of the renames, and at the first try or the second, nothing counts."""
+    outcome = Outcome(OUTCOME.rows, {"p": np.ones(3)}, {"a/x": exported(np.ones((1, 3)))})
+    replace = Path.replace
 
     class Stop(BaseException):
         pass
 
-    def half(path: Path, text: str, **options: Any) -> int:
-        write(path, text[: len(text) // 2], **options)
-        raise Stop
+    for _ in range(2):
+        for last in range(3):
+            calls = 0
 
-    def stop(path: Path, target: Path) -> Path:
-        if path.name.endswith(".json.part"):
-            raise Stop
-        return replace(path, target)
+            def counted(self: Path, target: Path, last: int = last) -> Path:
+                nonlocal calls
+                calls += 1
+                if calls > last:
+                    raise Stop
+                return replace(self, target)
 
-    if where == "text":
-        monkeypatch.setattr(Path, "write_text", half)
-    else:
-        monkeypatch.setattr(Path, "replace", stop)
-    for job in JOBS[:2]:
-        with pytest.raises(Stop):
-            folder.write(job, Outcome([Row("b/y", 3, {"nll": 9.0})]), 1.0)
-    monkeypatch.undo()
-    assert (folder.path / "jobs" / f"{JOBS[0].key}.json").read_bytes() == before
-    assert not folder.finished(JOBS[1])
+            monkeypatch.setattr(Path, "replace", counted)
+            with pytest.raises(Stop):
+                folder.write(STUDY, JOBS[0], outcome, 1.0)
+            assert not folder.finished(STUDY, JOBS[0])
+            assert folder.results(STUDY).rows == []
+        monkeypatch.undo()
+        folder.write(STUDY, JOBS[0], outcome, 1.0)
+        assert folder.finished(STUDY, JOBS[0])
+    assert not list(folder.path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_000, 60_000])
+def test_a_full_disk_is_one_clear_line_and_leaves_the_job_unfinished(
+    folder: Folder, limit: int
+) -> None:
+    """Where the system refuses to write more; HDF5 would end the process."""
+    generator = np.random.default_rng(0)
+    outcome = Outcome(
+        OUTCOME.rows,
+        {"p": generator.normal(size=2_000)},
+        {"a/x": exported(generator.normal(size=(2, 5_000)))},
+    )
+    with files_no_larger_than(limit), pytest.raises(FileError) as error:
+        folder.write(STUDY, JOBS[0], outcome, 1.0)
+    assert "cannot be written, File too large." in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not folder.finished(STUDY, JOBS[0])
+    folder.write(STUDY, JOBS[0], outcome, 1.0)
+    assert folder.finished(STUDY, JOBS[0])
 
 
 def test_arrays_of_an_earlier_try_do_not_count(folder: Folder) -> None:
-    folder.write(JOBS[0], Outcome(OUTCOME.rows, {"p": np.ones(3)}), 1.0)
+    folder.write(STUDY, JOBS[0], Outcome(OUTCOME.rows, {"p": np.ones(3)}), 1.0)
     (folder.path / "jobs" / f"{JOBS[0].key}.json").unlink()
-    folder.write(JOBS[0], OUTCOME, 1.0)
+    folder.write(STUDY, JOBS[0], OUTCOME, 1.0)
     assert JOBS[0] not in folder.results(STUDY).arrays
 
 
@@ -132,6 +118,8 @@ def test_arrays_of_an_earlier_try_do_not_count(folder: Folder) -> None:
 
 def test_the_record(folder: Folder) -> None:
     record = strict_json(folder.path / "study.json")
+    checksum = record.pop("checksum")
+    assert len(checksum) == 64
     assert record == folder.record
     assert record["study"] == "fake"
     assert record["settings"]["seeds"] == [3, 1]
@@ -152,17 +140,17 @@ def test_the_record(folder: Folder) -> None:
 
 
 def test_the_same_configuration_goes_on(folder: Folder) -> None:
-    folder.write(JOBS[0], OUTCOME, 1.0)
+    folder.write(STUDY, JOBS[0], OUTCOME, 1.0)
     Folder(folder.path).start(STUDY, "again")
-    assert folder.finished(JOBS[0])
+    assert folder.finished(STUDY, JOBS[0])
     assert folder.record["command"] == "again"
 
 
 def test_more_seeds_go_on(folder: Folder) -> None:
-    folder.write(JOBS[0], OUTCOME, 1.0)
+    folder.write(STUDY, JOBS[0], OUTCOME, 1.0)
     more = fake(seeds=(0, 3))
     folder.start(more, "more")
-    assert [job for job in more.jobs() if folder.finished(job)] == [Job("a/x", 3)]
+    assert [job for job in more.jobs() if folder.finished(STUDY, job)] == [Job("a/x", 3)]
     assert folder.record["settings"]["seeds"] == [0, 3]
 
 
@@ -192,13 +180,13 @@ def test_a_setting_that_one_version_lacks_is_named(folder: Folder) -> None:
     record = folder.record
     del record["settings"]["size"]
     record["fingerprint"] = "00000000"
-    (folder.path / "study.json").write_text(json.dumps(record))
+    write_record(folder.path / "study.json", record)
     with pytest.raises(OptionError, match="size is not a setting there, None here"):
         folder.start(STUDY, "")
 
 
 def test_force_removes_what_studies_write_and_nothing_else(folder: Folder) -> None:
-    folder.write(JOBS[0], Outcome(OUTCOME.rows, {"p": np.ones(3)}), 1.0)
+    folder.write(STUDY, JOBS[0], Outcome(OUTCOME.rows, {"p": np.ones(3)}), 1.0)
     written = ("report.html", "report.md", "results.csv", "table-1.csv", "plots/nll.png")
     mine = ("notes.md", "data.json", "own.csv", "table.csv", "figures/mine.png")
     for name in written + mine:
@@ -208,7 +196,7 @@ def test_force_removes_what_studies_write_and_nothing_else(folder: Folder) -> No
     folder.start(other, "", force=True)
     assert listing(folder.path) == sorted(("study.json", *mine))
     assert folder.record["fingerprint"] == other.fingerprint()
-    assert not folder.finished(JOBS[0])
+    assert not folder.finished(STUDY, JOBS[0])
 
 
 def test_force_on_a_damaged_record(folder: Folder) -> None:
@@ -255,7 +243,7 @@ def test_a_start_that_was_killed_can_be_repeated(
             ended = _killed_at(path, last, patch)
         Folder(path).start(STUDY, "again", force)
         assert Folder(path).record["command"] == "again"
-        Folder(path).write(JOBS[0], Outcome(OUTCOME.rows, {"p": np.ones(2)}), 1.0)
+        Folder(path).write(STUDY, JOBS[0], Outcome(OUTCOME.rows, {"p": np.ones(2)}), 1.0)
         if ended:
             break
     assert last > 3
@@ -280,7 +268,7 @@ def _killed_at(path: Path, last: int, patch: pytest.MonkeyPatch) -> bool:
 
         patch.setattr(Path, name, call)
 
-    for name in ("write_text", "replace", "mkdir"):
+    for name in ("unlink", "replace", "mkdir"):
         counted(name)
     try:
         Folder(path).start(STUDY, "first")
@@ -316,7 +304,7 @@ def test_a_damaged_record(folder: Folder, text: str | bytes) -> None:
 def test_a_record_without_a_part(folder: Folder, key: str) -> None:
     record = folder.record
     del record[key]
-    (folder.path / "study.json").write_text(json.dumps(record))
+    write_record(folder.path / "study.json", record)
     with pytest.raises(DataError, match=f"no {key}"):
         _ = folder.record
 
@@ -333,7 +321,7 @@ def test_rows_come_back_in_the_order_of_the_jobs(folder: Folder) -> None:
         for i, job in enumerate(JOBS)
     }
     for job in reversed(JOBS):
-        folder.write(job, Outcome(rows[job]), 1.5 + job.seed)
+        folder.write(STUDY, job, Outcome(rows[job]), 1.5 + job.seed)
     results = folder.results(STUDY)
     assert list(results.rows) == [row for job in JOBS for row in rows[job]]
     assert results.seconds == {job: 1.5 + job.seed for job in JOBS}
@@ -344,7 +332,7 @@ def test_rows_come_back_in_the_order_of_the_jobs(folder: Folder) -> None:
 
 
 def test_jobs_of_other_seeds_are_left_out(folder: Folder) -> None:
-    folder.write(JOBS[0], OUTCOME, 1.0)
+    folder.write(STUDY, JOBS[0], OUTCOME, 1.0)
     folder.start(fake(seeds=(1,)), "")
     assert folder.results(fake(seeds=(1,))).rows == []
     assert len(folder.results(STUDY).rows) == 1
@@ -353,7 +341,7 @@ def test_jobs_of_other_seeds_are_left_out(folder: Folder) -> None:
 def test_values_that_are_not_finite(folder: Folder) -> None:
     values = {"nan": math.nan, "inf": math.inf, "minus": -math.inf, "tiny": 5e-324, "int": 3}
     row = Row("a/x", 3, values, {"n": math.inf, "m": -math.inf, "text": "nan", "k": 0.1})
-    folder.write(JOBS[0], Outcome([row]), 1.0)
+    folder.write(STUDY, JOBS[0], Outcome([row]), 1.0)
     strict_json(folder.path / "jobs" / f"{JOBS[0].key}.json")
     (back,) = folder.results(STUDY).rows
     assert math.isnan(back.values["nan"])
@@ -375,7 +363,7 @@ def test_numbers_of_numpy_and_torch(folder: Folder, unchecked: None) -> None:
         "tensor": torch.tensor(0.25),
     }
     condition = {"n": np.int64(32), "s": np.float32(0.5)}
-    folder.write(JOBS[0], Outcome([Row("a/x", 3, values, condition)]), 1.0)
+    folder.write(STUDY, JOBS[0], Outcome([Row("a/x", 3, values, condition)]), 1.0)
     (back,) = folder.results(STUDY).rows
     assert back.values == pytest.approx(
         {"half": 0.5, "nan": math.nan, "long": 7.0, "tensor": 0.25}, nan_ok=True
@@ -392,7 +380,7 @@ def test_arrays_come_back(folder: Folder) -> None:
         "names": np.array(["a/x", "β"]),
         "scalar": np.array(np.nan),
     }
-    folder.write(JOBS[0], Outcome(OUTCOME.rows, arrays), 1.0)
+    folder.write(STUDY, JOBS[0], Outcome(OUTCOME.rows, arrays), 1.0)
     back = folder.results(STUDY).arrays
     assert list(back) == [JOBS[0]]
     assert list(back[JOBS[0]]) == list(arrays)
@@ -404,8 +392,8 @@ def test_arrays_come_back(folder: Folder) -> None:
 def test_arrays_of_objects_are_refused(folder: Folder) -> None:
     arrays = {"p": np.ones(2), "texts": np.array([None, "x"], dtype=object)}
     with pytest.raises(DataError, match="'texts' holds Python objects"):
-        folder.write(JOBS[0], Outcome(OUTCOME.rows, arrays), 1.0)
-    assert not folder.finished(JOBS[0])
+        folder.write(STUDY, JOBS[0], Outcome(OUTCOME.rows, arrays), 1.0)
+    assert not folder.finished(STUDY, JOBS[0])
 
 
 def exported(z: np.ndarray) -> Any:
@@ -420,7 +408,7 @@ def test_arviz_data_come_back_under_their_names(folder: Folder) -> None:
             name: exported(np.full((1, 3), 10.0 * i + k))
             for k, name in enumerate(("batch/mcbn", "weight/fixed"))
         }
-        folder.write(job, Outcome(OUTCOME.rows, {}, made[job]), 1.0)
+        folder.write(STUDY, job, Outcome(OUTCOME.rows, {}, made[job]), 1.0)
     found = folder.results(STUDY).arviz
     files = [file for job in JOBS[:2] for file in found[job].values()]
     assert len(set(files)) == 4
@@ -442,10 +430,10 @@ def test_failures_are_noted_and_cleared_on_success(folder: Folder) -> None:
     results = folder.results(STUDY)
     assert results.failures == {JOBS[1]: "ValueError: bad luck"}
     assert results.rows == []
-    assert not folder.finished(JOBS[1])
+    assert not folder.finished(STUDY, JOBS[1])
     note = (folder.path / "jobs" / f"{JOBS[1].key}.error.txt").read_text(encoding="utf-8")
     assert note.endswith("Traceback\n  deep")
-    folder.write(JOBS[1], OUTCOME, 1.0)
+    folder.write(STUDY, JOBS[1], OUTCOME, 1.0)
     assert folder.results(STUDY).failures == {}
     assert not folder.failed(JOBS[1])
 
@@ -460,112 +448,115 @@ def test_a_failure_with_text_that_is_no_unicode(folder: Folder) -> None:
     assert "caf" in folder.results(STUDY).failures[JOBS[1]]
 
 
+def damage(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "longer":
+        file.write_bytes(content + b" \n")
+    else:
+        place = content.index(b"seconds") + 12 if file.suffix == ".json" else len(content) // 2
+        changed = bytes([content[place] ^ 1])
+        file.write_bytes(content[:place] + changed + content[place + 1 :])
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "one bit", "longer"])
+@pytest.mark.parametrize("suffix", ["json", "npz", "nc"])
+def test_a_damaged_file_is_named_and_its_job_run_anew(
+    folder: Folder, suffix: str, how: str
+) -> None:
+    outcome = Outcome(
+        OUTCOME.rows, {"p": np.arange(300.0)}, {"a/x": exported(np.arange(300.0)[None])}
+    )
+    for job in (JOBS[1], JOBS[2]):
+        folder.write(STUDY, job, outcome, 1.0)
+    (file,) = [f for f in folder.path.rglob(f"{JOBS[2].key}*") if f.suffix == f".{suffix}"]
+    damage(file, how)
+    assert folder.finished(STUDY, JOBS[1])
+    if (suffix, how) == ("json", "longer"):  # space is nothing that JSON says
+        assert folder.finished(STUDY, JOBS[2])
+        return
+    assert not folder.finished(STUDY, JOBS[2])
+    if (suffix, how) != ("json", "missing"):  # then it has not been run
+        with pytest.raises(DataError) as error:
+            folder.results(STUDY)
+        assert str(file) in str(error.value)
+        assert f"run the study again, it then runs {JOBS[2]} anew" in str(error.value)
+    folder.write(STUDY, JOBS[2], outcome, 1.0)
+    assert folder.finished(STUDY, JOBS[2])
+    assert len(folder.results(STUDY).rows) == 2
+
+
 @pytest.mark.parametrize(
-    "text",
+    "change",
     [
-        "",
-        '{"rows": [',
-        "[]",
-        "{}",
-        '{"seconds": 1}',
-        '{"rows": 3, "seconds": 1, "environment": {}, "arviz": []}',
-        '{"rows": [{"method": "a"}], "seconds": 1, "environment": {}, "arviz": []}',
-        '{"rows": [], "seconds": "x", "environment": {}, "arviz": []}',
-        '{"rows": [], "seconds": 1, "environment": [], "arviz": []}',
-        b"\xff",
+        {"rows": 3},
+        {"rows": [{"method": "a"}]},
+        {"seconds": "x"},
+        {"environment": []},
+        {"note": None},
+        {"files": {"../../outside.npz": "0" * 64}},
+        {"arviz": ["never written"]},
     ],
     ids=str,
 )
-def test_a_damaged_job_is_named(folder: Folder, text: str | bytes) -> None:
+def test_a_record_that_says_something_else_is_named(folder: Folder, change: dict) -> None:
+    folder.write(STUDY, JOBS[2], OUTCOME, 1.0)
     file = folder.path / "jobs" / f"{JOBS[2].key}.json"
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError) as error:
-        folder.results(STUDY)
-    message = str(error.value)
-    assert str(file) in message
-    assert "remove it" in message
-    assert str(JOBS[2]) in message
-
-
-@pytest.mark.parametrize("cut", [0, 10, 200])
-def test_damaged_arrays_are_named(folder: Folder, cut: int) -> None:
-    generator = np.random.default_rng(0)
-    folder.write(JOBS[2], Outcome(OUTCOME.rows, {"p": generator.normal(size=300)}), 1.0)
-    file = folder.path / "jobs" / f"{JOBS[2].key}.npz"
-    file.write_bytes(file.read_bytes()[:cut])
-    with pytest.raises(DataError) as error:
+    write_record(file, {**read_record(file, ""), **change})
+    with pytest.raises(DataError, match="is damaged") as error:
         folder.results(STUDY)
     assert str(file) in str(error.value)
+    assert not folder.finished(STUDY, JOBS[2])
 
 
-def test_arrays_with_a_flipped_byte_are_named(folder: Folder) -> None:
-    folder.write(JOBS[2], Outcome(OUTCOME.rows, {"p": np.arange(300.0)}), 1.0)
-    file = folder.path / "jobs" / f"{JOBS[2].key}.npz"
-    content = bytearray(file.read_bytes())
-    content[120] ^= 0xFF
-    file.write_bytes(bytes(content))
-    with pytest.raises(DataError, match=r"\.npz is damaged"):
+def test_a_method_changed_by_hand_is_named(folder: Folder) -> None:
+    folder.write(STUDY, JOBS[2], OUTCOME, 1.0)
+    file = folder.path / "jobs" / f"{JOBS[2].key}.json"
+    file.write_text(file.read_text().replace('"a/x"', '"no/such"'))
+    with pytest.raises(DataError, match="its checksum is not that of its content"):
         folder.results(STUDY)
 
 
-# the commit
+def test_results_of_another_configuration_never_count(folder: Folder) -> None:
+    """Whatever way they came here."""
+    other = fake(seeds=(3, 1), factor=2.0)
+    folder.write(other, JOBS[0], OUTCOME, 1.0)
+    assert not folder.finished(STUDY, JOBS[0])
+    with pytest.raises(DataError, match=f"of configuration {other.fingerprint()}, the study's is"):
+        folder.results(STUDY)
 
 
-def commit_of(monkeypatch: pytest.MonkeyPatch, file: Path) -> str:
-    monkeypatch.setattr(module, "__file__", str(file))
-    return module._commit()
+@pytest.mark.parametrize("part", ["jobs", "arviz"])
+def test_force_removes_a_link_and_not_what_it_leads_to(tmp_path: Path, part: str) -> None:
+    theirs = Folder(tmp_path / "theirs")
+    theirs.start(STUDY, "")
+    theirs.write(STUDY, JOBS[0], Outcome(OUTCOME.rows, {"p": np.ones(3)}), 1.0)
+    mine = Folder(str(tmp_path / "mine"))
+    mine.start(STUDY, "")
+    (mine.path / part).rmdir()
+    (mine.path / part).symlink_to(theirs.path / part)
+    other = fake(factor=2.0)
+    mine.start(other, "", force=True)
+    assert not (mine.path / part).is_symlink()
+    assert not any(mine.finished(other, job) for job in JOBS)
+    assert theirs.finished(STUDY, JOBS[0])
 
 
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone with a package of two rooms, one commit."""
-    for name in list(os.environ):
-        if name.startswith("GIT_"):
-            monkeypatch.delenv(name)
-    for room in ("study", "layers"):
-        (tmp_path / "package" / room).mkdir(parents=True)
-        (tmp_path / "package" / room / "code.py").write_text("1\n")
-    (tmp_path / "notes.md").write_text("1\n")
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    who = ("-c", "user.name=t", "-c", "user.email=t@t")
-    git(tmp_path, *who, "commit", "-q", "-m", "first")
-    return tmp_path
-
-
-def git(path: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(path), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def test_the_commit_and_whether_the_package_was_changed(
-    clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = clone / "package" / "study" / "code.py"
-    head = git(clone, "rev-parse", "--short=10", "HEAD")
-    assert commit_of(monkeypatch, code) == head
-    (clone / "notes.md").write_text("2\n")  # not of the package
-    assert commit_of(monkeypatch, code) == head
-    (clone / "package" / "layers" / "code.py").write_text("2\n")
-    assert commit_of(monkeypatch, code) == head + "+"
-
-
-def test_a_release_inside_another_clone_has_not_its_commit(
-    clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    installed = clone / "venv" / "study"
-    installed.mkdir(parents=True)
-    (installed / "code.py").write_text("1\n")
-    assert commit_of(monkeypatch, installed / "code.py") == "release"
-
-
-def test_no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert module._commit() == "release"
-
-
-def test_the_environment(folder: Folder) -> None:
-    environment = module.environment()
-    assert environment["torch"] == torch.__version__
-    assert environment["pyronorm"] == pn.__version__
-    assert environment["cores"] == str(os.cpu_count())
+def test_one_run_at_a_time(folder: Folder) -> None:
+    folder.write(STUDY, JOBS[0], OUTCOME, 1.0)
+    with folder.run(STUDY, "first"):
+        for force in (False, True):
+            with (
+                pytest.raises(OptionError, match=f"another run works in .*: process {os.getpid()}"),
+                Folder(folder.path).run(STUDY, "second", force),
+            ):
+                pass
+        assert folder.finished(STUDY, JOBS[0])
+        assert folder.record["command"] == "first"
+    with folder.run(STUDY, "third", force=True):
+        assert not folder.finished(STUDY, JOBS[0])

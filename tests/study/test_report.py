@@ -33,6 +33,7 @@ from pyronorm.study import (
     run_study,
     write_report,
 )
+from pyronorm.study.records import read_record, write_record
 from tests.study.fakes import Fake, FakeSettings, fake
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*_c_[d](http://e)\\"
@@ -149,7 +150,7 @@ def written(
         if job.seed < len(values[job.name]):
             nll, seconds = values[job.name][job.seed]
             row = Row(job.name, job.seed, {"nll": nll, "seconds": seconds})
-            folder.write(job, Outcome([row]), 90.0)
+            folder.write(study, job, Outcome([row]), 90.0)
     write_report(study, path)
     return study
 
@@ -176,6 +177,7 @@ def test_the_files(ran: Path) -> None:
         "table-1.csv",
         "plots/draws.png",
         "study.json",
+        ".lock",
     }
 
 
@@ -366,13 +368,44 @@ def test_remarks_on_failures_and_missing_jobs(tmp_path: Path) -> None:
 def test_remarks_on_mixed_commits(tmp_path: Path) -> None:
     study = written(tmp_path)
     file = tmp_path / "jobs" / f"{Job('base/y', 1).key}.json"
-    text = file.read_text()
-    commit = Folder(tmp_path).record["environment"]["commit"]
-    file.write_text(text.replace(f'"commit": "{commit}"', '"commit": "0123456789+"'))
+    record = read_record(file, "")
+    commit = record["environment"]["commit"]
+    record["environment"]["commit"] = "0123456789+"
+    write_record(file, record)
     write_report(study, tmp_path)
     assert "different versions of the code: " in markdown_of(tmp_path)
     assert "0123456789+" in markdown_of(tmp_path)
     assert commit in markdown_of(tmp_path)
+
+
+_HOSTILE = (
+    "![x](https://example.org/a.png) <script>alert(1)</script> <img src=//example.org/b> "
+    "[x](javascript:alert(1)) &lt;b&gt; \x1b[31mred # `code` *star*"
+)
+
+
+@pytest.mark.parametrize("start", ["", "- ", "1. ", "+ ", "--- ", "=== ", "# ", "> "])
+def test_a_note_is_text_whatever_it_says(tmp_path: Path, start: str) -> None:
+    """No image is loaded, no tag and no link made, and it reads as it was."""
+    study = written(tmp_path)
+    found = []
+    for note in ("harmless", start + _HOSTILE):
+        for job in study.jobs():
+            row = Row(job.name, job.seed, {"nll": 0.5 + job.seed, "seconds": 1.0})
+            Folder(tmp_path).write(study, job, Outcome([row], note=note), 1.0)
+        write_report(study, tmp_path)
+        found.append((page_of(tmp_path), rendered_markdown(tmp_path)))
+    for plain, page in zip(*found, strict=True):
+        assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+        text = " ".join("".join(data for _, data in page.text).split())
+        assert (start + _HOSTILE).replace("\x1b", "\\x1b") in text
+        assert "\x1b" not in text
+
+
+def test_images_from_elsewhere_are_not_loaded(tmp_path: Path) -> None:
+    text = "Look: ![x](https://example.org/a.png) and ![y](file:///etc/passwd)."
+    written(tmp_path, section={"text": text})
+    assert not [a for tag, a in page_of(tmp_path).tags if tag == "img"]
 
 
 def test_no_remarks_when_all_is_well(ran: Path) -> None:

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,10 @@ import pyro
 import pytest
 import torch
 
-from pyronorm.errors import OptionError
+from pyronorm.errors import FileError, OptionError
 from pyronorm.study import Folder, Job, Place, Results, Study, run_study, runner, write_report
+from tests.limits import files_no_larger_than
+from tests.processes import alive, wait_for
 from tests.study.fakes import fake, runs
 
 STUDY = fake(seeds=(4, 0))
@@ -94,17 +95,6 @@ def test_the_caller_draws_on_as_if_nothing_had_been(tmp_path: Path, unchecked: N
     assert pyro.param("fake") is kept
 
 
-def test_a_progress_bar_with_brackets_in_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = fake(methods=("a[/x]", "b[red]"), trouble=(("a[/x]", 0, "error"),))
-    results = run_study(study, tmp_path / "s")
-    assert len(results.rows) == 3
-    out = capsys.readouterr().out
-    assert "4/4" in out
-    assert "done" in out
-
-
 # going on
 
 
@@ -133,7 +123,7 @@ def test_another_configuration_is_refused_before_anything_runs(tmp_path: Path, r
 
 @pytest.mark.parametrize("processes", [0, -1])
 def test_no_processes(tmp_path: Path, processes: int) -> None:
-    with pytest.raises(OptionError, match=f"at least 1, got {processes}"):
+    with pytest.raises(OptionError, match=f"at least 1, an integer, got {processes}"):
         run(STUDY, tmp_path / "s", processes=processes)
     assert not (tmp_path / "s").exists()
 
@@ -149,6 +139,16 @@ def test_jobs_whose_files_would_be_the_same(tmp_path: Path, methods: tuple[str, 
     with pytest.raises(OptionError, match=f"{methods[0]}, seed 0; {methods[1]}, seed 0"):
         run(fake(methods=methods), tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_threads_of_a_job(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        results = run(fake(seeds=(0,)), tmp_path / str(threads), threads=threads)
+        assert {row.values["threads"] for row in results.rows} == {float(threads)}
+        assert torch.get_num_threads() == before
+    with pytest.raises(OptionError, match="threads must be at least 1, an integer, got 0"):
+        run(STUDY, tmp_path / "s", threads=0)
 
 
 # failures
@@ -180,15 +180,91 @@ def test_failed_jobs_are_tried_again(tmp_path: Path, root: Path) -> None:
     assert values_of(results) == values_of(run(fake(), tmp_path / "untroubled"))
 
 
-def test_results_that_cannot_be_kept_are_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_that_cannot_be_written_end_the_study(
+    tmp_path: Path, root: Path, processes: int
 ) -> None:
-    def full(*args: object, **options: object) -> None:
-        raise OSError("no space left on device")
+    """One line, nothing half written, and the same call goes on."""
+    study = fake(methods=("a", "b", "c"), seeds=(0,), numbers=(("b", 20_000),))
+    with (
+        files_no_larger_than(50_000),
+        pytest.raises(FileError, match=r"b-seed0\.npz: cannot be written, File too large") as error,
+    ):
+        run(study, tmp_path / "s", root, processes=processes)
+    text = str(error.value)
+    assert "\n" not in text
+    assert "of 3 jobs are finished and kept" in text
+    assert "run the study again to go on" in text
+    results = run(study, tmp_path / "s", root)
+    assert len(results.rows) == 3
+    assert results.failures == {}
 
-    monkeypatch.setattr(np, "savez_compressed", full)
-    results = run(fake(seeds=(0,)), tmp_path / "s")
-    assert set(results.failures.values()) == {"OSError: no space left on device"}
+
+def test_a_job_that_asks_python_to_exit_is_a_failure(tmp_path: Path, root: Path) -> None:
+    results = run(fake(seeds=(0,), trouble=(("a/x", 0, "sys.exit"),)), tmp_path / "s", root)
+    assert list(results.failures.values()) == ["SystemExit: 3"]
+    assert len(results.rows) == 1
+
+
+def test_a_file_error_of_the_job_itself_is_a_failure(tmp_path: Path, root: Path) -> None:
+    results = run(fake(seeds=(0,), trouble=(("a/x", 0, "file"),)), tmp_path / "s", root)
+    assert list(results.failures.values()) == ["FileError: its own"]
+    assert len(results.rows) == 1
+
+
+def test_a_damaged_job_is_run_anew_and_no_other(tmp_path: Path, root: Path) -> None:
+    first = run(STUDY, tmp_path / "s", root)
+    job = STUDY.jobs()[2]
+    (tmp_path / "s" / "jobs" / f"{job.key}.npz").write_bytes(b"")
+    second = run(STUDY, tmp_path / "s", root)
+    assert runs(root) == {j.key: 2 if j == job else 1 for j in STUDY.jobs()}
+    assert values_of(second) == values_of(first)
+
+
+def test_a_damaged_job_that_then_fails_has_failed(tmp_path: Path, root: Path) -> None:
+    study = fake(seeds=(0,), trouble=(("a/x", 0, "error"),))
+    (root / "healed").touch()
+    run(study, tmp_path / "s", root)
+    (root / "healed").unlink()
+    (tmp_path / "s" / "jobs" / "a-x-seed0.npz").unlink()
+    results = run(study, tmp_path / "s", root)
+    assert list(results.failures.values()) == ["ValueError: out of luck"]
+
+
+def test_force_beside_a_link_reports_the_new_configuration(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "s"
+    run(fake(seeds=(0,)), path, root)
+    (path / "jobs").rename(tmp_path / "elsewhere")
+    (path / "jobs").symlink_to(tmp_path / "elsewhere")
+    other = fake(seeds=(0,), factor=3.0)
+    results = run(other, path, root, force=True)
+    assert values_of(results) == values_of(run(other, tmp_path / "fresh", root))
+
+
+def test_two_runs_in_one_folder(tmp_path: Path, root: Path) -> None:
+    """One runs, the other says why not and with which process; then it goes on."""
+    path = tmp_path / "s"
+    process = start(path, root, 1, 30.0, 1)
+    try:
+        wait_for(lambda: len(runs(root)) == 1, "a job at work")
+        for force in (False, True):
+            message = f"fake: another run works in .*: process {process.pid} on"
+            with pytest.raises(OptionError, match=message):
+                run(fake(seeds=(0,), seconds=30.0), path, root, force=force)
+    finally:
+        process.kill()
+        process.wait()
+    (root / "unhurried").touch()
+    results = run(fake(seeds=(0,), seconds=30.0), path, root)
+    assert len(results.rows) == 2
+
+
+def test_paths_may_be_text(tmp_path: Path, root: Path) -> None:
+    path = str(tmp_path / "s")
+    results = run_study(STUDY, path, place=Place(str(root)), progress=False)
+    assert len(results.rows) == 4
+    assert write_report(STUDY, path).is_file()
+    assert Folder(path).record["study"] == "fake"
 
 
 def test_an_interruption_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +311,7 @@ def test_processes_give_the_same_results_as_one(
         np.testing.assert_array_equal(results.arrays[job]["draws/1"], alone.arrays[job]["draws/1"])
 
 
-def test_each_job_has_a_process_with_its_share_of_the_cores(
+def test_each_job_has_a_process_with_one_thread(
     in_processes: tuple[Study, Path, Results],
 ) -> None:
     _, path, results = in_processes
@@ -243,8 +319,7 @@ def test_each_job_has_a_process_with_its_share_of_the_cores(
     processes = {f.read_text() for f in path.glob("*.runs")}
     assert len(processes) == 3
     assert f"{os.getpid()}\n" not in processes
-    share = max(1, (os.cpu_count() or 1) // 2)
-    assert {row.values["threads"] for row in results.rows} == {float(share)}
+    assert {row.values["threads"] for row in results.rows} == {1.0}
 
 
 def test_a_process_that_dies_has_failed(in_processes: tuple[Study, Path, Results]) -> None:
@@ -275,21 +350,6 @@ def start(path: Path, root: Path, *numbers: float) -> subprocess.Popen[bytes]:
     arguments = map(str, (path, root, *numbers))
     command = [sys.executable, "-m", "tests.study.fakes", *arguments]
     return subprocess.Popen(command, start_new_session=True)
-
-
-def wait_for(condition, what: str) -> None:
-    end = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
-
-
-def alive(process: int) -> bool:
-    try:
-        # A process that ended and that nobody waited for is still listed, as Z.
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def finished(path: Path) -> set[str]:

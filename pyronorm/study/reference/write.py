@@ -12,7 +12,7 @@ import pandas as pd
 
 from pyronorm import plots
 from pyronorm.diagnostics import correlation
-from pyronorm.study.folder import environment
+from pyronorm.study.environment import environment
 from pyronorm.study.reference.result import Result, Row, format_rows, table
 
 if TYPE_CHECKING:
