@@ -21,7 +21,8 @@ from pyronorm.conversion.transformer import keep_latents_in_transformers
 from pyronorm.errors import ConversionError, OptionError
 from pyronorm.inputs import move_to, run, tensors_of
 from pyronorm.normalizers.base import LatentNorm, Normalizer
-from pyronorm.normalizers.freshness import stamp_statistics, unchecked, watch
+from pyronorm.normalizers.freshness import stamp_statistics
+from pyronorm.normalizers.watch import unchecked, watch
 from pyronorm.normalizers.words import plain_name
 from pyronorm.propagation.copies import copied
 

@@ -11,8 +11,8 @@ from pyronorm.errors import ConversionError
 from pyronorm.inputs import move_to, run
 from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm
-from pyronorm.normalizers.freshness import unchecked
 from pyronorm.normalizers.start import StartNormalizer
+from pyronorm.normalizers.watch import unchecked
 from pyronorm.propagation.operations import operation_for
 from pyronorm.propagation.propagate import Propagation, build_propagation
 from pyronorm.propagation.steps import Step, UnsupportedError

@@ -15,7 +15,7 @@ from pyronorm.infer.pyro_guide import draws_of_mcmc
 from pyronorm.inputs import num_examples
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel, init_to_neutral
-from pyronorm.normalizers.freshness import verified
+from pyronorm.normalizers.watch import verified
 from pyronorm.randomness import Seed, seed_value, seeded
 
 __all__ = ["run_nuts"]

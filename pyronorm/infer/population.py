@@ -18,7 +18,8 @@ from pyronorm.inputs import run
 from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
-from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics, unchecked
+from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics
+from pyronorm.normalizers.watch import unchecked
 from pyronorm.stats import Moments, merge_moments
 
 __all__ = [

@@ -23,9 +23,9 @@ from pyronorm.inputs import (
 )
 from pyronorm.latents.space import LatentSpace
 from pyronorm.normalizers import LatentNorm, Normalizer
-from pyronorm.normalizers.freshness import watch
 from pyronorm.normalizers.handover import Seen, handed_over
 from pyronorm.normalizers.kernels import under_autocast
+from pyronorm.normalizers.watch import watch
 
 __all__ = ["LatentNetwork"]
 

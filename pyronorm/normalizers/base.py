@@ -23,6 +23,7 @@ from pyronorm.stats import Moments
 
 if TYPE_CHECKING:
     from pyronorm.normalizers.freshness import Stamp
+    from pyronorm.normalizers.watch import Watch
 
 __all__ = ["LatentNorm", "Normalizer"]
 
@@ -292,6 +293,7 @@ class LatentNorm(nn.Module):
             self.register_buffer(key, value)
         self.statistics_stamp: Stamp | None = None
         self.unused = False  # whether it never ran when statistics were estimated
+        self.watch: Watch | None = None  # of the network, where statistics are over the batch
         self.surroundings: Any = None
         self.recorder = None
 
@@ -350,6 +352,8 @@ class LatentNorm(nn.Module):
             single: Any = self.forward(x[None], *args, **kwargs)
             return cast("Tensor", single[0])
         check_input(self, x)
+        if self.watch is not None and not self.training:
+            self.watch.before_layer(self)
         normalizer = (
             self.normalizer.given(self, args, kwargs) if args or kwargs else self.normalizer
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.fx import Proxy
 
-from pyronorm.errors import ShapeError, StatisticsError
+from pyronorm.errors import ShapeError
 
 if TYPE_CHECKING:
     from pyronorm.normalizers.base import LatentNorm
@@ -23,11 +23,10 @@ def is_single_example(layer: LatentNorm, x: Tensor) -> bool:
 
 
 def check_input(layer: LatentNorm, x: Tensor) -> None:
-    """Refuse an input that the layer's original would refuse, or without statistics for it.
+    """Refuse an input that the layer's original would refuse.
 
     Raises:
         ShapeError: if it has other numbers of axes or channels.
-        StatisticsError: if there are no statistics for it.
     """
     if layer.ranks is not None and x.ndim not in layer.ranks:
         ranks = " or ".join(f"{n}D" for n in layer.ranks)
@@ -38,11 +37,6 @@ def check_input(layer: LatentNorm, x: Tensor) -> None:
         raise ShapeError(
             f"{layer.name}: expected an input of shape {shape} with {layer.num_channels} "
             f"channels, got {tuple(x.shape)}."
-        )
-    if layer.unused and not layer.training:
-        raise StatisticsError(
-            f"{layer.name}: it has no population statistics, since it did not run when they were "
-            "estimated. Call pyronorm.estimate_population_statistics with data for which it does."
         )
 
 

@@ -194,7 +194,9 @@ class _Handed(threading.local):
     torch.compile reads and writes such variables, while it cannot follow those of ``contextvars``.
     """
 
-    now: handed_over | None = None
+    def __init__(self) -> None:
+        # In each thread's own dictionary from the start, which compiled code looks into.
+        self.now: handed_over | None = None
 
 
 _HANDED = _Handed()

@@ -14,9 +14,8 @@ from pyronorm.normalizers.freshness import (
     check_statistics,
     invalidate_statistics,
     stamp_statistics,
-    verified,
-    watch,
 )
+from pyronorm.normalizers.watch import verified, watch
 from tests.nets import SHAPES, conv_net, train_briefly
 
 
