@@ -192,6 +192,8 @@ def _differences(stamp: Stamp, name: str, present: Mapping[str, int]) -> list[st
         start = name.removesuffix(stamp.layer)
         known = {start + k: v for k, v in known.items()}
     changed = [k for k, v in present.items() if known.get(k) != v]
-    # What comes after all that is present may be missing: the first layers alone are as they were.
+    # Modules after all that are present may be missing: the first layers alone are as they were.
     last = max((i for i, k in enumerate(known) if k in present), default=0)
-    return changed + [k for i, k in enumerate(known) if i < last and k not in present]
+    owners = {k.rpartition(".")[0] for k in present}
+    missing = [(i, k) for i, k in enumerate(known) if k not in present]
+    return changed + [k for i, k in missing if i < last or k.rpartition(".")[0] in owners]
