@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from pyronorm.errors import OptionError, ShapeError
-from pyronorm.normalizers.calls import check_input, graph_node, is_single_example
+from pyronorm.errors import OptionError
+from pyronorm.normalizers.calls import check_examples, check_input, graph_node, is_single_example
 from pyronorm.normalizers.handover import present_call
 from pyronorm.normalizers.kernels import affine_each
 from pyronorm.normalizers.origin import Origin
@@ -375,12 +375,7 @@ class LatentNorm(nn.Module):
         weight, bias = self._fold(*latents)
         if shift.ndim == 1:
             return normalizer.normalize(self, x, weight, bias)
-        if shift.shape[0] not in (1, x.shape[0]):
-            raise ShapeError(
-                f"{self.name}: latents for {shift.shape[0]} examples, but the input has "
-                f"{x.shape[0]} along axis 0 (shape {tuple(x.shape)}). Per-example latents need the "
-                "examples on axis 0 of every normalized layer; otherwise give one draw for all."
-            )
+        check_examples(self, x, shift)
         return normalizer.normalize_each(self, x, weight, bias)
 
     def _fold(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

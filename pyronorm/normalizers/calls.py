@@ -12,7 +12,7 @@ from pyronorm.errors import ShapeError
 if TYPE_CHECKING:
     from pyronorm.normalizers.base import LatentNorm
 
-__all__ = ["check_input", "graph_node", "is_single_example"]
+__all__ = ["check_examples", "check_input", "graph_node", "is_single_example"]
 
 
 def is_single_example(layer: LatentNorm, x: Tensor) -> bool:
@@ -37,6 +37,20 @@ def check_input(layer: LatentNorm, x: Tensor) -> None:
         raise ShapeError(
             f"{layer.name}: expected an input of shape {shape} with {layer.num_channels} "
             f"channels, got {tuple(x.shape)}."
+        )
+
+
+def check_examples(layer: LatentNorm, x: Tensor, shift: Tensor) -> None:
+    """Refuse latents per example for an input that does not have as many on axis 0.
+
+    Raises:
+        ShapeError: saying how many there are.
+    """
+    if shift.shape[0] not in (1, x.shape[0]):
+        raise ShapeError(
+            f"{layer.name}: latents for {shift.shape[0]} examples, but the input has "
+            f"{x.shape[0]} along axis 0 (shape {tuple(x.shape)}). Per-example latents need the "
+            "examples on axis 0 of every normalized layer; otherwise give one draw for all."
         )
 
 

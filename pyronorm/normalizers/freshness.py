@@ -29,7 +29,9 @@ __all__ = [
     "kept_statistics",
     "named_batch_layers",
     "needs_check",
+    "stamp_loaded",
     "stamp_statistics",
+    "statistics_names",
     "trust_statistics",
 ]
 
@@ -77,6 +79,30 @@ def stamp_statistics(network: nn.Module) -> None:
     for (name, layer), count in zip(layers, counts, strict=True):
         layer.statistics_stamp = Stamp(name, hashes) if count > 0 else None
         layer.unused = count == NEVER_RAN
+
+
+def stamp_loaded(network: nn.Module) -> None:
+    """Declare that statistics belong to the parameters of the state dict that they were loaded with.
+
+    If the statistics are, bit by bit, those that were there before, while parameters before the last
+    batch layer changed, nobody has estimated them for these: their stamps stay.
+
+    Args:
+        network: a converted network; only the stamps of its layers change.
+    """
+    present, statistics = fingerprint(network), statistics_names(network)
+    last = max((i for i, key in enumerate(present) if key in statistics), default=0)
+    stale = False
+    for name, layer in named_batch_layers(network):
+        if layer.statistics_stamp is None:
+            continue
+        changed = _differences(layer.statistics_stamp, name, present)
+        if not statistics.isdisjoint(changed):
+            stale = False
+            break
+        stale = stale or any(key in changed for key in [*present][:last])
+    if not stale:
+        stamp_statistics(network)
 
 
 def trust_statistics(network: nn.Module) -> None:
@@ -177,6 +203,15 @@ def named_batch_layers(network: nn.Module) -> list[tuple[str, LatentNorm]]:
         for name, m in network.named_modules()
         if isinstance(m, LatentNorm) and m.normalizer.uses_batch
     ]
+
+
+def statistics_names(network: nn.Module) -> set[str]:
+    """The names of all population statistics."""
+    return {
+        f"{name}.{key}" if name else key
+        for name, layer in named_batch_layers(network)
+        for key in layer.normalizer.buffers(layer.num_channels)
+    }
 
 
 def _differences(stamp: Stamp, name: str, present: Mapping[str, int]) -> list[str]:

@@ -22,7 +22,8 @@ from pyronorm.normalizers.freshness import (
     check_statistics,
     named_batch_layers,
     needs_check,
-    stamp_statistics,
+    stamp_loaded,
+    statistics_names,
 )
 from pyronorm.normalizers.handover import is_handing_over
 
@@ -141,11 +142,7 @@ class Watch:
         """
         hashes = self._fingerprint(network, read=True)
         hashes = fingerprint(network) if hashes is None else hashes
-        statistics = {
-            f"{name}.{key}" if name else key
-            for name, layer in named_batch_layers(network)
-            for key in layer.normalizer.buffers(layer.num_channels)
-        }
+        statistics = statistics_names(network)
         kept = [(name, value) for name, value in hashes.items() if name not in statistics]
         digest = hashlib.sha256(repr(kept).encode()).digest()
         return max(1, int.from_bytes(digest[:8]) >> 1)
@@ -285,7 +282,7 @@ def _after_loading(module: nn.Module, incompatible_keys: Any) -> None:
     missing = incompatible_keys.missing_keys
     own = [name for name, _ in named_tensors(module)]
     if not any(key == name or key.endswith(f".{name}") for key in missing for name in own):
-        stamp_statistics(module)
+        stamp_loaded(module)
 
 
 def _after_saving(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -71,6 +71,19 @@ def test_loading_a_state_dict_brings_its_statistics(trained):
         check_statistics(network)
 
 
+def test_an_edited_state_dict_with_the_old_statistics_brings_none(trained):
+    network = convert(trained)
+    state = copy.deepcopy(network.state_dict())
+    network.load_state_dict(state)
+    check_statistics(network)
+    network.load_state_dict(state | {"3.weight": 2 * state["3.weight"]})
+    with pytest.raises(StatisticsError, match="stale, 1 of 14 tensors .'3.weight'"):
+        check_statistics(network)
+    head = [k for k in state if k.endswith("weight")][-1]
+    network.load_state_dict(state | {head: 2 * state[head]})  # statistics do not depend on it
+    check_statistics(network)
+
+
 def test_trust_accepts_them_as_they_are(trained):
     network = convert(trained)
     change(network)
