@@ -15,6 +15,7 @@ from torch.nn.utils import parameters_to_vector, parametrize, vector_to_paramete
 import pyronorm as pn
 from pyronorm.errors import StatisticsError
 from pyronorm.normalizers import Batch, BatchWhitening, Ghost, Normalizer
+from pyronorm.normalizers.freshness import statistics_names
 from pyronorm.normalizers.watch import unchecked
 
 EXAMPLES, WIDTH = 12, 4
@@ -264,14 +265,14 @@ CHANGES = st.builds(
 ) | st.builds(Structural, st.sampled_from([*STRUCTURE]))
 
 
-def is_new_head(change: Structural | OfOne, network: nn.Module) -> bool:
-    """Whether a whole state dict came, with statistics that do not depend on what it changed."""
+def is_of_a_file(change: Structural | OfOne, network: nn.Module) -> bool:
+    """Whether a whole state dict came with statistics of its own, or that depend on no change."""
     if not isinstance(change, OfOne) or change.writer != "load whole":
         return False
     names = tensor_names(network)
-    return not names[change.position % len(names)].startswith(
-        tuple(map(str, range(len(network) - 2)))
-    )
+    name = names[change.position % len(names)]
+    blocks = tuple(f"{i}." for i in range(len(network) - 2))
+    return name in statistics_names(network) or not name.startswith(blocks)
 
 
 def holds(case: Case, change: Structural | OfOne, reader: str) -> None:
@@ -288,7 +289,7 @@ def holds(case: Case, change: Structural | OfOne, reader: str) -> None:
             refused = True
         else:
             refused = reader == "a state dict" and bool((found == 0).all())
-        if is_new_head(
+        if is_of_a_file(
             change, model.network.network
         ):  # a whole state dict with statistics that do not depend on it
             return
