@@ -34,7 +34,7 @@ from pyronorm.conversion import (
     convert,
     data_dependent_start,
 )
-from pyronorm.diagnostics import channels, evaluate, to_arviz
+from pyronorm.diagnostics import calibrate, channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import (
     Checkpoint,
@@ -79,6 +79,7 @@ __all__ = [
     "Validation",
     "analytic_start",
     "baselines",
+    "calibrate",
     "channels",
     "collect_bank",
     "conversion",

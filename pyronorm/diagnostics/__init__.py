@@ -10,6 +10,7 @@ from pyronorm.diagnostics.agreement import (
     sliced_wasserstein,
 )
 from pyronorm.diagnostics.arviz_export import channels, to_arviz
+from pyronorm.diagnostics.calibrate import CalibratedPosterior, Candidate, calibrate
 from pyronorm.diagnostics.disturbance import Disturbance, normalization_disturbance
 from pyronorm.diagnostics.estimation_shift import (
     EstimationShift,
@@ -48,7 +49,9 @@ from pyronorm.stats.crps import crps_normal_mixture, crps_samples
 __all__ = [
     "Agreement",
     "BatchSizes",
+    "CalibratedPosterior",
     "Calibration",
+    "Candidate",
     "Disturbance",
     "EstimationShift",
     "InputShape",
@@ -60,6 +63,7 @@ __all__ = [
     "RiskCurve",
     "Uniformity",
     "adaptive_ece",
+    "calibrate",
     "channels",
     "classification_metrics",
     "compare",

@@ -16,7 +16,10 @@ from pyronorm.stats.search import minimize_positive
 __all__ = ["fit_temperature", "value_log_prob"]
 
 _LOW, _HIGH = 1e-3, 1e4
-_REMEDY = "All of them may be predicted right. Take more held-out data, or set it yourself."
+_REMEDY = (
+    "All of them may be predicted right, or none better than by chance. Take more held-out data, or "
+    "set it yourself."
+)
 
 
 @torch.no_grad()
@@ -40,8 +43,9 @@ def fit_temperature(prediction: Prediction, y: Tensor) -> float:
     Raises:
         OptionError: if the prediction has no outputs, or its likelihood no temperature.
         ShapeError: if ``y`` does not fit.
-        DataError: if ``y`` are impossible, or determine no temperature (all predicted right: the
-            likelihood grows as ``T`` goes to 0).
+        DataError: if ``y`` are impossible, or determine no temperature: the likelihood grows
+            as ``T`` goes to 0 where all are predicted right, and to infinity where none is better
+            than by chance.
 
     Source: Guo, Pleiss, Sun & Weinberger, "On Calibration of Modern Neural Networks" (ICML 2017); for
     the width of noise around several draws Gal & Ghahramani (ICML 2016), eq. 8.

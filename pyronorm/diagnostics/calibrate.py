@@ -1,0 +1,308 @@
+"""Choosing a posterior and its temperature by held-out data."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyronorm.checks import check_count
+from pyronorm.devices import move
+from pyronorm.diagnostics.temperature import fit_temperature, value_log_prob
+from pyronorm.errors import DataError, OptionError
+from pyronorm.guides import BatchNoise, MonteCarloBatchNorm, Point, StochasticBatchNorm
+from pyronorm.infer.bank import collect_bank
+from pyronorm.infer.data import Data, gather
+from pyronorm.infer.posterior import Posterior, as_posterior
+from pyronorm.infer.predict import predict
+from pyronorm.inputs import num_examples
+from pyronorm.likelihoods import Prediction
+from pyronorm.model import NormalizationModel
+from pyronorm.normalizers import LatentNorm
+from pyronorm.normalizers.freshness import batch_layers
+from pyronorm.randomness import Seed, seeded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CalibratedPosterior", "Candidate", "calibrate"]
+
+_PLAIN = "plain"
+_STEPS = 20  # of the temperatures of folds, to each side
+_SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What held-out data say of a posterior.
+
+    Attributes:
+        name: as it was given; ``"plain"`` is the network without noise.
+        batch_size: ``n`` of the law of batch noise, or of a bank's batches; None for others.
+        nll: mean negative log predictive density per value, in nats, as it is.
+        calibrated_nll: the same at its own temperature, cross-fitted.
+        difference: ``calibrated_nll`` minus that of ``"plain"``: what it adds to a temperature.
+        standard_error: of the difference, paired over examples.
+        temperature: fitted to all of the data.
+    """
+
+    name: str
+    batch_size: float | None
+    nll: float
+    calibrated_nll: float
+    difference: float
+    standard_error: float
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedPosterior:
+    """The choice of :func:`calibrate`: use ``model`` with ``posterior``.
+
+    Attributes:
+        model: the network with the likelihood at the chosen temperature.
+        posterior: the chosen posterior.
+        name: its name among the candidates.
+        candidates: all of them.
+        expected_nll: what the whole procedure, choice included, gives on data that it has not seen:
+            each fold by the candidate and temperature that the other folds would choose.
+        num_examples: held-out examples that it was chosen by.
+    """
+
+    model: NormalizationModel
+    posterior: Posterior
+    name: str
+    candidates: Sequence[Candidate]
+    expected_nll: float
+    num_examples: int
+
+    @property
+    def temperature(self) -> float:
+        """The chosen temperature."""
+        return next(c.temperature for c in self.candidates if c.name == self.name)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The candidates as a table; those of a family with their ``batch_size`` are a curve over it.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame([asdict(candidate) for candidate in self.candidates])
+        return frame.assign(chosen=frame["name"] == self.name)
+
+    def __repr__(self) -> str:
+        """The candidates, best first, and what was chosen."""
+        width = max(len(candidate.name) for candidate in self.candidates)
+        lines = [f"{'':{width}}     NLL  calibrated  against plain      T"]
+        for c in sorted(self.candidates, key=lambda c: c.calibrated_nll):
+            gain = "" if c.name == _PLAIN else f"{c.difference:+.4f} ± {c.standard_error:.4f}"
+            chosen = "  <- chosen" if c.name == self.name else ""
+            lines.append(
+                f"{c.name:{width}}  {c.nll:6.4f}  {c.calibrated_nll:10.4f}  {gain:>16}  "
+                f"{c.temperature:5.2f}{chosen}"
+            )
+        lines.append(
+            f"{self.num_examples:,} held-out examples; the procedure as a whole: {self.expected_nll:.4f}"
+        )
+        return "\n".join(lines)
+
+
+def calibrate(
+    model: NormalizationModel,
+    validation: Data,
+    *,
+    train: Data | None = None,
+    candidates: Mapping[str, Any] | None = None,
+    num_samples: int = 32,
+    num_folds: int = 5,
+    batch_size: int = 256,
+    seed: Seed = 0,
+) -> CalibratedPosterior:
+    r"""Choose a posterior for a trained network, and its temperature, by held-out data.
+
+    Nothing is trained. Every candidate is judged by its predictive log likelihood at its own
+    temperature, which is fitted to the other folds of the data, beside the plain network with a
+    temperature, which costs nothing. A candidate is chosen only if it is better than that by more
+    than two standard errors of the paired difference; the best of them then. So the choice does no
+    harm but by chance.
+
+    Args:
+        model: the model with a trained network.
+        validation: pairs ``(x, y)`` that the network was not trained on; hundreds, better thousands.
+            Outputs for all of it and all draws are kept in memory.
+        train: training data, for candidates that are read off batches of it; in tensors or a data set.
+        candidates: posteriors by name, to be compared with the plain network. None for the law of batch
+            noise with ``n`` from 4 to 1024 in every layer and, with batch normalizers and ``train``,
+            Monte-Carlo batch normalization with batches of 8 to 512 examples and
+            stochastic batch normalization. A guide trained by :func:`pyronorm.fit` is named here.
+        num_samples: draws of each candidate.
+        num_folds: parts of the data, for cross-fitting.
+        batch_size: examples at once.
+        seed: for folds, draws and banks.
+
+    Returns:
+        The choice: :func:`pyronorm.predict`, :func:`pyronorm.evaluate` and :func:`pyronorm.save`
+        take its ``model`` and ``posterior``. Printing it shows the comparison.
+
+    Raises:
+        OptionError: if a candidate is no posterior, or the likelihood has no temperature.
+        DataError: if there are fewer than two examples per fold, or they determine no temperature (the
+            network predicts all of them right, or none better than by chance). A candidate for which
+            they determine none is judged as it is.
+        StatisticsError: if population statistics are missing or stale.
+
+    Source: Ashukha, Lyzhov, Molchanov & Vetrov, "Pitfalls of In-Domain Uncertainty Estimation and
+    Ensembling in Deep Learning" (ICLR 2020), for judging at the best temperature.
+    """
+    check_count("calibrate", "num_samples", num_samples)
+    check_count("calibrate", "num_folds", num_folds, least=2)
+    x, y = gather(validation, batch_size)
+    if y is None:
+        raise DataError("calibrate: needs pairs (x, y), got x alone.")
+    y = move(y, model.network.like.device)
+    kept = model.likelihood.present(y)
+    number = int(kept.sum())
+    if number < 2 * num_folds:
+        raise DataError(
+            f"calibrate: {num_folds} folds need at least {2 * num_folds} examples, got {number}. Give "
+            "more held-out data."
+        )
+    with seeded(seed, model.network.like):
+        folds = torch.randperm(number, device=y.device) % num_folds
+        found = {}
+        sizes = {}
+        posteriors: dict[str, Posterior] = {}
+        for name, size, posterior in _candidates(model, train, candidates, num_samples, batch_size):
+            posteriors[name], sizes[name] = posterior, size
+            samples = 1 if name == _PLAIN else num_samples
+            prediction = predict(model, posterior, x, samples, batch_size=batch_size)
+            found[name] = _judge(prediction, y, kept, folds, num_folds, name)
+    name = _choose({key: judged.cross_fitted for key, judged in found.items()})
+    own = [found[_choice(found, folds, k)].by_fold[k][folds == k] for k in range(num_folds)]
+    plain = found[_PLAIN].cross_fitted
+    rows = [
+        Candidate(
+            key,
+            sizes[key],
+            -float(judged.raw.mean()),
+            -float(judged.cross_fitted.mean()),
+            -float((judged.cross_fitted - plain).mean()),
+            _standard_error(judged.cross_fitted - plain),
+            judged.temperature,
+        )
+        for key, judged in found.items()
+    ]
+    tempered = model.likelihood.tempered(found[name].temperature)
+    return CalibratedPosterior(
+        NormalizationModel(
+            model.network, copy.deepcopy(tempered), model.num_data, model.prior, model.draws
+        ),
+        posteriors[name],
+        name,
+        tuple(rows),
+        -float(torch.cat(own).mean()),
+        number,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Log predictive densities of the examples: as it is, and at the temperatures of the folds."""
+
+    raw: Tensor
+    by_fold: Tensor  # (fold, example): at the temperature that the other folds have
+    cross_fitted: Tensor
+    temperature: float
+
+
+def _judge(
+    prediction: Prediction, y: Tensor, kept: Tensor, folds: Tensor, num_folds: int, name: str
+) -> _Judged:
+    outputs = prediction.outputs
+    assert outputs is not None
+    outputs, y = outputs[:, kept].double(), y[kept]
+    likelihood = copy.deepcopy(prediction.likelihood).double()
+    steps = _STEPS
+    try:
+        best = fit_temperature(likelihood.predict(outputs), y)
+    except DataError:
+        if name == _PLAIN:
+            raise
+        best, steps = 1.0, 0  # so much noise that nothing is left, say: judged as it is
+
+    def log_density(temperature: float) -> Tensor:
+        log_prob = value_log_prob(likelihood.tempered(temperature).double(), outputs, y)
+        values = log_prob.logsumexp(0) - math.log(len(outputs))
+        return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+    # Around the best for all; between two points the density changes in second order only.
+    grid = [best * 2 ** (step / _STEPS) for step in range(-steps, steps + 1)]
+    densities = torch.stack([log_density(temperature) for temperature in grid])
+    chosen = [int(densities[:, folds != k].mean(1).argmax()) for k in range(num_folds)]
+    by_fold = densities[chosen]
+    return _Judged(log_density(1.0), by_fold, by_fold.gather(0, folds[None])[0], best)
+
+
+def _choose(found: Mapping[str, Tensor]) -> str:
+    """The best of those that beat the plain network by two standard errors, or that one."""
+    plain = found[_PLAIN]
+    gains = {name: value - plain for name, value in found.items() if name != _PLAIN}
+    better = {
+        name: float(gain.mean())
+        for name, gain in gains.items()
+        if float(gain.mean()) > 2 * _standard_error(gain)
+    }
+    return max(better, key=better.__getitem__) if better else _PLAIN
+
+
+def _choice(found: Mapping[str, _Judged], folds: Tensor, k: int) -> str:
+    """What the other folds would choose."""
+    return _choose({name: judged.by_fold[k][folds != k] for name, judged in found.items()})
+
+
+def _standard_error(values: Tensor) -> float:
+    return float(values.std() / math.sqrt(len(values)))
+
+
+def _candidates(
+    model: NormalizationModel,
+    train: Data | None,
+    given: Mapping[str, Any] | None,
+    num_samples: int,
+    batch_size: int,
+) -> Iterator[tuple[str, float | None, Posterior]]:
+    yield _PLAIN, None, Point(model)
+    if given is not None:
+        if _PLAIN in given:
+            raise OptionError(
+                'calibrate: "plain" is the network without noise, which is always there; give the '
+                "candidate another name."
+            )
+        for name, posterior in given.items():
+            found = as_posterior(posterior, f"calibrate, candidate {name!r}", model.space)
+            yield name, None, found
+        return
+    for n in _SIZES:
+        yield f"noise {n}", n, BatchNoise(model, n)
+    layers = [layer for layer in batch_layers(model.network) if not layer.unused]
+    suited = [k for k in layers if k.normalizer.shared_by_batch and k.normalizer.keeps_population]
+    if train is None or not layers or len(suited) < len(layers):
+        return
+    x, _ = gather(train, batch_size)
+    for n in _SIZES[1:-1]:
+        if 2 * n <= num_examples(x) and all(_takes(layer, n) for layer in layers):
+            bank = collect_bank(model, x, num_samples, n)
+            yield f"Monte-Carlo batch {n}", n, MonteCarloBatchNorm(model, bank)
+            if n == 32:
+                yield "stochastic batch 32", n, StochasticBatchNorm(model, bank)
+
+
+def _takes(layer: LatentNorm, n: int) -> bool:
+    return layer.normalizer.fixed_batch_size in (None, n)
