@@ -21,7 +21,7 @@ from torch.distributions import transform_to
 
 from pyronorm.checks import check_count, check_instance
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.inputs import Output, num_examples
+from pyronorm.inputs import EXAMPLES_FIRST, Output, is_one_piece, num_examples
 from pyronorm.latents import LatentNetwork, LatentSpace
 from pyronorm.likelihoods import Likelihood
 from pyronorm.priors import Prior, Standard
@@ -200,7 +200,8 @@ class NormalizationModel(PyroModule):
         """Run the model.
 
         Args:
-            x: inputs, examples on axis 0 of every tensor, as :class:`LatentNetwork` takes them.
+            x: inputs, examples on axis 0 of every tensor, as :class:`LatentNetwork` takes them. Of
+                objects (graphs, packed sequences) the examples are the rows of the output.
             y: data in the shape the likelihood says; None to sample it. Missing values (NaN, or the
                 likelihood's ``ignore_index``) are masked; their examples count in ``num_data``.
             weight: how often each example counts in the log likelihood, shape ``(batch,)``; None
@@ -218,23 +219,32 @@ class NormalizationModel(PyroModule):
         self._state_parameters()
         with self.draw_plate():
             shift, scale = sample_latents(network, self.prior)
-        examples = num_examples(x)
+        draws = self.num_draws if shift.ndim >= 3 else 1
+        examples = 0 if draws == 1 and is_one_piece(x) else num_examples(x)
         shift, scale = (self._align(value, examples) for value in (shift, scale))
         output = network(x, shift, scale)
+        rows = output.shape[max(0, shift.ndim - 2) :][:1].numel()
+        if examples and rows != examples:
+            raise ShapeError(
+                f"NormalizationModel: the network's output for {examples} examples has the shape "
+                f"{tuple(output.shape)}: examples must be on its axis 0, too. {EXAMPLES_FIRST}"
+            )
         output = output.to(torch.promote_types(output.dtype, torch.float32))  # after autocast
         sample_dims = max(0, shift.ndim - 2)
         if self.num_draws > 1 and sample_dims:
             output = output.unsqueeze(sample_dims)  # the draws' plate dimension
             sample_dims += 1
-        data = pyro.plate("data", examples, dim=-1)
-        with data, poutine.scale(scale=self.num_data / examples):
+        if rows == 0:
+            raise DataError("NormalizationModel: the batch has no examples.")
+        data = pyro.plate("data", rows, dim=-1)
+        with data, poutine.scale(scale=self.num_data / rows):
             if y is None:
                 drawn: Tensor = pyro.sample("y", self.likelihood.distribution(output, sample_dims))
                 return drawn
             values = is_validation_enabled()
             self.likelihood.check_data(y, output, sample_dims, values=values)
             if weight is not None:
-                _check_weight(weight, examples, values)
+                _check_weight(weight, rows, values)
             observed, value = self.likelihood.objective(output, y, sample_dims, weight)
             pyro.sample("y", observed, obs=value)
         return y

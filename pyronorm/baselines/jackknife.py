@@ -139,10 +139,13 @@ def fit_jackknife(
             f"fit_jackknife: the network has {count} trainable parameters, it must have 1 to {_MOST} "
             "(their Hessian is computed)."
         )
-    x, y = gather(data, batch_size)
-    if y is None:
-        raise DataError("fit_jackknife: needs pairs (x, y), got x alone.")
-    x, y = network.prepare(x), y.to(network.like.device)
+    batch = gather(data, batch_size).to(network)
+    x, (y, weight) = batch.x, batch.targets("fit_jackknife")
+    if weight is not None:
+        raise DataError(
+            "fit_jackknife: leaves one example out, so examples with weights have no place in it. Give "
+            "pairs (x, y), with an example as often as it counts."
+        )
     with evaluation_mode(model):
         parts = [_gradients(model, some) for some in x.split(batch_size)]
     mean, gradients = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.errors import ConversionError, DataError, OptionError
-from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
+from pyronorm.infer.batch import split
+from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.stats.search import minimize_positive
@@ -71,7 +72,7 @@ class LastLayerLaplace:
         draws = (self.mean.flatten() + noise @ self.root.T).unflatten(1, self.mean.shape)
         likelihood = self.model.likelihood
         parts: list[Prediction] = []
-        for features, output, _ in _evaluate(self.model, self.layer, data, batch_size):
+        for features, output, *_ in _evaluate(self.model, self.layer, data, batch_size):
             outputs = torch.einsum("skd,nd->snk", draws, features).to(output)
             parts.append(likelihood.predict(outputs, keep_samples=keep_samples))
         return Prediction.join(parts)
@@ -97,7 +98,7 @@ def fit_laplace(
 
     Args:
         model: a trained model.
-        data: its training data, pairs ``(x, y)``, without augmentation.
+        data: its training data, pairs ``(x, y)`` or ``(x, y, weight)``, without augmentation.
         prior_precision: :math:`\delta` of the prior :math:`\mathcal N(0, \delta^{-1} I)`; None maximizes
             the evidence :math:`\log p(y|\hat\theta) - \frac\delta2\lVert\hat\theta\rVert^2 + \frac P2
             \log\delta - \frac12\log\det(G + \delta I)`.
@@ -130,12 +131,13 @@ def fit_laplace(
         )
     curvature = mean.new_zeros(outputs, width, outputs, width)
     log_p = 0.0
-    for features, output, y in _evaluate(model, name, data, batch_size):
+    for features, output, y, weight in _evaluate(model, name, data, batch_size):
         if y is None:
             raise DataError("fit_laplace: needs pairs (x, y), got x alone.")
-        log_p += float(model.likelihood.log_prob(output, y).double().sum())
+        count = features.new_ones(len(y)) if weight is None else weight.to(features)
+        log_p += float((model.likelihood.log_prob(output, y) * count).sum())
         hessian = model.likelihood.curvature(output.double())
-        hessian = hessian * _complete(model, y)[:, None, None]
+        hessian = hessian * (_complete(model, y) * count)[:, None, None]
         for k in range(outputs):
             for m in range(k + 1):
                 block = (features * hessian[:, k, m, None]).T @ features
@@ -172,8 +174,8 @@ def _complete(model: NormalizationModel, y: Tensor) -> Tensor:
 
 def _evaluate(
     model: NormalizationModel, layer: str, data: Data, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Yield features with a one, (batch, feature) in float64, outputs and ``y``, by batch."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+    """Yield features with a one, (batch, feature) in float64, outputs, ``y`` and weights, by batch."""
     network = model.network
     linear = _linear(model, layer)
     network.check_statistics()
@@ -186,11 +188,11 @@ def _evaluate(
 
     empty = True
     for batch in as_batches(data, batch_size):
-        x, y = split(batch)
+        x, y, weight = split(batch).to(network)
         handle = linear.register_forward_hook(keep)
         try:
             with evaluation_mode(model):
-                output = network(network.prepare(x))
+                output = network(x)
         finally:
             handle.remove()
         if len(seen) != 1 or output.ndim != 2 or not torch.equal(output, results[0]):
@@ -203,7 +205,7 @@ def _evaluate(
         if linear.bias is not None:
             features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
         empty = False
-        yield features, output, None if y is None else y.to(output.device)
+        yield features, output, y, weight
     if empty:
         raise DataError("data: there is no batch.")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyronorm.diagnostics.arviz_versions import Groups, build
 from pyronorm.diagnostics.pyro_export import export_pyro
 from pyronorm.errors import OptionError
+from pyronorm.infer.batch import Batch
 from pyronorm.infer.data import gather
 from pyronorm.infer.ensemble import Members
 from pyronorm.infer.predict import draws_for, evaluate_draws
@@ -113,7 +114,7 @@ def to_arviz(
         if model_data is not None:
             present = _add_data(groups, model, members, log_prior, model_data, batch_size)
             if include_inputs:
-                named = tensors_of(model_data[0])
+                named = tensors_of(model_data.x)
                 constant |= {f"x_{name}" if name else "x": value for name, value in named.items()}
     _split_chains(groups, draws.num_chains)
     if constant:
@@ -160,22 +161,22 @@ def _add_data(
     model: NormalizationModel,
     members: Members,
     log_prior: Tensor,
-    data: tuple[Any, Tensor | None],
+    data: Batch,
     batch_size: int,
 ) -> NDArray[Any] | None:
     """Add what the data say; return which examples have any, None if all."""
-    x, y = data
     predictive, log_likelihood = [], []
-    batches = x if y is None else (x, y)
-    for _, y_batch, output in evaluate_draws(members, batches, batch_size):
+    for batch, output in evaluate_draws(members, data.arguments(), batch_size):
         predictive.append(model.likelihood.distribution(output, 1).sample())
-        if y_batch is not None:
-            log_likelihood.append(model.likelihood.log_prob(output, y_batch, 1))
+        if batch.y is not None:
+            log_p = model.likelihood.log_prob(output, batch.y, 1)
+            log_likelihood.append(log_p if batch.weight is None else log_p * batch.weight)
+    y = data.y
     groups["posterior_predictive"] = {"y": _numpy(torch.cat(predictive, 1))}
     if y is None:
         return None
     pointwise = torch.cat(log_likelihood, 1)
-    lp = log_prior + pointwise.sum(1) * (model.num_data / num_examples(x))
+    lp = log_prior + pointwise.sum(1) * (model.num_data / num_examples(y))
     groups["sample_stats"]["lp"] = _numpy(lp)
     groups["log_likelihood"] = {"y": _numpy(pointwise)}
     groups["observed_data"] = {"y": _numpy(y)}

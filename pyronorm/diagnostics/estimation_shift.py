@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pyronorm.diagnostics.layer_inputs import watching
 from pyronorm.errors import ConversionError, DataError
-from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs, split
+from pyronorm.infer.batch import split
+from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.inputs import num_examples, run
 from pyronorm.latents import LatentSpace
@@ -190,27 +191,27 @@ def mode_gap(
     """
     latent = model.network
     latent.check_statistics()
-    size = examples = scored = 0
+    size = 0
+    examples = scored = 0.0
     losses = torch.zeros(2, dtype=torch.float64)
     distance = 0.0
     for batch in as_batches(data, batch_size, shuffle=True, seed=seed):
-        x, y = split(batch)
-        if y is None:
-            raise DataError("mode_gap: needs pairs (x, y), got x alone.")
+        whole = split(batch).to(latent)
+        x, (y, weight) = whole.x, whole.targets("mode_gap")
         if num_examples(x) < size:
             continue
         size = size or num_examples(x)
-        x, y = latent.prepare(x), y.to(latent.like.device)
+        count = torch.ones(len(y), device=y.device) if weight is None else weight
         with batch_statistics_mode(latent.network):
             noisy = latent(x)
         with evaluation_mode(latent.network):
             clean = latent(x)
         for position, output in enumerate((noisy, clean)):
-            losses[position] -= float(model.likelihood.log_prob(output, y).sum())
+            losses[position] -= float((model.likelihood.log_prob(output, y) * count).sum())
         apart = (noisy - clean).flatten(1).double()
-        distance += float(apart.norm(dim=1).sum()) / math.sqrt(apart.shape[1])
-        examples += num_examples(x)
-        scored += int(model.likelihood.present(y).sum())
+        distance += float((apart.norm(dim=1) * count).sum()) / math.sqrt(apart.shape[1])
+        examples += float(count.sum())
+        scored += float((model.likelihood.present(y) * count).sum())
     if not examples:
         raise DataError("mode_gap: there is no batch.")
     if not scored:

@@ -64,7 +64,7 @@ def evaluate(
     Args:
         model: the model.
         posterior: as in :func:`pyronorm.predict`.
-        data: pairs ``(x, y)``.
+        data: pairs ``(x, y)``, or ``(x, y, weight)``, whose means are weighted.
         num_samples: as in :func:`pyronorm.predict`.
         calibrate_on: pairs ``(x, y)`` that are neither training nor test data; their predictions are
             kept in memory, for all draws.
@@ -89,11 +89,10 @@ def evaluate(
         temperature = _temperature(model, members, as_batches(calibrate_on, batch_size))
         likelihoods["calibrated_"] = model.likelihood.tempered(temperature)
     scores: dict[str, list[Scores]] = {prefix: [] for prefix in likelihoods}
-    for _, y, output in evaluate_draws(members, batches):
-        if y is None:
-            raise DataError("evaluate: needs pairs (x, y), got x alone.")
+    for batch, output in evaluate_draws(members, batches):
+        y, weight = batch.targets("evaluate")
         for prefix, likelihood in likelihoods.items():
-            scores[prefix].append(likelihood.scores(output, y))
+            scores[prefix].append(likelihood.scores(output, y, weight))
     found = {
         f"{prefix}{name}": value
         for prefix, parts in scores.items()
@@ -104,9 +103,10 @@ def evaluate(
 
 def _temperature(model: NormalizationModel, members: Members, batches: Data) -> float:
     predictions, targets = [], []
-    for _, y, output in evaluate_draws(members, batches):
-        if y is None:
-            raise DataError("evaluate: calibrate_on needs pairs (x, y), got x alone.")
+    for batch, output in evaluate_draws(members, batches):
+        y, weight = batch.targets("evaluate, calibrate_on")
+        if weight is not None:
+            raise DataError("evaluate: calibrate_on takes pairs (x, y), without weights.")
         predictions.append(model.likelihood.predict(output))
         targets.append(y)
     return fit_temperature(Prediction.join(predictions), torch.cat(targets))

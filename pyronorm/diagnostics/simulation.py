@@ -198,6 +198,6 @@ def _simulate(model: NormalizationModel, truth: Draws, x: Tensor) -> Tensor:
     with evaluation_mode(model):
         parts = [
             model.likelihood.distribution(output, 1).sample()[0]
-            for _, _, output in evaluate_draws([(model, truth)], x)
+            for _, output in evaluate_draws([(model, truth)], x)
         ]
     return torch.cat(parts)

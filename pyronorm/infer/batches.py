@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyronorm.errors import DataError
+from pyronorm.infer.batch import Batch, num_examples, split
 from pyronorm.infer.data import (
     Data,
     as_batches,
@@ -17,11 +16,10 @@ from pyronorm.infer.data import (
     folded,
     has_small_rest,
     num_batches,
-    split,
 )
 from pyronorm.infer.generators import Generators, order_generators
-from pyronorm.infer.preparation import check_num_data
-from pyronorm.inputs import num_examples
+from pyronorm.infer.preparation import compare_num_data, refuse_number_of_batches
+from pyronorm.inputs import is_one_piece
 from pyronorm.model import NormalizationModel
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ __all__ = ["TrainingBatches"]
 
 
 class TrainingBatches:
-    """Pairs ``(x, y)`` on the device.
+    """Batches with targets on the device.
 
     Args:
         data: in any of the forms of :data:`pyronorm.infer.data.Data`.
@@ -57,12 +55,12 @@ class TrainingBatches:
     ) -> None:
         batches = as_batches(data, batch_size, shuffle=True, seed=seed, least=least)
         self._model = model
-        self._fabric = fabric
         self._least = least if has_small_rest(batches, least) else 1
         self._order = order_generators(batches)
-        expected = count_examples(batches)
-        check_num_data(model.num_data, expected, batches)
-        self._counts = expected is None  # the first pass has to be counted
+        self._expected = count_examples(batches)
+        refuse_number_of_batches(model.num_data, self._expected, batches)
+        self._source = batches
+        self._counts = True  # until the number of examples of a pass is known and compared
         if isinstance(batches, DataLoader):
             batches = fabric.setup_dataloaders(batches)
         self._batches = batches
@@ -76,17 +74,17 @@ class TrainingBatches:
         """Batches of a pass, None where the data do not say."""
         return num_batches(self._batches)
 
-    def first(self) -> tuple[Any, Tensor]:
+    def first(self) -> Batch:
         """The first batch of a pass.
 
         Raises:
             DataError: if there is none.
         """
         for batch in self._batches:
-            return self._pair(batch)
+            return self._prepared(batch)
         raise DataError("fit: train_data has no batch.")
 
-    def run_through(self, generators: Generators) -> Iterator[tuple[Any, Tensor]]:
+    def run_through(self, generators: Generators) -> Iterator[Batch]:
         """Iterate over the batches of a pass, or over those that a resumed pass has left.
 
         Args:
@@ -103,16 +101,19 @@ class TrainingBatches:
         self.position = examples = 0
         for batch in folded(self._batches, self._least):
             self.position += 1
-            pair = self._pair(batch) if self.position > skipped or self._counts else None
-            examples += 0 if pair is None else num_examples(pair[1])
+            if self._counts:
+                self._look_at(batch)
+            ready = self._prepared(batch) if self.position > skipped or self._counts else None
+            examples += 0 if ready is None else num_examples(ready.y)
             if self.position == skipped and resumed is not None:
                 self._restore(resumed["now"], generators)
-            if self.position > skipped and pair is not None:
-                yield pair
+            if self.position > skipped and ready is not None:
+                yield ready
         if self.position == 0:
             raise DataError("fit: train_data has no batch.")
         if self._counts:
-            check_num_data(self._model.num_data, examples, range(self.position))
+            for compare in (refuse_number_of_batches, compare_num_data):
+                compare(self._model.num_data, examples, range(self.position))
             self._counts = False
 
     def finish(self) -> None:
@@ -159,9 +160,13 @@ class TrainingBatches:
         for generator, order in zip(self._order, state["order"], strict=True):
             generator.set_state(order)
 
-    def _pair(self, batch: Any) -> tuple[Any, Tensor]:
-        x, y = split(batch)
-        if y is None:
-            raise DataError("fit: train_data must give pairs (x, y), got x alone.")
-        targets: torch.Tensor = self._fabric.to_device(y)
-        return self._model.network.prepare(x), targets
+    def _look_at(self, batch: Any) -> None:
+        """Compare ``num_data`` with what a loader says, where that counts what ``y`` counts."""
+        if self._expected is not None and not is_one_piece(batch):  # nodes of graphs, say
+            compare_num_data(self._model.num_data, self._expected, self._source)
+            self._counts = False
+
+    def _prepared(self, batch: Any) -> Batch:
+        found = split(batch)
+        found.targets("fit")
+        return found.to(self._model.network)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from itertools import islice
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -24,7 +25,15 @@ from torch.utils.data import (
 from pyronorm.checks import check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
-from pyronorm.inputs import map_tensors, tensors_of
+from pyronorm.infer.batch import Batch, joined, num_examples, split
+from pyronorm.inputs import (
+    EXAMPLES_FIRST,
+    is_input,
+    is_object,
+    is_one_piece,
+    map_tensors,
+    tensors_of,
+)
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.randomness import Seed, seed_value
@@ -38,19 +47,18 @@ __all__ = [
     "gather",
     "has_small_rest",
     "inputs",
-    "joined",
     "kept_modes",
     "least_examples",
     "num_batches",
-    "num_examples",
-    "split",
 ]
 
 Data = Iterable[Any] | Dataset[Any] | Tensor
-"""A DataLoader (or any iterable of batches that can be iterated again), a Dataset, inputs ``x``, or a
-pair ``(x, y)``. A batch is ``x`` or ``(x, y)``, examples on axis 0 of every tensor. ``y`` is a tensor;
-``x`` is one, or in a pair a tuple for ``network(*x)``, a dictionary for ``network(**x)`` or a dataclass
-of tensors. Batches that are dictionaries with the target among them: :func:`pyronorm.with_target`."""
+"""A DataLoader (or any iterable of batches that can be iterated again), a Dataset, inputs ``x``, a pair
+``(x, y)``, or ``(x, y, weight)``. A batch is one of the last three, examples on axis 0 of every tensor.
+``y`` and ``weight`` (how often each example counts) are tensors; ``x`` is one, or in a pair a tuple for
+``network(*x)``, a dictionary for ``network(**x)`` or a dataclass of tensors, or an object with a method
+``to(device)``, such as a batch of graphs. Batches that are dictionaries or objects with the target among
+their entries: :func:`pyronorm.with_target`."""
 
 
 def as_batches(
@@ -77,15 +85,15 @@ def as_batches(
         ShapeError: if ``x`` and ``y`` differ in length.
     """
     check_count("data", "batch_size", batch_size)
-    if isinstance(data, Tensor) or _is_record(data):
-        data = _Tensors((data,))
-    elif isinstance(data, tuple) and (
-        all(isinstance(part, Tensor) for part in data)
-        or (len(data) == 2 and isinstance(data[1], Tensor) and bool(tensors_of(data[0])))
-    ):
-        data = _Tensors(data)
     if isinstance(data, DataLoader):
         return data
+    if not isinstance(data, Dataset):
+        if _is_batch(data):
+            return [data]
+        if isinstance(data, (Tensor, Mapping)) or is_dataclass(data):
+            data = _Tensors(split((data,)))
+        elif isinstance(data, tuple) and _is_tensors(data):
+            data = _Tensors(split(data))
     # A loader takes a number from its generator even if it does not shuffle.
     generator = None if shuffle and seed is None else torch.Generator()
     if generator is not None and seed is not None:
@@ -113,8 +121,8 @@ def as_batches(
     if isinstance(data, Iterable):
         return data
     raise DataError(
-        "data: expected a DataLoader, an iterable of batches, a Dataset, a tensor or a pair of "
-        f"tensors, got {type(data).__name__}."
+        "data: expected a DataLoader, an iterable of batches, a Dataset, a tensor, or a tuple (x, y) or "
+        f"(x, y, weight) of tensors, got {type(data).__name__}."
     )
 
 
@@ -169,7 +177,7 @@ def folded(batches: Iterable[Any], least: int) -> Iterator[Any]:
     for batch in batches:
         if held is None:
             held = batch
-        elif num_examples(batch) < least <= num_examples(held):
+        elif num_examples(batch) < least <= num_examples(held) and not is_one_piece(batch):
             held = joined([held, batch])
         else:
             yield held
@@ -197,11 +205,6 @@ def least_examples(network: nn.Module) -> int:
     return max((layer.normalizer.least_batch_size for layer in batch_layers(network)), default=1)
 
 
-def num_examples(batch: Any) -> int:
-    """The number of examples of a batch, on axis 0 of its first tensor."""
-    return next((len(tensor) for tensor in tensors_of(batch).values()), 0)
-
-
 def num_batches(batches: Iterable[Any]) -> int | None:
     """The number of batches, None where they do not say."""
     try:
@@ -220,21 +223,17 @@ def count_examples(batches: Iterable[Any]) -> int | None:
     return len(sampler) if isinstance(sampler, Sized) else None
 
 
-def joined(parts: Sequence[Any]) -> Any:
-    """Join batches, or inputs, of one structure along the axis of examples."""
-    names = [tensors_of(part) for part in parts]
-    whole = iter([torch.cat([mine[name] for mine in names]) for name in names[0]])
-    return map_tensors(lambda _: next(whole), parts[0])
-
-
-class _Tensors(Dataset[tuple[Tensor, ...]]):
+class _Tensors(Dataset[tuple[Any, ...]]):
     """Tensors that are indexed a batch at a time, not example by example."""
 
-    def __init__(self, tensors: tuple[Any, ...]) -> None:
-        lengths = [len(tensor) for tensor in tensors_of(tensors).values()]
+    def __init__(self, tensors: Batch) -> None:
+        lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors_of(tensors).values()]
         if len(set(lengths)) > 1:
-            raise ShapeError(f"data: x and y must have one length, got {lengths}.")
-        self.tensors = tensors
+            raise ShapeError(
+                f"data: x and y must have one length, that of their axis 0, got {lengths}. "
+                f"{EXAMPLES_FIRST}"
+            )
+        self.tensors = tensors.arguments()
         self.length = lengths[0]
 
     def __len__(self) -> int:
@@ -246,36 +245,20 @@ class _Tensors(Dataset[tuple[Tensor, ...]]):
         return list(map_tensors(lambda tensor: tensor[move(place, tensor.device)], self.tensors))
 
 
-def split(batch: Any) -> tuple[Any, Tensor | None]:
-    """Split a batch into ``x`` and ``y``, the latter None if there is none.
-
-    Raises:
-        DataError: if the batch is neither ``x`` nor ``(x, y)``.
-    """
-    if isinstance(batch, Tensor) or _is_record(batch):
-        return batch, None
-    kinds: object = type(batch).__name__
-    if isinstance(batch, (tuple, list)):
-        if len(batch) == 1 and tensors_of(batch[0]):
-            return _input(batch[0]), None
-        if len(batch) == 2 and tensors_of(batch[0]) and isinstance(batch[1], Tensor):
-            return _input(batch[0]), batch[1]
-        kinds = [type(part).__name__ for part in batch]
-    raise DataError(
-        "data: a batch must be x or a pair (x, y) with a tensor y, where x is a tensor, or a tuple, "
-        f"dictionary or dataclass of tensors; got {kinds}. Where y is a part of a dictionary, name it: "
-        "pyronorm.with_target(data, 'labels')."
-    )
+def _is_tensors(data: tuple[Any, ...]) -> bool:
+    """Whether a tuple is (x, ...) and not one of batches."""
+    return bool(data) and is_input(data[0]) and all(isinstance(t, Tensor) for t in data[1:])
 
 
-def _is_record(x: Any) -> bool:
-    """Whether it is a dictionary or a dataclass of tensors."""
-    return (isinstance(x, Mapping) or is_dataclass(x)) and bool(tensors_of(x))
-
-
-def _input(x: Any) -> Any:
-    """Loaders make lists of tuples; a network takes them as its arguments all the same."""
-    return tuple(x) if type(x) is list else x
+def _is_batch(data: Any) -> bool:
+    """Whether data are one batch that is an object, or has one: it is not cut into smaller ones."""
+    if isinstance(data, tuple) and not is_object(data):
+        return is_one_piece(data) and _is_tensors(data)
+    if isinstance(data, Mapping):
+        return is_one_piece(data)
+    graph = hasattr(data, "num_graphs") or hasattr(data, "num_nodes")
+    known = graph or isinstance(data, PackedSequence) or not isinstance(data, Iterable)
+    return known and is_object(data)
 
 
 def inputs(
@@ -299,22 +282,22 @@ def inputs(
     """
     batches = as_batches(data, batch_size, shuffle=shuffle, seed=seed, least=least)
     for batch in folded(batches, least):
-        yield network.prepare(split(batch)[0])
+        yield network.prepare(split(batch).x)
 
 
-def gather(data: Data, batch_size: int = 256) -> tuple[Any, Tensor | None]:
-    """Join all batches into one, ``x`` and ``y``.
+def gather(data: Data, batch_size: int = 256) -> Batch:
+    """Join all batches into one.
 
     Raises:
-        DataError: if the data are empty.
+        DataError: if the data are empty, or cannot be joined.
     """
     if isinstance(data, (Tensor, tuple)):
         data = [data]
     parts = [split(batch) for batch in as_batches(data, batch_size)]
     if not parts:
         raise DataError("data: there is no batch.")
-    y = [y for _, y in parts if y is not None]
-    return joined([x for x, _ in parts]), torch.cat(y) if y else None
+    whole: Batch = joined(parts)
+    return whole
 
 
 @contextmanager

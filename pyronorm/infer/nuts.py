@@ -45,7 +45,7 @@ def run_nuts(
         model: the model. Its likelihood counts each example once, so it has to be made for these
             data: for a subset make a model with ``num_data`` of that size, whose posterior is that of
             the subset.
-        data: pairs ``(x, y)``.
+        data: pairs ``(x, y)``, or ``(x, y, weight)``.
         num_samples: draws per chain that are kept, at least 4.
         warmup: steps of adaptation before them.
         num_chains: number of chains.
@@ -60,6 +60,7 @@ def run_nuts(
         diverged.
 
     Raises:
+        DataError: if there is no ``y``.
         OptionError: if the data are not the model's ``num_data`` examples, or an option is too small.
         StatisticsError: if population statistics are missing or stale.
 
@@ -73,17 +74,15 @@ def run_nuts(
         if value < least:
             raise OptionError(f"run_nuts: {name} must be at least {least}, got {value}.")
     model.network.refuse_plain("run_nuts")
-    x, y = gather(data)
-    if y is None:
-        raise OptionError("run_nuts: needs pairs (x, y), got x alone.")
-    if num_examples(x) != model.num_data:
+    network = model.network
+    batch = gather(data).to(network)
+    y, _ = batch.targets("run_nuts")
+    if num_examples(y) != model.num_data:
         raise OptionError(
             "run_nuts: the model is made for "
-            f"num_data={model.num_data} examples, got {num_examples(x)}. For the posterior of a subset "
-            "make a NormalizationModel of that size on the same network."
+            f"num_data={model.num_data} examples, got {num_examples(y)}. For the posterior of a "
+            "subset make a NormalizationModel of that size on the same network."
         )
-    network = model.network
-    x, y = network.prepare(x), y.to(network.like.device)
     chains = []
     first = None if seed is None else seed_value(seed)
     with verified(network.network), evaluation_mode(model), _frozen(model):
@@ -101,7 +100,7 @@ def run_nuts(
             # Pyro looks at the sites first; from an improper prior it cannot draw for that.
             own = None if first is None else first + chain
             with seeded(own, network.like), InitMessenger(init_to_neutral):
-                mcmc.run(x, y)
+                mcmc.run(*batch.arguments())
             chains.append(draws_of_mcmc(mcmc, model.space))
     return Draws.join(chains)
 

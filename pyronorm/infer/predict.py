@@ -11,12 +11,13 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyronorm.devices import move, read_together
+from pyronorm.devices import read_together
 from pyronorm.errors import DataError, OptionError
-from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
+from pyronorm.infer.batch import Batch, split
+from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.infer.ensemble import Members, draw_members
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
-from pyronorm.inputs import all_finite, first_tensor, map_tensors, num_examples, tensors_of
+from pyronorm.inputs import all_finite, first_tensor, is_one_piece, num_examples, tensors_of
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
@@ -75,7 +76,7 @@ def predict(
     with torch.no_grad():
         parts = [
             model.likelihood.predict(output, keep_samples=keep_samples)
-            for _, _, output in evaluate_draws(members, batches)
+            for _, output in evaluate_draws(members, batches)
         ]
     return Prediction.join(parts)
 
@@ -110,17 +111,17 @@ def draws_for(
 
 def evaluate_draws(
     members: Members, data: Data, batch_size: int = 256
-) -> Iterator[tuple[Any, Tensor | None, Tensor]]:
+) -> Iterator[tuple[Batch, Tensor]]:
     """Evaluate networks for draws of their latents, batch by batch.
 
     Args:
         members: networks and the draws for each; each is in evaluation mode during a batch.
-        data: inputs ``x`` or pairs ``(x, y)``; iterated once.
+        data: in any of the forms of :data:`pyronorm.infer.data.Data`; iterated once.
         batch_size: examples at once, where the data do not come in batches.
 
     Yields:
-        For each batch, or part of it if outputs are large: ``x``, ``y`` (or None), and the outputs
-        of shape ``(sample, batch, *out)``, members one after the other, on the first network's device.
+        For each batch, or part of it if outputs are large, the batch and the outputs of shape
+        ``(sample, batch, *out)``, members one after the other, on the first network's device.
 
     Raises:
         DataError: if there are no data, or inputs that are not finite.
@@ -132,40 +133,37 @@ def evaluate_draws(
     empty = True
     finite: dict[int, Tensor] = {}  # what lies on a device is read at the end, for all batches
     # Batch by batch through all members: a loader that shuffles has another order in each pass.
-    for position, batch in enumerate(as_batches(data, batch_size)):
-        given, y = split(batch)
-        if any(tensor.is_floating_point() for tensor in tensors_of(given).values()):
-            finite[position] = all_finite(given)
+    rows = 0  # all
+    for position, found in enumerate(as_batches(data, batch_size)):
+        given = split(found)
+        if any(tensor.is_floating_point() for tensor in tensors_of(given.x).values()):
+            finite[position] = all_finite(given.x)
             if finite[position].device.type == "cpu":
                 _refuse_non_finite(finite)
                 finite.clear()
         if empty:
             for model, _ in members:
-                _refuse_other_sites(model.network, model.network.prepare(given))
-            draws = sum(len(index) for _, _, index in unique)
-            size = _size(members[0][0], unique[0], _rows(given, 0, 1))
-            rows = max(1, _ELEMENTS // max(1, draws * size))
+                _refuse_other_sites(model.network, model.network.prepare(given.x))
+            if not is_one_piece(given.x):
+                draws = sum(len(index) for _, _, index in unique)
+                size = _size(members[0][0], unique[0], given.rows(0, 1).x)
+                rows = max(1, _ELEMENTS // max(1, draws * size))
             empty = False
-        for part in range(0, max(1, num_examples(given)), rows):
+        parts = range(0, max(1, num_examples(given.x)), rows) if rows else range(1)
+        for part in parts:
+            batch = given.rows(part, rows) if rows else given
+            ready = batch.to(members[0][0].network)
             outputs: list[Tensor] = []
             for (model, _), (shift, scale, index) in zip(members, unique, strict=True):
-                mine = model.network.prepare(_rows(given, part, rows))
-                if not outputs:
-                    x = mine
+                mine = model.network.prepare(batch.x) if outputs else ready.x
                 with evaluation_mode(model):
                     output = model.network(mine, shift, scale)
                 output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
-                outputs.append(output.to(first_tensor(x).device))
-            targets = None if y is None else move(y[part : part + rows], first_tensor(x).device)
-            yield x, targets, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+                outputs.append(output.to(first_tensor(ready.x).device))
+            yield ready, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if empty:
         raise DataError("data: there is no batch.")
     _refuse_non_finite(finite)
-
-
-def _rows(x: Any, start: int, number: int) -> Any:
-    """So many examples of the inputs."""
-    return map_tensors(lambda tensor: tensor[start : start + number], x)
 
 
 def _size(model: NormalizationModel, draws: tuple[Tensor, ...], x: Any) -> int:
@@ -217,12 +215,12 @@ def log_likelihoods(
     batch_size: int = 256,
     seed: Seed = None,
 ) -> Tensor:
-    """Log likelihood of each example under each draw.
+    """Log likelihood of each example under each draw, as often as the example counts.
 
     Args:
         model: the model.
         posterior: as in :func:`predict`.
-        data: pairs ``(x, y)``.
+        data: pairs ``(x, y)``, or ``(x, y, weight)``.
         num_samples: as in :func:`predict`.
         batch_size: examples at once, where the data do not come in batches.
         seed: for the draws.
@@ -238,10 +236,9 @@ def log_likelihoods(
     parts = []
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "log_likelihoods")
-    for _, y, output in evaluate_draws(members, batches):
-        if y is None:
-            raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
-        parts.append(model.likelihood.log_prob(output, y, 1))
+    for batch, output in evaluate_draws(members, batches):
+        y, weight = batch.targets("log_likelihoods")
+        parts.append(model.likelihood.log_prob(output, y, 1) * (1 if weight is None else weight))
     return torch.cat(parts, dim=1)
 
 
@@ -257,12 +254,12 @@ def predictive_nll(
 ) -> float:
     r"""Mean negative log predictive density :math:`-\log\frac1S\sum_s p(y|x,z_s)`, in nats.
 
-    The mean over examples with an observed value.
+    The mean over examples with an observed value, each as often as it counts.
 
     Args:
         model: the model.
         posterior: as in :func:`predict`.
-        data: pairs ``(x, y)``.
+        data: pairs ``(x, y)``, or ``(x, y, weight)``.
         num_samples: as in :func:`predict`.
         batch_size: examples at once, where the data do not come in batches.
         seed: for the draws.
@@ -271,15 +268,15 @@ def predictive_nll(
     members = draws_for(model, posterior, num_samples, batches, seed, "predictive_nll")
     like = members[0][0].network.like
     total = torch.zeros(2, dtype=torch.float64, device=like.device)
-    for _, y, output in evaluate_draws(members, batches):
-        if y is None:
-            raise DataError("data: the log likelihood needs pairs (x, y), got x alone.")
+    for batch, output in evaluate_draws(members, batches):
+        y, weight = batch.targets("predictive_nll")
         density = torch.logsumexp(model.likelihood.log_prob(output, y, 1), 0) - math.log(
             len(output)
         )
         present = model.likelihood.present(y)
-        total += torch.stack([torch.where(present, density, 0.0).double().sum(), present.sum()])
-    log_density, count = total.tolist()  # read once: a device is not waited for in between
-    if not count:
-        raise DataError("data: all values of y are missing.")
-    return float(-log_density / count)
+        count = present.double() if weight is None else present * weight.double()
+        total += torch.stack([(torch.where(present, density, 0.0) * count).sum(), count.sum()])
+    log_density, number = total.tolist()  # read once: a device is not waited for in between
+    if not number:
+        raise DataError("data: all values of y are missing, or count for nothing.")
+    return float(-log_density / number)

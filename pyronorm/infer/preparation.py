@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_arguments",
-    "check_num_data",
     "check_numbers",
     "check_others",
     "check_parameters",
     "check_same_callbacks",
     "check_same_run",
+    "compare_num_data",
     "default_fabric",
     "describe_run",
     "frozen",
     "frozen_parts",
     "parameter_groups",
+    "refuse_number_of_batches",
 ]
 
 
@@ -116,25 +117,33 @@ def check_numbers(
             )
 
 
-def check_num_data(num_data: int, examples: int | None, batches: Any) -> None:
-    """Compare ``num_data`` with the examples of an epoch; batches may lack a rest."""
-    count = num_batches(batches)
-    dataset = getattr(batches, "dataset", None)
-    whole = len(dataset) if isinstance(dataset, Sized) else examples
-    if examples is None or num_data in (examples, whole):
-        return
-    if num_data == count:
+def refuse_number_of_batches(num_data: int, examples: int | None, batches: Any) -> None:
+    """Refuse a ``num_data`` that is the number of batches, where that is not the number of examples."""
+    if examples is not None and num_data == num_batches(batches) not in _counts(examples, batches):
         raise OptionError(
             f"fit: the model has num_data={num_data}, which is the number of batches; the data have "
             f"{examples} examples. num_data is the number of training examples, such as "
             "len(train_loader.dataset), not len(train_loader)."
         )
+
+
+def compare_num_data(num_data: int, examples: int, batches: Any) -> None:
+    """Say that ``num_data`` is not the number of examples of an epoch; batches may lack a rest."""
+    count = num_batches(batches)
+    if num_data in _counts(examples, batches):
+        return
     if count is None or not 0 < num_data - examples < examples / count:  # a loader may drop a rest
         warnings.warn(
             f"fit: the model has num_data={num_data}, but an epoch has {examples} examples. The "
             "posterior is as wide as that of num_data examples.",
             stacklevel=2,
         )
+
+
+def _counts(examples: int, batches: Any) -> tuple[int, int]:
+    """The examples of an epoch, and of the data set, of which a sampler may take a part."""
+    dataset = getattr(batches, "dataset", None)
+    return examples, len(dataset) if isinstance(dataset, Sized) else examples
 
 
 def check_parameters(model: NormalizationModel, guide: nn.Module) -> None:

@@ -16,7 +16,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
-from pyronorm.infer.data import Data, as_batches, evaluation_mode, split
+from pyronorm.infer.batch import split
+from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.latents import Draws, LatentSpace
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
@@ -110,11 +111,11 @@ class PyroGuide:
         draws = Draws(values[0], values[1], _log_density(trace, num_samples), hyper)
         return draws.to(like)
 
-    def _arguments(self, data: Data | None) -> tuple[Tensor, ...]:
+    def _arguments(self, data: Data | None) -> tuple[Any, ...]:
         if isinstance(self.guide, AutoGuide) or data is None:
             return ()
         for batch in as_batches(data):
-            return tuple(part for part in split(batch) if part is not None)
+            return split(batch).arguments()
         raise DataError("data: there is no batch.")
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.infer.batch import Batch
 from pyronorm.infer.elbo import KLWeight
 from pyronorm.infer.generators import replayed
 from pyronorm.infer.options import Objective, Optimization, needs_closure
-from pyronorm.inputs import all_finite, first_tensor, num_examples, tensors_of
+from pyronorm.inputs import all_finite, is_one_piece, num_examples, tensors_of
 from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
 
@@ -109,12 +110,11 @@ class Step:
         self.kl_weight = state["kl_weight"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def __call__(self, x: Any, y: Tensor, epochs_done: float) -> bool:
+    def __call__(self, batch: Batch, epochs_done: float) -> bool:
         """Take a batch; in the first epoch its values are checked.
 
         Args:
-            x: inputs, on the device.
-            y: targets, on the device.
+            batch: with targets, on the device.
             epochs_done: epochs so far, a fraction within an epoch.
 
         Returns:
@@ -123,17 +123,17 @@ class Step:
         first = epochs_done < 1
         self.kl_weight = self._objective.weight(epochs_done)
         if self._augment is not None:
-            x, y = _augmented(x, y, self._augment)
-        if first and not bool(all_finite(x)):
+            batch = _augmented(batch, self._augment)
+        if first and not bool(all_finite(batch.x)):
             raise DataError("fit: train_data has a batch with inputs that are not finite.")
         with nullcontext() if first else pyro.validation_enabled(False):
             if self._closure:
                 self._before_change()
-                self._evaluate_within_step(x, y, epochs_done)
+                self._evaluate_within_step(batch, epochs_done)
                 return True
             last = self._waiting + 1 == self._accumulate
             with self._fabric.no_backward_sync(self._module, enabled=not last):
-                self._backward(x, y, epochs_done)
+                self._backward(batch, epochs_done)
         self._waiting += 1
         if last:
             self._update()
@@ -156,16 +156,16 @@ class Step:
             self._read(*self._unread)
             self._unread = None
 
-    def _backward(self, x: Any, y: Tensor, epochs_done: float) -> None:
+    def _backward(self, batch: Batch, epochs_done: float) -> None:
         if self._waiting == 0:
             self._optimizer.zero_grad()
-        loss = self._loss(x, y)
+        loss = self._loss(batch)
         self._note(loss.detach(), epochs_done)
         self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
 
-    def _loss(self, x: Any, y: Tensor) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
         with nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight):
-            loss: Tensor = self._module(x, y) / self._num_data
+            loss: Tensor = self._module(*batch.arguments()) / self._num_data
         return loss
 
     def _update(self) -> None:
@@ -182,14 +182,14 @@ class Step:
         self._clip_gradients()
         self._optimizer.step()
 
-    def _evaluate_within_step(self, x: Any, y: Tensor, epochs_done: float) -> None:
+    def _evaluate_within_step(self, batch: Batch, epochs_done: float) -> None:
         losses: list[Tensor] = []
-        with replayed(first_tensor(x).device) as replay:
+        with replayed(self._fabric.device) as replay:
 
             def closure() -> Tensor:
                 replay()
                 self._optimizer.zero_grad()
-                loss = self._loss(x, y)
+                loss = self._loss(batch)
                 if not losses:
                     self._note(loss.detach(), epochs_done)
                 losses.append(loss.detach())
@@ -238,18 +238,18 @@ class _NegativeELBO(nn.Module):
         self.elbo = elbo
         self._network = (network,)  # it is a part of the ELBO already
 
-    def forward(self, x: Any, y: Tensor) -> Tensor:
-        device = first_tensor(x).device.type
+    def forward(self, *batch: Any) -> Tensor:
+        device = batch[1].device.type
         loss: Tensor
         if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-            loss = self.elbo(x, y)
+            loss = self.elbo(*batch)
         else:
             dtype = torch.get_autocast_dtype(device)
             with (
                 _called_under(device, dtype, self._network[0]),
                 torch.autocast(device, enabled=False),
             ):
-                loss = self.elbo(x, y)
+                loss = self.elbo(*batch)
         return loss
 
 
@@ -275,7 +275,9 @@ def _called_under(device: str, dtype: torch.dtype, network: nn.Module) -> Iterat
             hook.remove()
 
 
-def _augmented(x: Any, y: Tensor, augment: Augment) -> tuple[Any, Tensor]:
+def _augmented(batch: Batch, augment: Augment) -> Batch:
+    x, y, weight = batch
+    assert y is not None
     new: Any = augment(x, y)
     if not isinstance(new, (tuple, list)) or len(new) != 2:
         raise OptionError(
@@ -289,12 +291,12 @@ def _augmented(x: Any, y: Tensor, augment: Augment) -> tuple[Any, Tensor]:
                 f"fit: augment must return as many {name} as it gets, {expected}, got "
                 f"{type(after).__name__ if came in (None, expected) else came}."
             )
-    return new[0], new[1]
+    return Batch(new[0], new[1], weight)
 
 
 def _examples(value: Any) -> int | None:
     """The number of examples, None where there is no axis of them."""
     tensors = tensors_of(value)
-    if not tensors or any(tensor.ndim == 0 for tensor in tensors.values()):
+    if not tensors or is_one_piece(value) or any(tensor.ndim == 0 for tensor in tensors.values()):
         return None
     return num_examples(value)

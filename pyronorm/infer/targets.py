@@ -1,4 +1,4 @@
-"""Batches that are dictionaries, with the target among their entries."""
+"""Batches that are dictionaries or objects, with the target among their entries."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ __all__ = ["with_target"]
 
 
 class with_target(Iterable[Any]):  # noqa: N801 - read like a function
-    """Batches that are dictionaries, with one of their entries as the target.
+    """Batches that are dictionaries or objects, with one of their entries as the target.
 
     ``pn.fit(model, guide, pn.with_target(loader, "labels"))`` makes pairs ``(x, y)`` of batches
-    ``{"input_ids": ..., "attention_mask": ..., "labels": ...}``, ``x`` without the labels.
+    ``{"input_ids": ..., "attention_mask": ..., "labels": ...}``, ``x`` without the labels; and
+    ``pn.with_target(loader, "y")`` pairs ``(batch, batch.y)`` of graphs, with the batch as it is.
 
     Args:
-        batches: a loader or another iterable of dictionaries that can be iterated again.
-        key: the target's key.
+        batches: a loader or another iterable of batches that can be iterated again.
+        key: the target's key, or the attribute of an object.
 
     Raises:
-        DataError: if a batch is no dictionary, or has no such key.
+        DataError: if a batch is a tensor, tuple or list, or has no such entry.
     """
 
     def __init__(self, batches: Iterable[Any], key: str) -> None:
@@ -33,12 +34,16 @@ class with_target(Iterable[Any]):  # noqa: N801 - read like a function
         """Number of batches, where that is known."""
         return len(self.batches)  # type: ignore[arg-type]
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         """Iterate over pairs."""
         for batch in self.batches:
-            if not isinstance(batch, Mapping) or self.key not in batch:
+            if isinstance(batch, Mapping) and self.key in batch:
+                yield {k: v for k, v in batch.items() if k != self.key}, batch[self.key]
+                continue
+            structure = isinstance(batch, (Mapping, Tensor, tuple, list))
+            if structure or not isinstance(getattr(batch, self.key, None), Tensor):
                 has = f"keys {list(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
                 raise DataError(
-                    f"with_target: expected batches with the key {self.key!r}, got {has}."
+                    f"with_target: expected batches with the key or attribute {self.key!r}, got {has}."
                 )
-            yield {k: v for k, v in batch.items() if k != self.key}, batch[self.key]
+            yield batch, getattr(batch, self.key)

@@ -330,9 +330,9 @@ class Trainer:
             step.start()
         self._within_epoch = True
         per_batch = 1 / batches.total if batches.total else 0.0
-        for x, y in batches.run_through(self._generators):
+        for batch in batches.run_through(self._generators):
             self.epochs_done = number - 1 + (batches.position - 1) * per_batch
-            if step(x, y, self.epochs_done):
+            if step(batch, self.epochs_done):
                 self.epochs_done = number - 1 + batches.position * per_batch
                 self._after_step()
         if step.finish():
@@ -361,7 +361,7 @@ class Trainer:
         if isinstance(self.guide, Guide):
             return
         with torch.no_grad():
-            self.guide(*self._batches.first())
+            self.guide(*self._batches.first().arguments())
         self.fabric.to_device(self.guide)
 
     @contextmanager

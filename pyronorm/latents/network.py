@@ -16,8 +16,9 @@ from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeErro
 from pyronorm.inputs import (
     Output,
     first_tensor,
-    map_tensors,
+    is_one_piece,
     num_examples,
+    put,
     run,
     select,
 )
@@ -141,11 +142,11 @@ class LatentNetwork(nn.Module):
         """Move an input to the network's device, and to its precision where it is floating point."""
         like = next(chain(self.network.parameters(), self.network.buffers()), self.like)
 
-        def put(tensor: Tensor) -> Tensor:
+        def put_tensor(tensor: Tensor) -> Tensor:
             floating = tensor.is_floating_point() and like.is_floating_point()
             return move(tensor, like.device, like.dtype if floating else None)
 
-        return map_tensors(put, x)
+        return put(put_tensor, x, like.device)
 
     def forward(
         self,
@@ -331,14 +332,16 @@ class LatentNetwork(nn.Module):
                 "LatentNetwork: shift and scale must have one shape, got "
                 f"{tuple(shift.shape)} and {tuple(scale.shape)}."
             )
-        device, examples = first_tensor(x).device, num_examples(x)
+        device = first_tensor(x).device
         if not shift.device == scale.device == device:
             raise DeviceError(
                 f"LatentNetwork: the latents must be where the input is, on {device}, got shift on "
                 f"{shift.device} and scale on {scale.device}. Move the guide, or what they are from, "
                 f"there: guide.to({str(device)!r})."
             )
-        if shift.ndim >= 2 and shift.shape[-2] not in (1, examples):
+        draws = 1 if shift.ndim < 2 else shift.shape[-2]
+        examples = 1 if draws == 1 and is_one_piece(x) else num_examples(x)
+        if draws not in (1, examples):
             raise ShapeError(
                 f"LatentNetwork: the axis before the channels is the example axis, of length 1 or "
                 f"{examples} (the batch), got latents of shape {tuple(shift.shape)}. Many draws for "

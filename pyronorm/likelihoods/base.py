@@ -139,12 +139,13 @@ class Likelihood(nn.Module, ABC):
         return Prediction.of(self, output, keep_samples=keep_samples)
 
     @torch.no_grad()
-    def scores(self, output: Tensor, y: Tensor) -> Scores:
+    def scores(self, output: Tensor, y: Tensor, weight: Tensor | None = None) -> Scores:
         """Score the predictive distribution by data: what metrics are means of.
 
         Args:
             output: outputs of several draws, shape ``(sample, batch, *out)``.
             y: the data, shape ``(batch, *event)``.
+            weight: how often each example counts, shape ``(batch,)``; None for once.
 
         Raises:
             ShapeError: if shapes disagree.
@@ -153,8 +154,10 @@ class Likelihood(nn.Module, ABC):
         y = move(y, output.device)
         self.check_data(y, output, 1)
         parts = self.parts(output)
-        targets = y.split([part.shape[1] for part in parts])
-        return Scores.join([score(self, o, t) for o, t in zip(parts, targets, strict=True)])
+        sizes = [part.shape[1] for part in parts]
+        weights = [None] * len(parts) if weight is None else weight.split(sizes)
+        found = zip(parts, y.split(sizes), weights, strict=True)
+        return Scores.join([score(self, *part) for part in found])
 
     def parts(self, output: Tensor) -> list[Tensor]:
         """Outputs of so many examples at once that 1024 samples of their data fit in memory.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,9 +35,11 @@ class Scores:
 
     Attributes:
         values: by name, one per example (``log_prob``) or per value (all others).
+        weights: by the same names, how often each counts; empty if all count once.
     """
 
     values: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def join(cls, parts: Sequence[Scores]) -> Scores:
@@ -48,8 +50,12 @@ class Scores:
         """
         if not parts:
             raise DataError("data: there is no batch.")
-        names = parts[0].values
-        return cls({name: torch.cat([part.values[name] for part in parts]) for name in names})
+        if len({bool(part.weights) for part in parts}) > 1:
+            raise DataError("data: either all batches have weights, or none.")
+        return cls(
+            {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values},
+            {name: torch.cat([part.weights[name] for part in parts]) for name in parts[0].weights},
+        )
 
     def metrics(self) -> dict[str, float]:
         r"""The metrics that the scores are enough for.
@@ -65,30 +71,44 @@ class Scores:
           probability score, and ``coverage_50``, ``_90`` and ``_95``, shares of values within
           central intervals of the predictive distribution.
 
-        Missing values, and examples without any, don't count.
+        Missing values, and examples without any, don't count; with weights all means are weighted.
 
         Raises:
-            DataError: if nothing is observed.
+            DataError: if nothing is observed, or counts.
         """
         values = self.values
-        if not values["log_prob"].numel():
-            raise DataError("metrics: there are no examples, or all values are missing.")
-        found = {"nll": -float(values["log_prob"].double().mean())}
+        weights = self.weights.get("log_prob", values["log_prob"].new_ones(1))
+        if not values["log_prob"].numel() or not bool(weights.any()):
+            raise DataError(
+                "metrics: there are no examples, or all values are missing or count for nothing."
+            )
+        found = {"nll": -self._mean("log_prob")}
         if "position_log_prob" in values:
-            found["nll_per_position"] = -float(values["position_log_prob"].double().mean())
+            found["nll_per_position"] = -self._mean("position_log_prob")
         if "probabilities" in values:
-            of_classes = classification_metrics(values["probabilities"], values["classes"])
+            of_classes = classification_metrics(
+                values["probabilities"], values["classes"], self.weights.get("classes")
+            )
             found = {"accuracy": of_classes["accuracy"], **found}
             found |= {"ece": of_classes["ece"], "brier": of_classes["brier"]}
         if "squared_error" in values:
-            found["rmse"] = math.sqrt(float(values["squared_error"].double().mean()))
+            found["rmse"] = math.sqrt(self._mean("squared_error"))
         for name in ("rps", "crps", *(_coverage(level) for level in LEVELS)):
             if name in values:
-                found[name] = float(values[name].double().mean())
+                found[name] = self._mean(name)
         return found
 
+    def _mean(self, name: str) -> float:
+        values = self.values[name].double()
+        if not self.weights:
+            return float(values.mean())
+        weights = self.weights[name].double()
+        return float((values * weights).sum() / weights.sum())
 
-def score(likelihood: Likelihood, output: Tensor, y: Tensor) -> Scores:
+
+def score(
+    likelihood: Likelihood, output: Tensor, y: Tensor, weight: Tensor | None = None
+) -> Scores:
     """Score outputs of several draws; see :meth:`pyronorm.likelihoods.Likelihood.scores`."""
     distribution, filled = likelihood.observe(output, y, 1)
     observed = likelihood.observed(y)
@@ -98,13 +118,23 @@ def score(likelihood: Likelihood, output: Tensor, y: Tensor) -> Scores:
     draws = math.log(len(output))
     joint = torch.logsumexp(distribution.log_prob(filled), 0) - draws
     found = {"log_prob": joint[present]}
+    where = {"log_prob": present}
     single = unwrap(distribution).log_prob(filled)
     vector = len(unwrap(distribution).event_shape)
     position = mask.flatten(mask.ndim - vector).any(-1) if vector else mask
     if math.prod(single.shape[2:]) > 1:
         found["position_log_prob"] = (torch.logsumexp(single, 0) - draws)[position]
+        where["position_log_prob"] = position
     plain = likelihood.distribution(output, 1)
-    return Scores(found | _of_values(plain, fill(plain, y, mask), mask, likelihood.ordered))
+    found |= _of_values(plain, fill(plain, y, mask), mask, likelihood.ordered)
+    if weight is None:
+        return Scores(found)
+    weights = {}
+    for name in found:
+        chosen = where.get(name, mask)
+        aligned = weight.to(chosen.device).reshape(-1, *(1,) * (chosen.ndim - 1))
+        weights[name] = aligned.expand_as(chosen)[chosen]
+    return Scores(found, weights)
 
 
 def _of_values(

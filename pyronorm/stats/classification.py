@@ -15,7 +15,9 @@ _TOLERANCE = 1e-3  # of a sum of probabilities in float32, generously
 
 
 def classification_metrics(
-    probabilities: Float[Tensor, "*batch classes"], y: Int[Tensor, "*batch"]
+    probabilities: Float[Tensor, "*batch classes"],
+    y: Int[Tensor, "*batch"],
+    weight: Tensor | None = None,
 ) -> dict[str, float]:
     r"""Accuracy, negative log likelihood, calibration error and Brier score.
 
@@ -29,6 +31,7 @@ def classification_metrics(
     Args:
         probabilities: predictive probabilities; every position of a dense output counts.
         y: classes, on any device.
+        weight: how often each example counts, of the shape of ``y``; None for once.
 
     Returns:
         The metrics by name.
@@ -49,6 +52,21 @@ def classification_metrics(
     inside = p.clamp(eps, 1 - eps)
     truth = torch.nn.functional.one_hot(y, classes)
     tiny = torch.finfo(p.dtype).tiny
+    if weight is not None:
+        share = weight.to(p.device).reshape(-1).double()
+        share = share / share.sum()
+        confidence, chosen = p.max(1)
+        right = (chosen == y).double()
+        edges = torch.linspace(0, 1, _BINS + 1, dtype=p.dtype, device=p.device)
+        bins = torch.bucketize(inside.max(1).values, edges, right=True) - 1
+        gaps = share.new_zeros(_BINS).index_add(0, bins, share * (right - confidence.double()))
+        log_p = p.gather(1, y[:, None]).clamp(min=tiny).log()[:, 0].double()
+        return {
+            "accuracy": float((share * right).sum()),
+            "nll": -float((share * log_p).sum()),
+            "ece": float(gaps.abs().sum()),
+            "brier": float((share * (p - truth).square().sum(1).double()).sum()),
+        }
     return {
         "accuracy": float(multiclass_accuracy(p, y, classes, average="micro")),
         "nll": float(-p.gather(1, y[:, None]).clamp(min=tiny).log().mean()),

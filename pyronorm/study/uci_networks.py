@@ -295,7 +295,7 @@ class UciNetworks:
             latents = as_posterior(guide, self.__class__.__name__).draw(
                 model, draws, seed=self.seed
             )
-            outputs = [output for _, _, output in evaluate_draws([(model, latents)], x)]
+            outputs = [output for _, output in evaluate_draws([(model, latents)], x)]
             return torch.cat(outputs, 1)[..., 0].double().cpu()
 
         return sample

@@ -137,7 +137,7 @@ def test_refusals():
     model, (x, y) = model_and_data()
     with pytest.raises(OptionError, match=f"num_data={N} examples, got 7"):
         run_nuts(model, (x[:7], y[:7]))
-    with pytest.raises(OptionError, match="got x alone"):
+    with pytest.raises(DataError, match="got x alone"):
         run_nuts(model, x)
     with pytest.raises(DataError, match="no batch"):
         run_nuts(model, [])

@@ -179,7 +179,7 @@ def test_large_outputs_are_evaluated_in_parts(monkeypatch):
     room = sys.modules["pyronorm.infer.predict"]  # the package has the function by this name
     monkeypatch.setattr(room, "_ELEMENTS", 2 * 5 * whole.outputs[0, 0].numel())
     parts = list(evaluate_draws([(model, guide.draw(model, 5, seed=1))], x))
-    assert [len(part[0]) for part in parts] == [2, 2, 2, 1]
+    assert [len(batch.x) for batch, _ in parts] == [2, 2, 2, 1]
     found = predict(model, guide, x, 5, seed=1)
     torch.testing.assert_close(found.outputs, whole.outputs)
     torch.testing.assert_close(found.entropy, whole.entropy)
