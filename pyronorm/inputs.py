@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -27,6 +29,7 @@ __all__ = [
     "move_to",
     "num_examples",
     "put",
+    "refuse_call",
     "run",
     "select",
     "tensors_of",
@@ -181,11 +184,44 @@ def run(network: nn.Module, x: Any) -> Any:
 
     ``network(*x)`` for a tuple, ``network(**x)`` for a dictionary, else ``network(x)``.
     """
-    if isinstance(x, tuple) and not hasattr(x, "_fields"):
-        return network(*x)
-    if isinstance(x, Mapping):
-        return network(**x)
-    return network(x)
+    arguments, named = _arguments(x)
+    return network(*arguments, **named)
+
+
+def refuse_call(network: nn.Module, x: Any) -> None:
+    """Refuse an input whose parts a network does not take: other names, or too few.
+
+    Raises:
+        ShapeError: naming what the network takes.
+    """
+    arguments, named = _arguments(x)
+    function: Any = network.forward
+    method = inspect.ismethod(function)
+    taken = _signature(function.__func__ if method else function)
+    if taken is None:
+        return
+    try:
+        taken.bind(*((None,) if method else ()), *arguments, **named)
+    except TypeError as error:
+        raise ShapeError(
+            f"{type(network).__name__} takes {str(taken).replace('(self, ', '(')}, got "
+            f"{f'the keys {[*named]}' if named else f'{len(arguments)} input(s)'}: {error}. Several "
+            "inputs are a tuple in a pair, ((a, b), y), or a dictionary; a pair of tensors is (x, y)."
+        ) from error
+
+
+@lru_cache(maxsize=128)
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):  # of a compiled function, say
+        return None
+
+
+def _arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(x, tuple) and not hasattr(x, "_fields") and not is_object(x):
+        return x, {}
+    return ((), dict(x)) if isinstance(x, Mapping) and not is_object(x) else ((x,), {})
 
 
 def select(found: Any, output: Output, network: nn.Module) -> Tensor:

@@ -242,7 +242,7 @@ class NormalizationModel(PyroModule):
                 drawn: Tensor = pyro.sample("y", self.likelihood.distribution(output, sample_dims))
                 return drawn
             values = is_validation_enabled()
-            self.likelihood.check_data(y, output, sample_dims, values=values)
+            self.likelihood.check_training(y, output, sample_dims, values=values)
             if weight is not None:
                 _check_weight(weight, rows, values)
             observed, value = self.likelihood.objective(output, y, sample_dims, weight)

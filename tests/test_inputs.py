@@ -150,10 +150,10 @@ def test_loaders_of_pairs_of_tuples_and_of_dictionaries():
     pn.fit(model, guide, batches, epochs=1, progress=False)
     assert pn.evaluate(model, guide, batches)["accuracy"] >= 0
     with pytest.raises(
-        DataError, match=r"the key 'labels', got keys \['image', 'table', 'label'\]"
+        DataError, match=r"the key or attribute 'labels', got keys \['image', 'table', 'label'\]"
     ):
         pn.predict(model, guide, pn.with_target(DataLoader(Named()), "labels"))
-    with pytest.raises(DataError, match="with the key 'label', got list"):
+    with pytest.raises(DataError, match="with the key or attribute 'label', got list"):
         pn.predict(model, guide, pn.with_target(DataLoader(TensorDataset(image)), "label"))
     with pytest.raises(DataError, match=r"name it: pyronorm.with_target"):
         pn.fit(model, guide, [((image, table), {"labels": y})], epochs=1, progress=False)

@@ -19,7 +19,7 @@ from pyronorm.infer.batch import Batch
 from pyronorm.infer.data import gather
 from pyronorm.infer.ensemble import Members
 from pyronorm.infer.predict import draws_for, evaluate_draws
-from pyronorm.inputs import num_examples, tensors_of
+from pyronorm.inputs import is_one_piece, num_examples, tensors_of
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
@@ -113,7 +113,7 @@ def to_arviz(
         present = None
         if model_data is not None:
             present = _add_data(groups, model, members, log_prior, model_data, batch_size)
-            if include_inputs:
+            if include_inputs and not is_one_piece(model_data.x):
                 named = tensors_of(model_data.x)
                 constant |= {f"x_{name}" if name else "x": value for name, value in named.items()}
     _split_chains(groups, draws.num_chains)

@@ -90,7 +90,7 @@ def as_batches(
     if not isinstance(data, Dataset):
         if _is_batch(data):
             return [data]
-        if isinstance(data, (Tensor, Mapping)) or is_dataclass(data):
+        if isinstance(data, (Tensor, Mapping)) or _is_record(data):
             data = _Tensors(split((data,)))
         elif isinstance(data, tuple) and _is_tensors(data):
             data = _Tensors(split(data))
@@ -230,8 +230,7 @@ class _Tensors(Dataset[tuple[Any, ...]]):
         lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors_of(tensors).values()]
         if len(set(lengths)) > 1:
             raise ShapeError(
-                f"data: x and y must have one length, that of their axis 0, got {lengths}. "
-                f"{EXAMPLES_FIRST}"
+                f"data: x and y must have one length, got {lengths} on axis 0. {EXAMPLES_FIRST}"
             )
         self.tensors = tensors.arguments()
         self.length = lengths[0]
@@ -243,6 +242,10 @@ class _Tensors(Dataset[tuple[Any, ...]]):
         place = torch.tensor(index)
         # Indexing by a list would wait for the device.
         return list(map_tensors(lambda tensor: tensor[move(place, tensor.device)], self.tensors))
+
+
+def _is_record(data: Any) -> bool:
+    return is_dataclass(data) and is_input(data)
 
 
 def _is_tensors(data: tuple[Any, ...]) -> bool:

@@ -19,6 +19,7 @@ from pyronorm.inputs import (
     is_one_piece,
     num_examples,
     put,
+    refuse_call,
     run,
     select,
 )
@@ -139,7 +140,12 @@ class LatentNetwork(nn.Module):
         return torch.empty(0)
 
     def prepare(self, x: Any) -> Any:
-        """Move an input to the network's device, and to its precision where it is floating point."""
+        """Move an input to the network's device, and to its precision where it is floating point.
+
+        Raises:
+            ShapeError: if the network cannot be called with it: the number or names of its parts.
+        """
+        refuse_call(self.network, x)
         like = next(chain(self.network.parameters(), self.network.buffers()), self.like)
 
         def put_tensor(tensor: Tensor) -> Tensor:
@@ -303,10 +309,12 @@ class LatentNetwork(nn.Module):
         return torch.cat(outputs)
 
     def _evaluate_together(self, x: Any, shift: Tensor, scale: Tensor) -> Tensor:
-        evaluate = torch.func.vmap(self._evaluate, (None, 0, 0), randomness="different")
+        def evaluate(shift: Tensor, scale: Tensor) -> Tensor:  # x may be what vmap cannot look into
+            return self._evaluate(x, shift, scale)
+
         try:
             if not self._one_by_one:
-                return evaluate(x, shift, scale)
+                return torch.func.vmap(evaluate, randomness="different")(shift, scale)
         except RuntimeError:
             pass  # recurrent layers, branches on values; if it is not vmap's error it comes again
         pairs = zip(shift, scale, strict=True)

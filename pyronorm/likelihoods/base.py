@@ -238,6 +238,12 @@ class Likelihood(nn.Module, ABC):
             distribution = Weighted(distribution, weight)
         return distribution, filled
 
+    def check_training(
+        self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
+    ) -> None:
+        """As :meth:`check_data`, for :meth:`objective`, which may take more (soft labels)."""
+        self.check_data(y, output, num_sample_dims, values=values)
+
     def log_prob(self, output: Tensor, y: Tensor, num_sample_dims: int = 0) -> Tensor:
         """Log likelihood of each example, ``(*samples, batch)``: 0 where nothing is observed.
 

@@ -7,8 +7,10 @@ from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
+from pyronorm.likelihoods.missing import Weighted
+from pyronorm.likelihoods.soft import SoftClasses, check_soft
 
 __all__ = ["Categorical"]
 
@@ -30,7 +32,9 @@ class Categorical(Likelihood):
     Shape:
         - output: logits ``(batch, class, *spatial)``, as for
           :func:`torch.nn.functional.cross_entropy`
-        - y: integers ``(batch, *spatial)``
+        - y: integers ``(batch, *spatial)``; in training also soft labels, as of mixup: floating point
+          probabilities ``(batch, class, *spatial)``, with :math:`\sum_k y_k \log p_k` for
+          :math:`\log p_y`
         - predictive mean: probabilities ``(batch, *spatial, class)``
         - entropy and mutual information: ``(batch, *spatial)``
     """
@@ -60,9 +64,51 @@ class Categorical(Likelihood):
             )
         return per_example(dist.Categorical(logits=logits, validate_args=False), num_sample_dims)
 
+    def objective(
+        self, output: Tensor, y: Tensor, num_sample_dims: int = 0, weight: Tensor | None = None
+    ) -> tuple[TorchDistributionMixin, Tensor]:
+        """As in :class:`Likelihood`; of soft labels the expected log probability."""
+        if not _is_soft(y, output, num_sample_dims):
+            return super().objective(output, y, num_sample_dims, weight)
+        log_p = output.log_softmax(num_sample_dims + 1)
+        soft = SoftClasses(log_p, num_sample_dims, self.weight)
+        return (soft if weight is None else Weighted(soft, weight)), y
+
+    def check_training(
+        self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
+    ) -> None:
+        """As :meth:`check_data`, or for soft labels that they are probabilities."""
+        if not _is_soft(y, output, num_sample_dims):
+            self.check_data(y, output, num_sample_dims, values=values)
+            return
+        self.distribution(output, num_sample_dims)
+        expected = output.shape[num_sample_dims:]
+        if y.shape != expected:
+            raise ShapeError(
+                f"Categorical: soft labels for an output of shape {tuple(output.shape)} have the shape "
+                f"{tuple(expected)}, got {tuple(y.shape)}."
+            )
+        if values:
+            check_soft(y, "Categorical")
+
+    def check_data(
+        self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
+    ) -> None:
+        """As in :class:`Likelihood`; soft labels are for training alone."""
+        if _is_soft(y, output, num_sample_dims):
+            raise DataError(
+                "Categorical: soft labels are for training. Metrics and log likelihoods need classes, "
+                "such as y.argmax(1)."
+            )
+        super().check_data(y, output, num_sample_dims, values=values)
+
     def weights(self, y: Tensor) -> Tensor | None:
         """The weights of the classes of ``y``."""
         if self.weight is None:
             return None
         observed = self.observed(y)
         return self.weight[y if observed is None else torch.where(observed, y, 0)]
+
+
+def _is_soft(y: Tensor, output: Tensor, num_sample_dims: int) -> bool:
+    return y.is_floating_point() and y.ndim == output.ndim - num_sample_dims

@@ -455,7 +455,7 @@ def test_the_number_of_batches_is_no_number_of_examples(form):
 def test_another_number_of_examples_is_said():
     model = make(num_data=100)
     with pytest.warns(UserWarning, match="num_data=100, but an epoch has 48 examples"):
-        pn.Trainer(model, Point(model), data())
+        pn.Trainer(model, Point(model), data()).epoch()
     stream = DataLoader(Stream(), batch_size=8)
     with pytest.warns(UserWarning, match="num_data=100, but an epoch has 48 examples"):
         pn.fit(model, Point(model), stream, epochs=2, progress=False)
