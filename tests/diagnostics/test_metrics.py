@@ -196,7 +196,7 @@ def test_after_calibration_on_other_data() -> None:
     for name, value in expected.items():
         assert found[f"calibrated_{name}"] == pytest.approx(value, rel=1e-4)
     assert found.keys() == {*raw, *(f"calibrated_{name}" for name in raw), "temperature"}
-    with pytest.raises(DataError, match="calibrate_on needs pairs"):
+    with pytest.raises(DataError, match="calibrate_on: needs pairs"):
         evaluate(model, guide, data, 4, calibrate_on=other[0])
 
 
