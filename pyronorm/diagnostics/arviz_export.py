@@ -15,7 +15,7 @@ from torch import Tensor
 from pyronorm.diagnostics.arviz_versions import Groups, build
 from pyronorm.diagnostics.pyro_export import export_pyro
 from pyronorm.errors import OptionError
-from pyronorm.infer.batch import Batch
+from pyronorm.infer.batch import MiniBatch
 from pyronorm.infer.data import gather
 from pyronorm.infer.ensemble import Members
 from pyronorm.infer.predict import draws_for, evaluate_draws
@@ -161,7 +161,7 @@ def _add_data(
     model: NormalizationModel,
     members: Members,
     log_prior: Tensor,
-    data: Batch,
+    data: MiniBatch,
     batch_size: int,
 ) -> NDArray[Any] | None:
     """Add what the data say; return which examples have any, None if all."""

@@ -163,9 +163,10 @@ def calibrate(
     """
     check_count("calibrate", "num_samples", num_samples)
     check_count("calibrate", "num_folds", num_folds, least=2)
-    x, y = gather(validation, batch_size)
-    if y is None:
-        raise DataError("calibrate: needs pairs (x, y), got x alone.")
+    held_out = gather(validation, batch_size)
+    x, (y, weight) = held_out.x, held_out.targets("calibrate")
+    if weight is not None:
+        raise DataError("calibrate: takes pairs (x, y), without weights.")
     y = move(y, model.network.like.device)
     kept = model.likelihood.present(y)
     number = int(kept.sum())
@@ -295,7 +296,7 @@ def _candidates(
     suited = [k for k in layers if k.normalizer.shared_by_batch and k.normalizer.keeps_population]
     if train is None or not layers or len(suited) < len(layers):
         return
-    x, _ = gather(train, batch_size)
+    x = gather(train, batch_size).x
     for n in _SIZES[1:-1]:
         if 2 * n <= num_examples(x) and all(_takes(layer, n) for layer in layers):
             bank = collect_bank(model, x, num_samples, n)

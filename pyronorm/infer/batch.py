@@ -19,10 +19,10 @@ from pyronorm.inputs import (
 )
 from pyronorm.latents import LatentNetwork
 
-__all__ = ["Batch", "joined", "num_examples", "split"]
+__all__ = ["MiniBatch", "joined", "num_examples", "split"]
 
 
-class Batch(NamedTuple):
+class MiniBatch(NamedTuple):
     """A batch of examples, on axis 0 of every tensor.
 
     Attributes:
@@ -35,10 +35,10 @@ class Batch(NamedTuple):
     y: Tensor | None = None
     weight: Tensor | None = None
 
-    def to(self, network: LatentNetwork) -> Batch:
+    def to(self, network: LatentNetwork) -> MiniBatch:
         """The batch on the network's device; inputs and weights in its precision as well."""
         like = network.like
-        return Batch(
+        return MiniBatch(
             network.prepare(self.x),
             None if self.y is None else move(self.y, like.device),
             None if self.weight is None else move(self.weight, like.device, like.dtype),
@@ -61,26 +61,26 @@ class Batch(NamedTuple):
         """What a model and a guide are called with: ``x``, ``y`` and ``weight`` as far as there are."""
         return tuple(part for part in self if part is not None)
 
-    def rows(self, start: int, number: int) -> Batch:
+    def rows(self, start: int, number: int) -> MiniBatch:
         """So many of its examples."""
-        return Batch(
+        return MiniBatch(
             map_tensors(lambda tensor: tensor[start : start + number], self.x),
             None if self.y is None else self.y[start : start + number],
             None if self.weight is None else self.weight[start : start + number],
         )
 
 
-def split(batch: Any) -> Batch:
+def split(batch: Any) -> MiniBatch:
     """Read a batch as loaders give it: ``x``, ``(x, y)`` or ``(x, y, weight)``.
 
     Raises:
         DataError: if it is nothing of the kind.
     """
-    if isinstance(batch, Batch):
+    if isinstance(batch, MiniBatch):
         return batch
     if is_object(batch) or not isinstance(batch, (tuple, list)):
         if is_input(batch):
-            return Batch(batch)
+            return MiniBatch(batch)
         kinds: object = type(batch).__name__
     else:
         if 1 <= len(batch) <= 3 and is_input(batch[0]):
@@ -88,7 +88,7 @@ def split(batch: Any) -> Batch:
             if all(isinstance(part, Tensor) for part in rest):
                 if len(rest) == 2:
                     _check_weight(rest[0], rest[1])
-                return Batch(
+                return MiniBatch(
                     tuple(x) if type(x) is list else x, *rest
                 )  # loaders make lists of tuples
         kinds = [type(part).__name__ for part in batch]

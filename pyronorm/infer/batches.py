@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 from pyronorm.errors import DataError
-from pyronorm.infer.batch import Batch, num_examples, split
+from pyronorm.infer.batch import MiniBatch, num_examples, split
 from pyronorm.infer.data import (
     Data,
     as_batches,
@@ -74,7 +74,7 @@ class TrainingBatches:
         """Batches of a pass, None where the data do not say."""
         return num_batches(self._batches)
 
-    def first(self) -> Batch:
+    def first(self) -> MiniBatch:
         """The first batch of a pass.
 
         Raises:
@@ -84,7 +84,7 @@ class TrainingBatches:
             return self._prepared(batch)
         raise DataError("fit: train_data has no batch.")
 
-    def run_through(self, generators: Generators) -> Iterator[Batch]:
+    def run_through(self, generators: Generators) -> Iterator[MiniBatch]:
         """Iterate over the batches of a pass, or over those that a resumed pass has left.
 
         Args:
@@ -166,7 +166,7 @@ class TrainingBatches:
             compare_num_data(self._model.num_data, self._expected, self._source)
             self._counts = False
 
-    def _prepared(self, batch: Any) -> Batch:
+    def _prepared(self, batch: Any) -> MiniBatch:
         found = split(batch)
         found.targets("fit")
         return found.to(self._model.network)

@@ -25,7 +25,7 @@ from torch.utils.data import (
 from pyronorm.checks import check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
-from pyronorm.infer.batch import Batch, joined, num_examples, split
+from pyronorm.infer.batch import MiniBatch, joined, num_examples, split
 from pyronorm.inputs import (
     EXAMPLES_FIRST,
     is_input,
@@ -226,7 +226,7 @@ def count_examples(batches: Iterable[Any]) -> int | None:
 class _Tensors(Dataset[tuple[Any, ...]]):
     """Tensors that are indexed a batch at a time, not example by example."""
 
-    def __init__(self, tensors: Batch) -> None:
+    def __init__(self, tensors: MiniBatch) -> None:
         lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors_of(tensors).values()]
         if len(set(lengths)) > 1:
             raise ShapeError(
@@ -288,7 +288,7 @@ def inputs(
         yield network.prepare(split(batch).x)
 
 
-def gather(data: Data, batch_size: int = 256) -> Batch:
+def gather(data: Data, batch_size: int = 256) -> MiniBatch:
     """Join all batches into one.
 
     Raises:
@@ -299,7 +299,7 @@ def gather(data: Data, batch_size: int = 256) -> Batch:
     parts = [split(batch) for batch in as_batches(data, batch_size)]
     if not parts:
         raise DataError("data: there is no batch.")
-    whole: Batch = joined(parts)
+    whole: MiniBatch = joined(parts)
     return whole
 
 

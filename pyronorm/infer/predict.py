@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyronorm.devices import read_together
 from pyronorm.errors import DataError, OptionError
-from pyronorm.infer.batch import Batch, split
+from pyronorm.infer.batch import MiniBatch, split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.infer.ensemble import Members, draw_members
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
@@ -111,7 +111,7 @@ def draws_for(
 
 def evaluate_draws(
     members: Members, data: Data, batch_size: int = 256
-) -> Iterator[tuple[Batch, Tensor]]:
+) -> Iterator[tuple[MiniBatch, Tensor]]:
     """Evaluate networks for draws of their latents, batch by batch.
 
     Args:

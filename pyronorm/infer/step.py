@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.infer.batch import Batch
+from pyronorm.infer.batch import MiniBatch
 from pyronorm.infer.elbo import KLWeight
 from pyronorm.infer.generators import replayed
 from pyronorm.infer.options import Objective, Optimization, needs_closure
@@ -110,7 +110,7 @@ class Step:
         self.kl_weight = state["kl_weight"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def __call__(self, batch: Batch, epochs_done: float) -> bool:
+    def __call__(self, batch: MiniBatch, epochs_done: float) -> bool:
         """Take a batch; in the first epoch its values are checked.
 
         Args:
@@ -156,14 +156,14 @@ class Step:
             self._read(*self._unread)
             self._unread = None
 
-    def _backward(self, batch: Batch, epochs_done: float) -> None:
+    def _backward(self, batch: MiniBatch, epochs_done: float) -> None:
         if self._waiting == 0:
             self._optimizer.zero_grad()
         loss = self._loss(batch)
         self._note(loss.detach(), epochs_done)
         self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: MiniBatch) -> Tensor:
         with nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight):
             loss: Tensor = self._module(*batch.arguments()) / self._num_data
         return loss
@@ -182,7 +182,7 @@ class Step:
         self._clip_gradients()
         self._optimizer.step()
 
-    def _evaluate_within_step(self, batch: Batch, epochs_done: float) -> None:
+    def _evaluate_within_step(self, batch: MiniBatch, epochs_done: float) -> None:
         losses: list[Tensor] = []
         with replayed(self._fabric.device) as replay:
 
@@ -275,7 +275,7 @@ def _called_under(device: str, dtype: torch.dtype, network: nn.Module) -> Iterat
             hook.remove()
 
 
-def _augmented(batch: Batch, augment: Augment) -> Batch:
+def _augmented(batch: MiniBatch, augment: Augment) -> MiniBatch:
     x, y, weight = batch
     assert y is not None
     new: Any = augment(x, y)
@@ -291,7 +291,7 @@ def _augmented(batch: Batch, augment: Augment) -> Batch:
                 f"fit: augment must return as many {name} as it gets, {expected}, got "
                 f"{type(after).__name__ if came in (None, expected) else came}."
             )
-    return Batch(new[0], new[1], weight)
+    return MiniBatch(new[0], new[1], weight)
 
 
 def _examples(value: Any) -> int | None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.infer.batch import Batch, joined, num_examples, split
+from pyronorm.infer.batch import MiniBatch, joined, num_examples, split
 from pyronorm.infer.data import as_batches, gather
 
 X, Y, W = torch.arange(14.0).view(7, 2), torch.arange(7), torch.ones(7)
@@ -279,10 +279,10 @@ def test_reading_a_batch():
     assert split((graph, graph.y)).y is graph.y
     _, packed = sequences()
     assert split(packed).x is packed
-    batch = Batch({"a": X}, Y)
+    batch = MiniBatch({"a": X}, Y)
     assert split(batch) is batch
     assert batch.arguments() == ({"a": X}, Y)
-    some = Batch((X, X), Y, W).rows(2, 3)
+    some = MiniBatch((X, X), Y, W).rows(2, 3)
     assert num_examples(some) == len(some.x[1]) == len(some.y) == len(some.weight) == 3
 
 
