@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 import pyronorm as pn
+from benchmarks.zoo_more import DIFFUSERS, GRAPHS, MEDICAL, SEGMENTATION_MODELS, Selected
 from benchmarks.zoo_transformers import CONFIGURATIONS, SKIPPED, build_transformer
-from pyronorm.errors import PyronormError
 
 RESULTS = Path(__file__).parent / "results" / "zoo.json"
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "zoo.md"
@@ -49,7 +49,7 @@ vit_relpos_small_patch16_224 vit_tiny_r_s16_p8_224 swin_tiny_patch4_window7_224
 swinv2_tiny_window8_256 beit_base_patch16_224 cait_xxs24_224 xcit_nano_12_p16_224 coat_lite_tiny
 levit_128s pit_ti_224 poolformer_s12 poolformerv2_s12 caformer_s18 maxvit_pico_rw_256
 coatnet_nano_rw_224 mobilevit_xxs mobilevitv2_050 edgenext_xx_small efficientformer_l1
-efficientvit_b0 efficientvit_m0 fastvit_t8 resnetv2_50d_evos convnext_atto_rms
+efficientvit_b0 efficientvit_m0 fastvit_t8 resnetv2_50d_evos convnext_atto_rms nfnet_l0 nf_resnet26
 """)
 
 VISION = _words("""
@@ -70,19 +70,6 @@ _SIZES = {
     "inception_v3": 299, "inception_v4": 128, "inception_resnet_v2": 128, "vit_b_16": 224,
     "maxvit_t": 224, "mvit_v1_b": 224, "s3d": 224, "deeplabv3_resnet50": 32, "fcn_resnet50": 32,
 }  # fmt: skip
-
-
-class Selected(nn.Module):
-    """A network whose output is an entry of what another one returns, averaged over positions."""
-
-    def __init__(self, network: nn.Module, select: Callable[[Any], Tensor]) -> None:
-        super().__init__()
-        self.network, self.select = network, select
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The output as (batch, class)."""
-        y = self.select(self.network(x))
-        return y.flatten(2).mean(2) if y.ndim > 2 else y
 
 
 def first_output(y: Any) -> Tensor:
@@ -134,6 +121,13 @@ PACKAGES: dict[str, tuple[list[str], Callable[[str], tuple[nn.Module, Tensor]]]]
     "timm": (TIMM, timm_network),
     "torchvision": ([*VISION, *SEGMENTATION, *VIDEO], torchvision_network),
     "transformers": (list(CONFIGURATIONS), transformers_network),
+    "MONAI": (list(MEDICAL), lambda name: MEDICAL[name]()),
+    "segmentation-models-pytorch": (
+        list(SEGMENTATION_MODELS),
+        lambda name: SEGMENTATION_MODELS[name](),
+    ),
+    "diffusers": (list(DIFFUSERS), lambda name: DIFFUSERS[name]()),
+    "torch_geometric": (list(GRAPHS), lambda name: GRAPHS[name]()),
 }
 
 
@@ -166,7 +160,7 @@ def examine(build: Callable[[str], tuple[nn.Module, Tensor]], name: str) -> dict
         row["fit"] = bool(torch.tensor(history.losses[-1]).isfinite())
         prediction = pn.predict(model, guide, x, num_samples=2)
         row["predict"] = bool(prediction.mean.isfinite().all())
-    except (PyronormError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except Exception as error:
         row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row

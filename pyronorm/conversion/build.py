@@ -45,7 +45,8 @@ def build(name: str, old: nn.Module, kind: Kind, normalizer: Normalizer | None) 
     own = kind.normalizer
     if normalizer is not None:
         own = normalizer if own.eps is None else normalizer.adapted(own.eps)
-    parts = {part: old.get_submodule(part) for part in kind.then if isinstance(part, str)}
+    names = (*kind.then, *(name for name in kind.keeps if name in old._modules))
+    parts = {part: old.get_submodule(part) for part in names if isinstance(part, str)}
     try:
         new = LatentNorm(
             own,
@@ -63,6 +64,7 @@ def build(name: str, old: nn.Module, kind: Kind, normalizer: Normalizer | None) 
     except OptionError as error:
         raise ConversionError(f"convert: layer {name!r}: {error}") from error
     new.name, new.original = plain_name(name) or "(network)", type(old).__name__
+    new.first_ranks = kind.first_ranks
     reference = _reference_tensor(old)
     if reference is not None:
         for key, buffer in new._buffers.items():
@@ -75,6 +77,12 @@ def build(name: str, old: nn.Module, kind: Kind, normalizer: Normalizer | None) 
             new.register_buffer(key, old._buffers[key])
         else:
             setattr(new, key, getattr(old, key, None))
+    for key in kind.keeps:
+        if key in old._parameters:
+            new.register_parameter(key, old._parameters[key])
+        elif key in old._buffers:
+            kept = key not in old._non_persistent_buffers_set
+            new.register_buffer(key, old._buffers[key], persistent=kept)
     for key, value in vars(
         old
     ).items():  # what the network may read: num_features, normalized_shape

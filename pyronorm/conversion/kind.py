@@ -31,10 +31,12 @@ class Kind:
         then: what the layer applies to its normalized output, in order, such as a dropout and an
             activation: names of child modules, or functions of one tensor.
         ranks: the numbers of axes that a batch may have; None for any.
+        first_ranks: the numbers of axes with which channels are on axis 1 although ``channel_last``.
         unbatched: whether the layer takes an input with one axis less as a single example.
         weight: the name of the weight, which multiplies the normalized value.
         bias: the name of the bias, which is added after that.
         weight_plus: added to the weight: 1 where the layer learns its difference from 1.
+        keeps: further parameters, buffers and child modules that its normalizer works with, by name.
         fixed: why no other normalizer can take the layer's place; empty if any can.
     """
 
@@ -44,8 +46,10 @@ class Kind:
     has_population: bool = False
     then: tuple[Part, ...] = ()
     ranks: tuple[int, ...] | None = None
+    first_ranks: tuple[int, ...] = ()
     unbatched: bool = False
     weight: str = "weight"
     bias: str = "bias"
     weight_plus: float = 0.0
+    keeps: tuple[str, ...] = ()
     fixed: str = ""

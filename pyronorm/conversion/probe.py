@@ -142,7 +142,7 @@ def _shapes(layer: nn.Module, kind: Kind) -> Iterator[tuple[int, ...]]:
         sizes = _SIZES[:axes]
         if several:
             shape: tuple[int, ...] = (_BATCH, *sizes, *several)
-        elif kind.channel_last:
+        elif kind.channel_last and axes + 2 not in kind.first_ranks:
             shape = (_BATCH, *sizes, kind.num_channels)
         else:
             shape = (_BATCH, kind.num_channels, *sizes)

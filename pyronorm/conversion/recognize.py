@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyronorm.conversion.kind import Kind
+from pyronorm.conversion.own_statistics import describe_own, has_own_statistics
 from pyronorm.conversion.probe import Comparison, compare, has_bounded_output, is_computable
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import Normalizer
@@ -74,8 +75,13 @@ def is_foreign_normalization(layer: nn.Module) -> bool:
 
 
 def _search(layer: nn.Module) -> _Answer:
+    if has_own_statistics(layer):
+        return describe_own(layer)
     vectors = _vectors(layer)
     channels = _num_channels(layer, vectors)
+    problem = _tensors_of_no_channel(layer, vectors)
+    if problem:
+        return problem
     if channels is None:
         return "is not of a registered class, and has neither a weight nor a number of channels"
     if len(vectors) > 2:
@@ -93,7 +99,8 @@ def _search(layer: nn.Module) -> _Answer:
         if found.ranks and (best is None or found.difference < best[0].difference):
             best = found, kind
     if fitting is not None:
-        return _with_ranks(fitting[1], fitting[0].ranks)
+        kind, ranks = fitting[1], fitting[0].ranks
+        return _with_ranks(*_with_other_layouts(layer, kind, ranks))
     if best is None:
         return (
             "is not of a registered class, and runs on no random input with "
@@ -101,6 +108,40 @@ def _search(layer: nn.Module) -> _Answer:
         )
     found, kind = best
     return f"is of no known kind; of {kind.normalizer}, the likeliest, {found.problem}"
+
+
+def _with_other_layouts(layer: nn.Module, kind: Kind, ranks: list[int]) -> tuple[Kind, list[int]]:
+    """The kind with the ranks at which channels are on axis 1, where it has them last at others."""
+    others = tuple(rank for rank in _ALL_RANKS if rank not in ranks)
+    if not kind.channel_last or not others:
+        return kind, ranks
+    found = compare(layer, replace(kind, ranks=others, first_ranks=others))
+    if found.problem or not found.ranks:
+        return kind, ranks
+    kind = replace(kind, first_ranks=tuple(found.ranks))
+    return kind, sorted(ranks + found.ranks)
+
+
+def _tensors_of_no_channel(layer: nn.Module, vectors: dict[str, Tensor]) -> str:
+    """Why the layer's tensors are not a number per channel each; empty if they are."""
+    tensors = {**layer._parameters, **layer._buffers}
+    for key in ("weight", "bias", "running_mean"):
+        tensor = tensors.get(key)
+        if tensor is not None and tensor.numel() != max(tensor.shape or (1,)):
+            shape = tuple(tensor.shape)
+            return (
+                f"is not of a registered class, and its {key} of shape {shape} is not per channel"
+            )
+    lengths = {key: tensor.numel() for key, tensor in vectors.items()}
+    if (mean := tensors.get("running_mean")) is not None:
+        lengths["running_mean"] = mean.numel()
+    if len(set(lengths.values())) < 2:
+        return ""
+    listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+    return (
+        f"has tensors of different lengths ({listed}), so there is no shift and scale per channel; on "
+        "irreducible representations (e3nn) a shift of all numbers would break the equivariance"
+    )
 
 
 def _with_ranks(kind: Kind, ranks: list[int]) -> Kind:

@@ -212,7 +212,7 @@ def _refuse_contents(module: nn.Module, kind: Kind) -> None:
         raise ConversionError(
             "has had its forward replaced, which the conversion would lose. Undo that first"
         )
-    known = {kind.weight, kind.bias, *_POPULATION, *kind.then}
+    known = {kind.weight, kind.bias, *_POPULATION, *kind.then, *kind.keeps}
     extra = [k for k in (*module._parameters, *module._buffers, *module._modules) if k not in known]
     if extra:
         raise ConversionError(

@@ -220,7 +220,7 @@ class LatentNetwork(nn.Module):
         means, stds = {}, {}
         for layer in self.layers:
             found = layer.normalizer.reference(layer, self.like)
-            if found is not None:
+            if found is not None and not layer.unused:
                 means[layer], stds[layer] = found
         return self.pack(means), self.pack(stds)
 

@@ -9,6 +9,7 @@ from pyronorm.normalizers.freshness import trust_statistics
 from pyronorm.normalizers.ghost import Ghost
 from pyronorm.normalizers.group import Group, Instance, Layer
 from pyronorm.normalizers.kernels import affine, affine_each
+from pyronorm.normalizers.original import Original
 from pyronorm.normalizers.rms import RMS
 from pyronorm.normalizers.start import StartNormalizer
 from pyronorm.normalizers.weight import Weight
@@ -28,6 +29,7 @@ __all__ = [
     "LatentNorm",
     "Layer",
     "Normalizer",
+    "Original",
     "Population",
     "StartNormalizer",
     "Weight",

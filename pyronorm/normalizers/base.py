@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,13 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from pyronorm.errors import OptionError
-from pyronorm.normalizers.calls import check_examples, check_input, graph_node, is_single_example
+from pyronorm.normalizers.calls import (
+    check_examples,
+    check_input,
+    check_settings,
+    graph_node,
+    is_single_example,
+)
 from pyronorm.normalizers.handover import present_call
 from pyronorm.normalizers.kernels import affine_each
 from pyronorm.normalizers.origin import Origin
@@ -224,13 +229,12 @@ class LatentNorm(nn.Module):
         channel_last: the channel axis is the last one instead of axis 1.
         parts: modules that the layer holds, by name: those its normalizer works with, and those that
             follow.
-        then: what is applied to the output, in order: an activation or dropout that belongs to the
-            original layer, as the name of a part or a function.
-        ranks: the numbers of axes that an input may have, as a converted layer's original takes
-            them; None for any from 2 on.
+        then: what is applied to the output, in order, such as an activation of the original layer:
+            names of parts, or functions.
+        ranks: the numbers of axes that an input may have; None for any from 2 on.
         unbatched: whether an input with one axis less is a single example.
-        weight_name: the name of the weight, as a converted layer's original has it.
-        bias_name: the name of the bias, likewise.
+        weight_name: the name of the weight, as in the original layer.
+        bias_name: of the bias.
         weight_plus: added to the weight: 1 where it is learned as a difference from 1.
 
     Attributes:
@@ -238,9 +242,8 @@ class LatentNorm(nn.Module):
             normalizer alone.
 
     Shape:
-        - input: ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if
-          ``channel_last``
-        - output: the same (if the normalizer owns the linear layer: that layer's)
+        ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if ``channel_last``; so is
+        the output (if the normalizer owns the linear layer: that layer's).
 
     Raises:
         ShapeError: if an input does not have the layer's channels.
@@ -269,26 +272,21 @@ class LatentNorm(nn.Module):
         weight_plus: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_channels < 1:
-            raise OptionError(f"LatentNorm: num_channels must be positive, got {num_channels}.")
-        if normalizer.eps is not None and not 0 <= normalizer.eps < math.inf:
-            raise OptionError(
-                f"LatentNorm: eps must be finite and not negative, got {normalizer.eps}."
-            )
-        self.normalizer = normalizer
-        self.num_channels = num_channels
+        check_settings(normalizer, num_channels)
+        self.normalizer, self.num_channels = normalizer, num_channels
         self.channel_last = channel_last
         self.name = type(self).__name__
         for key, part in (parts or {}).items():
             self.add_module(key, part)
         self.then = tuple(then)
         self.ranks, self.unbatched = None if ranks is None else tuple(ranks), unbatched
+        self.first_ranks: tuple[int, ...] = ()  # of inputs with channels on axis 1 all the same
         self.original = ""  # class of the converted layer, e.g. "BatchNorm2d"
         self.weight_name, self.bias_name, self.weight_plus = weight_name, bias_name, weight_plus
         weight = nn.Parameter(torch.ones(num_channels) - weight_plus) if affine else None
         self.register_parameter(weight_name, weight)
-        learned = nn.Parameter(torch.zeros(num_channels)) if affine and bias else None
-        self.register_parameter(bias_name, learned)
+        offset = nn.Parameter(torch.zeros(num_channels)) if affine and bias else None
+        self.register_parameter(bias_name, offset)
         for key, value in normalizer.buffers(num_channels).items():
             self.register_buffer(key, value)
         self.statistics_stamp: Stamp | None = None
@@ -334,9 +332,7 @@ class LatentNorm(nn.Module):
 
     def state(self, name: str) -> Tensor:
         """The buffer of that name."""
-        value = self._buffers[name]
-        assert value is not None
-        return value
+        return cast("Tensor", self._buffers[name])
 
     def part(self, name: str) -> nn.Module | None:
         """The module of that name that the layer holds; None if there is none."""
@@ -349,15 +345,19 @@ class LatentNorm(nn.Module):
         if isinstance(x, Proxy):
             return graph_node(self, x, args, kwargs)
         if is_single_example(self, x):
-            single: Any = self.forward(x[None], *args, **kwargs)
-            return cast("Tensor", single[0])
+            return self._run(x[None], args, kwargs)[0]
+        if x.ndim in self.first_ranks:
+            return self._run(x.movedim(1, -1), args, kwargs).movedim(-1, 1)
+        return self._run(x, args, kwargs)
+
+    def _run(self, x: Tensor, args: Any, kwargs: Any) -> Tensor:
         check_input(self, x)
         if self.watch is not None and not self.training:
             self.watch.before_layer(self)
-        normalizer = (
-            self.normalizer.given(self, args, kwargs) if args or kwargs else self.normalizer
-        )
-        move = self.channel_last and not self.normalizer.handles_channel_last
+        normalizer = self.normalizer
+        if args or kwargs:
+            normalizer = normalizer.given(self, args, kwargs)
+        move = self.channel_last and not normalizer.handles_channel_last
         y = self._normalize(normalizer, x.movedim(-1, 1) if move else x)
         y = y.movedim(1, -1).contiguous() if move else y  # networks take views of such outputs
         for step in self.then:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.fx import Proxy
 
-from pyronorm.errors import ShapeError
+from pyronorm.errors import OptionError, ShapeError
 
 if TYPE_CHECKING:
-    from pyronorm.normalizers.base import LatentNorm
+    from pyronorm.normalizers.base import LatentNorm, Normalizer
 
-__all__ = ["check_examples", "check_input", "graph_node", "is_single_example"]
+__all__ = ["check_examples", "check_input", "check_settings", "graph_node", "is_single_example"]
 
 
 def is_single_example(layer: LatentNorm, x: Tensor) -> bool:
@@ -20,6 +21,18 @@ def is_single_example(layer: LatentNorm, x: Tensor) -> bool:
     return layer.unbatched and (
         x.ndim == 1 if layer.ranks is None else x.ndim + 1 == layer.ranks[0]
     )
+
+
+def check_settings(normalizer: Normalizer, num_channels: int) -> None:
+    """Refuse what no layer can have.
+
+    Raises:
+        OptionError: if there are no channels, or ``eps`` is no number.
+    """
+    if num_channels < 1:
+        raise OptionError(f"LatentNorm: num_channels must be positive, got {num_channels}.")
+    if normalizer.eps is not None and not 0 <= normalizer.eps < math.inf:
+        raise OptionError(f"LatentNorm: eps must be finite and not negative, got {normalizer.eps}.")
 
 
 def check_input(layer: LatentNorm, x: Tensor) -> None:

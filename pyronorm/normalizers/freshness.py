@@ -68,7 +68,8 @@ def batch_layers(network: nn.Module) -> list[LatentNorm]:
 def stamp_statistics(network: nn.Module) -> None:
     """Declare that existing population statistics belong to the present parameters.
 
-    Layers that never saw a batch (``num_batches_tracked`` is 0) have none, and stay without.
+    Layers that never saw a batch (``num_batches_tracked`` is 0) have none, and stay without. Where
+    others have some, such a layer is refused when it runs: in an encoder cut short it never does.
 
     Args:
         network: a converted network; only the stamps of its layers change.
@@ -76,9 +77,10 @@ def stamp_statistics(network: nn.Module) -> None:
     hashes = fingerprint(network)
     layers = named_batch_layers(network)
     counts = read_together([layer.state("num_batches_tracked") for _, layer in layers])
+    some = any(count > 0 for count in counts)  # then layers without any never ran in training
     for (name, layer), count in zip(layers, counts, strict=True):
         layer.statistics_stamp = Stamp(name, hashes) if count > 0 else None
-        layer.unused = count == NEVER_RAN
+        layer.unused = count == NEVER_RAN or (some and count == 0)
 
 
 def stamp_loaded(network: nn.Module) -> None:

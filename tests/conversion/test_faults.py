@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from pyronorm import LatentNetwork, conversion_report, convert, trust_statistics
-from pyronorm.errors import ConversionError, OptionError
+from pyronorm import (
+    LatentNetwork,
+    NormalizationModel,
+    conversion_report,
+    convert,
+    fit,
+    guides,
+    likelihoods,
+    predict,
+    trust_statistics,
+)
+from pyronorm.errors import ConversionError, OptionError, StatisticsError
 from pyronorm.normalizers import (
     RMS,
     Analytic,
@@ -206,3 +216,53 @@ def test_weight_takes_in_new_constraints_but_no_hooks():
     nn.utils.weight_norm(original[0])
     with pytest.raises(ConversionError, match="'0', which has hooks that would no longer run"):
         convert(original, Weight(), example_input=x)
+
+
+class CutShort(nn.Module):
+    """An encoder whose last blocks never run, as in PSPNet; and a head for training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.never = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+        self.auxiliary = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 2))
+        self.head = nn.Linear(8, 2)
+        self.to_the_end = False
+
+    def forward(self, x):
+        y = self.first(x)
+        if self.to_the_end:
+            y = self.never(y)
+        return self.head(y) + (self.auxiliary(y) if self.training else 0)
+
+
+def test_layers_that_never_run():
+    torch.manual_seed(0)
+    original, x = CutShort(), torch.randn(32, 3)
+    for _ in range(3):
+        original(x)
+    network = convert(original.eval())
+    torch.testing.assert_close(network(x), original(x))
+    latent = LatentNetwork(network)
+    mean, _ = latent.reference_statistics()
+    first, never, auxiliary = mean.split((8, 8, 8))
+    assert torch.equal(first, original.first[1].running_mean)
+    assert never.isnan().all()
+    assert auxiliary.isfinite().all()  # it ran in training
+    again = convert(CutShort()).eval()
+    again.load_state_dict(network.state_dict())
+    torch.testing.assert_close(again(x), original(x))
+    network.to_the_end = True
+    with pytest.raises(StatisticsError, match=r"never\.1: it has no population statistics"):
+        network(x)
+    network.to_the_end = False
+    model = NormalizationModel(network, likelihoods.Categorical(), num_data=32)
+    guide = guides.MeanField(model)
+    with pytest.warns(UserWarning, match=r"never ran never\.1"):
+        fit(model, guide, (x, torch.arange(32) % 2), epochs=1, progress=False)
+    assert predict(model, guide, x, num_samples=3).mean.isfinite().all()
+
+
+def test_a_network_without_any_statistics_has_no_unused_layers():
+    with pytest.raises(StatisticsError, match=r"first\.1 has no population statistics"):
+        convert(CutShort()).eval()(torch.randn(4, 3))

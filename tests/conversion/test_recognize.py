@@ -464,3 +464,86 @@ def test_batch_statistics_without_tracking_but_with_valid_buffers():
     for normalizer in (None, Population()):
         with pytest.raises(ConversionError, match="no population statistics"):
             convert(nn.Sequential(layer), normalizer)
+
+
+class TwoLayoutsNorm(nn.Module):
+    """Channels last, but for images: the layer normalization of some segmentation encoders."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(C) + 0.5)
+        self.bias = nn.Parameter(torch.randn(C))
+
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+        y = F.layer_norm(x, (C,), self.weight, self.bias, 1e-5)
+        return y.permute(0, 3, 1, 2) if x.ndim == 4 else y
+
+
+def test_a_layout_that_depends_on_the_number_of_axes():
+    torch.manual_seed(0)
+    layer = TwoLayoutsNorm()
+    network = convert(nn.Sequential(layer))
+    assert network[0].first_ranks == (4,)
+    shift, scale = torch.randn(3, 1, C), torch.rand(3, 1, C) + 0.5
+    for shape in (IMAGE, TOKENS, (4, C), (2, C, C, C)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(network(x), layer(x))
+        axes = (1, -1, 1, 1) if len(shape) == 4 else (-1,)
+        w, b = layer.weight.view(axes[-3:]), layer.bias.view(axes[-3:])
+        hat = (layer(x) - b) / w
+        expected = [
+            w * s.view(axes[-3:]) * (hat + t.view(axes[-3:])) + b
+            for t, s in zip(shift, scale, strict=True)
+        ]
+        found = LatentNetwork(network)(x, shift, scale)
+        torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+class IrrepsBatchNorm(nn.Module):
+    """In the form of e3nn's: norms of vectors have statistics, and scalars alone a mean and a bias."""
+
+    def __init__(self, scalars=3, vectors=2):
+        super().__init__()
+        self.scalars, self.vectors = scalars, vectors
+        self.register_buffer("running_mean", torch.zeros(scalars))
+        self.register_buffer("running_var", torch.ones(scalars + vectors))
+        self.weight = nn.Parameter(torch.ones(scalars + vectors))
+        self.bias = nn.Parameter(torch.zeros(scalars))
+
+    def forward(self, x):
+        s, v = x[:, : self.scalars], x[:, self.scalars :].unflatten(1, (self.vectors, 3))
+        scale = self.weight / (self.running_var + 1e-5).sqrt()
+        s = (s - self.running_mean) * scale[: self.scalars] + self.bias
+        return torch.cat([s, (v * scale[self.scalars :, None]).flatten(1)], 1)
+
+
+class PairNorm(nn.Module):
+    def forward(self, x):
+        x = x - x.mean(0)
+        return x / (1e-5 + x.square().sum(1).mean()).sqrt()
+
+
+class HeteroLayerNorm(nn.Module):
+    """A weight for each type of node."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, C))
+
+    def forward(self, x, types):
+        return F.layer_norm(x, (C,)) * self.weight[types]
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (IrrepsBatchNorm(), r"tensors of different lengths \(weight 5, .*equivariance"),
+        (PairNorm(), "has neither a weight nor a number of channels"),
+        (HeteroLayerNorm(), r"its weight of shape \(4, 6\) is not per channel"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_has_no_latents_per_channel_is_refused_with_the_reason(layer, message):
+    with pytest.raises(ConversionError, match=f"layer '0' .*{message}"):
+        convert(nn.Sequential(layer, nn.BatchNorm1d(C)))
