@@ -61,7 +61,7 @@ def predict_dropout(
     dropouts = _dropouts(model)
     batches = as_batches(data, batch_size)
     posterior = Point(model) if posterior is None else posterior
-    found = as_posterior(posterior, "predict_dropout", model.space)
+    found = as_posterior(posterior, "predict_dropout", model)
     model.network.check_statistics()
     with torch.no_grad(), seeded(seed, model.network.like):
         draws = found.draw(model, num_samples, data=batches)

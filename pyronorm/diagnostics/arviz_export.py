@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,14 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyronorm.diagnostics.arviz_labels import (
+    DATA_GROUPS,
+    Coords,
+    Dims,
+    labelled,
+    layers_of,
+    numpy_of,
+)
 from pyronorm.diagnostics.arviz_versions import Groups, build
 from pyronorm.diagnostics.pyro_export import export_pyro
-from pyronorm.errors import OptionError
+from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.batch import MiniBatch
 from pyronorm.infer.data import gather
 from pyronorm.infer.ensemble import Members
+from pyronorm.infer.own_sites import draw_own_sites, own_log_prior
 from pyronorm.infer.predict import draws_for, evaluate_draws
-from pyronorm.inputs import is_one_piece, num_examples, tensors_of
+from pyronorm.inputs import is_one_piece, map_tensors, num_examples, tensors_of
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
@@ -35,6 +45,9 @@ def to_arviz(
     *,
     batch_size: int = 256,
     include_inputs: bool = True,
+    prior_predictive: bool = False,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
     seed: Seed = None,
 ) -> Any:
     r"""Export a posterior over normalization statistics to ArviZ.
@@ -45,25 +58,29 @@ def to_arviz(
       known (batch and population normalizers) also the statistics they imply, ``mean``
       :math:`= \mu - \sigma\,\text{shift}` and ``std`` :math:`= \sigma/\text{scale}`.
       A prior with hyperparameters adds them where the posterior has them, e.g. ``batch_size`` over
-      ``batch_size_group``.
-    * ``prior``: draws of the same, unless the prior is improper.
-    * ``sample_stats``: ``log_prior``, of latents and hyperparameters (which are integrated out where
-      the posterior has none, as a bank); ``log_q``, if the posterior has a density; ``lp``, the
-      unnormalized log posterior
+      ``batch_size_group``; sites that the network samples itself (weights with a prior) come by name.
+    * ``prior``: draws of the same, unless the prior is improper; ``prior_predictive`` on request.
+    * ``sample_stats``: ``log_prior``, of latents, sites of the network's own and hyperparameters
+      (which are integrated out where the posterior has none, as a bank); ``log_q``, if the posterior
+      has a density; ``lp``, the unnormalized log posterior
       :math:`\log p(z) + \frac{N}{|\text{data}|}\sum_i \log p(y_i|x_i, z)` (exact if ``data`` are the
-      training data); ``diverging`` for MCMC.
+      training data); ``diverging`` for MCMC, and of :func:`pyronorm.run_nuts` ``energy``,
+      ``tree_depth`` and ``acceptance_rate``.
     * ``posterior_predictive``, ``log_likelihood``, ``observed_data``: ``y`` over ``example``. An
       example whose values are all missing has none in ``log_likelihood``, so that ``az.loo`` is over
       the examples with data.
-    * ``constant_data``: inputs ``x``, and ``reference_mean`` and ``reference_std`` where known.
+    * ``constant_data``: inputs ``x``, ``layer`` of each channel, and ``reference_mean`` and
+      ``reference_std`` where known.
 
-    The coordinate ``channel`` reads ``layer1.0.bn1[3]``, and ``layer`` along it names the layer
-    (:func:`channels` selects one). Attributes of the posterior record versions, seed and method.
+    The coordinate ``channel`` reads ``layer1.0.bn1[3]``, and ``layer`` in ``constant_data`` names the
+    layer of each (:func:`channels` selects one). Attributes of the posterior record versions, seed and
+    method.
 
     **Any other Pyro model** that uses :func:`pyronorm.sample_latents`, or none of this library, is
     exported with all of its sites, each over the dimensions that its plates name: ``posterior`` (latent
-    sites), ``posterior_predictive``, ``log_likelihood`` and ``observed_data`` (observed sites). Every
-    latent site has to be one of the guide. Put networks that a function uses in evaluation mode first.
+    sites), ``posterior_predictive``, ``log_likelihood`` and ``observed_data`` (observed sites), on
+    request ``prior`` and ``prior_predictive``. Every latent site has to be one of the guide. Put
+    networks that a function uses in evaluation mode first.
 
     Args:
         model: the model; its network runs in evaluation mode. Or a Pyro model of your own.
@@ -77,19 +94,33 @@ def to_arviz(
             and chains, all rows of a bank of fewer than 200, and 200 else.
         batch_size: examples at once, where the data do not come in batches.
         include_inputs: whether to store ``x``.
+        prior_predictive: whether to draw data from the prior as well, as many as of the posterior.
+        coords: labels of your own by dimension, ``{"example": names}``.
+        dims: dimensions of your own by variable, ``{"y": ["example", "pixel"]}``, without ``chain``
+            and ``draw``.
         seed: for the draws, see :func:`pyronorm.randomness.seeded`.
 
     Returns:
         An InferenceData (ArviZ 0.x) or a DataTree (ArviZ 1.x).
 
     Raises:
-        OptionError: if ``posterior`` is none, or has not that many draws.
+        OptionError: if ``posterior`` is none, or has not that many draws; if the prior is improper
+            and ``prior_predictive`` asked for; or if ``coords`` or ``dims`` do not fit.
         StatisticsError: if population statistics are missing or stale.
-        DataError: if data are empty, impossible or not finite.
+        DataError: if data are empty, impossible or not finite, or missing where they are needed.
     """
     if not isinstance(model, NormalizationModel):
         arguments = data if isinstance(data, tuple) else () if data is None else (data,)
-        return export_pyro(model, posterior, arguments, num_samples, seed)
+        return export_pyro(
+            model,
+            posterior,
+            arguments,
+            num_samples,
+            prior_predictive=prior_predictive,
+            coords=coords,
+            dims=dims,
+            seed=seed,
+        )
     network = model.network
     model_data = None if data is None else gather(data, batch_size)
     batches = None if model_data is None else [model_data]
@@ -101,15 +132,36 @@ def to_arviz(
         mean, std = network.reference_statistics()
         constant: dict[str, Tensor] = {}
         if not torch.isnan(mean).any():
-            groups["posterior"] |= {"mean": _numpy(mean - std * shift), "std": _numpy(std / scale)}
+            groups["posterior"] |= {
+                "mean": numpy_of(mean - std * shift),
+                "std": numpy_of(std / scale),
+            }
             constant = {"reference_mean": mean, "reference_std": std}
+        example = None if model_data is None else _first_example(model, model_data.x)
         if model.prior.is_proper:
-            groups["prior"] = _latents(model, model.prior.draws(model, len(draws)))
+            prior = model.prior.draws(model, len(draws))
+            if draws.others:
+                others = draw_own_sites(model, _needed(example, "the prior"), len(draws))
+                prior = replace(prior, others=others)
+            groups["prior"] = _latents(model, prior)
+            if prior_predictive:
+                data_given = _needed(model_data, "prior_predictive").x
+                groups["prior_predictive"] = _drawn_data(model, prior, data_given, batch_size)
+        elif prior_predictive:
+            raise OptionError(
+                f"to_arviz: {type(model.prior).__name__} is improper, so nothing can be drawn from it."
+            )
         log_prior = model.prior.log_prob(model.space, shift, scale, draws.hyper)
-        groups["sample_stats"] = {"log_prior": _numpy(log_prior)}
-        groups["sample_stats"] |= {name: _numpy(value) for name, value in draws.stats.items()}
+        if draws.others:
+            own = [
+                own_log_prior(mine, _needed(example, "the prior density"), some)
+                for mine, some in members
+            ]
+            log_prior = log_prior + torch.cat(own).to(log_prior)
+        groups["sample_stats"] = {"log_prior": numpy_of(log_prior)}
+        groups["sample_stats"] |= {name: numpy_of(value) for name, value in draws.stats.items()}
         if draws.log_density is not None:
-            groups["sample_stats"]["log_q"] = _numpy(draws.log_density)
+            groups["sample_stats"]["log_q"] = numpy_of(draws.log_density)
         present = None
         if model_data is not None:
             present = _add_data(groups, model, members, log_prior, model_data, batch_size)
@@ -117,12 +169,12 @@ def to_arviz(
                 named = tensors_of(model_data.x)
                 constant |= {f"x_{name}" if name else "x": value for name, value in named.items()}
     _split_chains(groups, draws.num_chains)
-    if constant:
-        groups["constant_data"] = {key: _numpy(value) for key, value in constant.items()}
-    return _build(groups, model, _attributes(model, posterior, seed), present)
+    layers = np.array(model.space.channel_layers)
+    groups["constant_data"] = {"layer": layers, **{k: numpy_of(v) for k, v in constant.items()}}
+    return _build(groups, model, _attributes(model, posterior, seed), present, coords, dims)
 
 
-def channels(idata: Any, layer: str | Iterable[str]) -> dict[str, list[str]]:
+def channels(idata: Any, layer: str | Iterable[str], prefix: str = "") -> dict[str, list[str]]:
     """Select the channels of a layer, as the ``coords`` of ArviZ functions.
 
     ``az.plot_forest(idata, var_names="scale", coords=pn.channels(idata, layer="layer1.0.bn1"))``
@@ -130,30 +182,52 @@ def channels(idata: Any, layer: str | Iterable[str]) -> dict[str, list[str]]:
     Args:
         idata: what :func:`to_arviz` returned, or read back from a file.
         layer: the name of a layer, or several.
+        prefix: that of the :class:`~pyronorm.LatentNetwork`, in models with several.
 
     Returns:
-        ``{"channel": [...]}``.
+        ``{"channel": [...]}``, with the prefix in front.
 
     Raises:
-        OptionError: if there is no such layer; the message lists those there are.
+        OptionError: if there is no such layer; the message lists those there are. Or no such prefix.
     """
-    posterior = idata["posterior"]
     names = [layer] if isinstance(layer, str) else list(layer)
-    layers = [str(name) for name in posterior["layer"].values]
+    layers = layers_of(idata, "channels", prefix)
     for name in names:
         if name not in layers:
             raise OptionError(
                 f"channels: there is no layer {name!r}; there are {list(dict.fromkeys(layers))}."
             )
-    labels = [str(label) for label in posterior["channel"].values]
-    return {"channel": [c for c, own in zip(labels, layers, strict=True) if own in names]}
+    labels = [str(label) for label in idata["posterior"][f"{prefix}channel"].values]
+    return {f"{prefix}channel": [c for c, own in zip(labels, layers, strict=True) if own in names]}
 
 
 def _latents(model: NormalizationModel, draws: Draws) -> dict[str, Any]:
     """The variables that a posterior and the prior have in common."""
     found = {"shift": draws.shift, "scale": draws.scale}
     found |= {k: value for k, (value, _) in model.prior.report(model.space, draws.hyper).items()}
-    return {name: _numpy(value) for name, value in found.items()}
+    return {name: numpy_of(value) for name, value in {**found, **draws.others}.items()}
+
+
+def _first_example(model: NormalizationModel, x: Any) -> Any:
+    one = x if is_one_piece(x) else map_tensors(lambda tensor: tensor[:1], x)
+    return model.network.prepare(one)
+
+
+def _needed(value: Any, what: str) -> Any:
+    if value is None:
+        raise DataError(f"to_arviz: {what} needs data: inputs x, or pairs (x, y).")
+    return value
+
+
+def _drawn_data(
+    model: NormalizationModel, draws: Draws, x: Any, batch_size: int
+) -> dict[str, NDArray[Any]]:
+    """One data set for each draw."""
+    parts = [
+        model.likelihood.distribution(output, 1).sample()
+        for _, output in evaluate_draws([(model, draws)], x, batch_size)
+    ]
+    return {"y": numpy_of(torch.cat(parts, 1))}
 
 
 def _add_data(
@@ -172,23 +246,26 @@ def _add_data(
             log_p = model.likelihood.log_prob(output, batch.y, 1)
             log_likelihood.append(log_p if batch.weight is None else log_p * batch.weight)
     y = data.y
-    groups["posterior_predictive"] = {"y": _numpy(torch.cat(predictive, 1))}
+    groups["posterior_predictive"] = {"y": numpy_of(torch.cat(predictive, 1))}
     if y is None:
         return None
     pointwise = torch.cat(log_likelihood, 1)
     lp = log_prior + pointwise.sum(1) * (model.num_data / num_examples(y))
-    groups["sample_stats"]["lp"] = _numpy(lp)
-    groups["log_likelihood"] = {"y": _numpy(pointwise)}
-    groups["observed_data"] = {"y": _numpy(y)}
-    present = _numpy(model.likelihood.present(y))
+    groups["sample_stats"]["lp"] = numpy_of(lp)
+    drawn = groups["posterior_predictive"]["y"].shape[1:]
+    if drawn == tuple(y.shape) and y[:1].numel() == 1:  # az.loo_pit wants the axes of y
+        pointwise = pointwise.reshape(-1, *y.shape)
+    groups["log_likelihood"] = {"y": numpy_of(pointwise)}
+    groups["observed_data"] = {"y": numpy_of(y)}
+    present = numpy_of(model.likelihood.present(y))
     return None if present.all() else np.flatnonzero(present)
 
 
 def _split_chains(groups: Groups, chains: int) -> None:
     """Give every variable over draws the axes (chain, draw)."""
     for group, variables in groups.items():
-        if group not in ("observed_data", "constant_data"):
-            number = 1 if group == "prior" else chains
+        if group not in DATA_GROUPS:
+            number = 1 if group in ("prior", "prior_predictive") else chains
             for key, value in variables.items():
                 variables[key] = value.reshape(number, len(value) // number, *value.shape[1:])
 
@@ -198,16 +275,18 @@ def _build(
     model: NormalizationModel,
     attributes: dict[str, Any],
     present: NDArray[Any] | None,
+    users_coords: Coords | None,
+    users_dims: Dims | None,
 ) -> Any:
     space = model.space
-    per_channel = ("shift", "scale", "mean", "std", "reference_mean", "reference_std")
+    per_channel = ("layer", "shift", "scale", "mean", "std", "reference_mean", "reference_std")
     dims = {name: ["channel"] for name in per_channel}
     coords: dict[str, Any] = {"channel": list(space.channel_labels)}
     hyper = model.prior.law(space, model.network.like).hyper
     means = {site: fn.mean for site, fn in hyper.items()}
-    for name, (_, labels) in model.prior.report(space, means).items():
+    for name, (_, of_groups) in model.prior.report(space, means).items():
         dims[name] = [f"{name}_group"]
-        coords[f"{name}_group"] = list(labels)
+        coords[f"{name}_group"] = list(of_groups)
     inputs = [name for name in groups.get("constant_data", {}) if name[:1] == "x"]
     arrays = [("y", "posterior_predictive", 3), *((name, "constant_data", 1) for name in inputs)]
     for name, group, axes in arrays:
@@ -215,9 +294,9 @@ def _build(
             shape = groups[group][name].shape
             dims[name] = ["example", *(f"{name}_dim_{i}" for i in range(len(shape) - axes))]
             coords["example"] = np.arange(shape[axes - 1])
-    layers = {"layer": ("channel", list(space.channel_layers))}
-    kept = {} if present is None else {"log_likelihood": {"example": present}}
-    return build(groups, coords, dims, attributes, layers, kept)
+    labels, names = labelled(groups, coords, dims, users_coords, users_dims)
+    kept = {} if present is None else {"log_likelihood": {names["y"][0]: present}}
+    return build(groups, labels, names, attributes, kept)
 
 
 def _attributes(model: NormalizationModel, posterior: Any, seed: Seed) -> dict[str, str | int]:
@@ -235,8 +314,3 @@ def _attributes(model: NormalizationModel, posterior: Any, seed: Seed) -> dict[s
         "num_data": model.num_data,
         "seed": seed if isinstance(seed, int) else "none" if seed is None else "generator",
     }
-
-
-def _numpy(value: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = value.detach().cpu().numpy()
-    return array

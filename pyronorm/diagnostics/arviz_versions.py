@@ -17,7 +17,6 @@ def build(
     coords: Mapping[str, Any],
     dims: Mapping[str, Sequence[str]],
     attributes: Mapping[str, Any],
-    layers: Mapping[str, tuple[str, Sequence[str]]],
     kept: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
     """Build an InferenceData (ArviZ 0.x) or a DataTree (ArviZ 1.x).
@@ -27,7 +26,6 @@ def build(
         coords: labels by dimension.
         dims: dimensions by variable, without chain and draw.
         attributes: of the posterior.
-        layers: further coordinates, by name: the dimension they lie along, and their labels.
         kept: for a group, the positions that stay along a dimension.
     """
     import arviz as az
@@ -37,12 +35,8 @@ def build(
         data = az.from_dict(**groups, coords=dict(coords), dims=dict(dims))  # type: ignore[arg-type]
     else:
         data = az.from_dict(groups, coords=coords, dims=dims)
-    for group in groups:
-        dataset = data[group] if old else data[group].to_dataset()
-        along = {name: value for name, value in layers.items() if value[0] in dataset.dims}
-        if group in ("posterior", "prior"):
-            dataset = dataset.assign_coords(along)
-        dataset = dataset.isel((kept or {}).get(group, {}))
+    for group, positions in (kept or {}).items():
+        dataset = (data[group] if old else data[group].to_dataset()).isel(positions)
         if old:
             setattr(data, group, dataset)
         else:

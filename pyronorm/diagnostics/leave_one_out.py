@@ -153,6 +153,7 @@ def _log_likelihood(idata: Any) -> NDArray[np.float64]:
     """The group's values, (chain, draw, example), if they are of all training data."""
     try:
         log_p = np.asarray(idata["log_likelihood"]["y"].values, dtype=np.float64)
+        log_p = log_p.reshape(log_p.shape[:3])  # y may have an axis of length 1
     except KeyError:
         raise OptionError(
             "loo: there is no log likelihood: give pyronorm.to_arviz the training data, pairs (x, y)."
@@ -179,16 +180,15 @@ def _plain(idata: Any, reff: float | None) -> Any:
         from arviz_stats.base import array_stats
 
         log_p = idata["log_likelihood"]["y"].astype(np.float64)
-        weights, shapes = (
-            -log_p.transpose("example", "chain", "draw"),
-            np.full(len(log_p.example), np.nan),
-        )
-        for i, ratios in enumerate(weights.values):
+        weights = -log_p.transpose(*log_p.dims[2:], "chain", "draw")
+        shapes = np.full(weights.shape[:-2], np.nan)
+        for i in np.ndindex(shapes.shape):
+            ratios = weights.values[i]
             try:
                 smooth, shapes[i] = array_stats.psislw(-ratios.ravel(), r_eff=reff or 1.0)
-                weights[i] = np.asarray(smooth).reshape(ratios.shape)
+                weights.values[i] = np.asarray(smooth).reshape(ratios.shape)
             except ValueError:
-                weights[i] = ratios - np.logaddexp.reduce(ratios, axis=None)
+                weights.values[i] = ratios - np.logaddexp.reduce(ratios, axis=None)
         k = weights.isel(chain=0, draw=0, drop=True).copy(data=shapes)
         return run(idata, pointwise=True, reff=reff or 1.0, log_weights=weights, pareto_k=k)
 
@@ -199,7 +199,7 @@ def _approximate(idata: Any) -> Any:
     from scipy.special import logsumexp
 
     stats, pointwise = idata["sample_stats"], idata["log_likelihood"]["y"]
-    log_p = pointwise.values.astype(np.float64)
+    log_p = _log_likelihood(idata)
     log_p = log_p.reshape(-1, log_p.shape[-1]).T  # (example, draw)
     ratios = (stats["lp"].values - stats["log_q"].values).astype(np.float64).ravel()
     log_weights, k = az.psislw(ratios - ratios.max() - log_p)  # type: ignore[no-untyped-call]
@@ -215,8 +215,8 @@ def _approximate(idata: Any) -> Any:
         "n_samples": draws,
         "n_data_points": examples,
         "warning": bool((k > threshold).any()),
-        "loo_i": like.copy(data=values).rename("loo_i"),
-        "pareto_k": like.copy(data=k).rename("pareto_shape"),
+        "loo_i": like.copy(data=values.reshape(like.shape)).rename("loo_i"),
+        "pareto_k": like.copy(data=k.reshape(like.shape)).rename("pareto_shape"),
         "scale": "log",
         "good_k": threshold,
     }

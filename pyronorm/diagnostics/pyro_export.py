@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
@@ -15,9 +14,11 @@ from pyro.infer import MCMC
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyronorm.diagnostics.arviz_labels import Coords, Dims, labelled, numpy_of
 from pyronorm.diagnostics.arviz_versions import Groups, build
 from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.data import evaluation_mode
+from pyronorm.infer.pyro_guide import own_values, samples_of_mcmc, stats_of_mcmc
 from pyronorm.latents import LatentSpace
 from pyronorm.randomness import Seed, seeded
 
@@ -31,7 +32,11 @@ def export_pyro(
     posterior: Any,
     arguments: tuple[Any, ...],
     num_samples: int | None,
-    seed: Seed,
+    *,
+    prior_predictive: bool = False,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
+    seed: Seed = None,
 ) -> Any:
     """What :func:`pyronorm.to_arviz` does for a Pyro model that is no NormalizationModel.
 
@@ -40,6 +45,9 @@ def export_pyro(
         posterior: a Pyro guide for it, or a finished MCMC run.
         arguments: what model and guide are called with.
         num_samples: number of draws; None for 200, or all of an MCMC run.
+        prior_predictive: whether to run the model without the posterior as well.
+        coords: labels of the user's by dimension.
+        dims: dimensions of the user's by variable.
         seed: for the draws.
 
     Raises:
@@ -52,13 +60,18 @@ def export_pyro(
         for module in (model, posterior):
             if isinstance(module, nn.Module):
                 stack.enter_context(evaluation_mode(module))
-        draws, chains = _draws(posterior, arguments, num_samples)
+        draws, chains, stats = _draws(posterior, arguments, num_samples)
         traces = []
         predictions: list[_Sites] = []
         for values in draws:
             given = poutine.condition(model, values)
             traces.append(_sites(poutine.trace(given).get_trace(*arguments)))
             predictions.append(_sites(poutine.trace(_free(model, values)).get_trace(*arguments)))
+        free = poutine.uncondition(model)
+        prior = [
+            _sites(poutine.trace(free).get_trace(*arguments))
+            for _ in range(len(draws) if prior_predictive else 0)
+        ]
     first = traces[0]
     latent = [n for n, site in first.items() if not _is_data(site, draws[0])]
     missing = [name for name in latent if name not in draws[0]]
@@ -72,21 +85,30 @@ def export_pyro(
     if observed:
         groups["posterior_predictive"] = _stack(predictions, observed, "value")
         groups["log_likelihood"] = _stack(traces, observed, "log_prob")
-    for variables in groups.values():
+    if stats:
+        groups["sample_stats"] = {name: numpy_of(value) for name, value in stats.items()}
+    if prior:
+        groups["prior"] = _stack(prior, latent, "value")
+        groups["prior_predictive"] = _stack(prior, observed, "value")
+    for group, variables in groups.items():
+        number = 1 if group in ("prior", "prior_predictive") else chains
         for name, value in variables.items():
-            variables[name] = value.reshape(chains, len(value) // chains, *value.shape[1:])
+            variables[name] = value.reshape(number, len(value) // number, *value.shape[1:])
     if observed:
-        groups["observed_data"] = {n: _numpy(first[n]["value"]) for n in observed}
-    dims, coords, layers = _dimensions(first)
-    return build(groups, coords, dims, {"method": type(posterior).__name__}, layers)
+        groups["observed_data"] = {n: numpy_of(first[n]["value"]) for n in observed}
+    axes, known, layers = _dimensions(first)
+    if layers:
+        groups["constant_data"] = {name: np.array(value) for name, value in layers.items()}
+    labels, names = labelled(groups, known, axes, coords, dims)
+    return build(groups, labels, names, {"method": type(posterior).__name__})
 
 
 def _draws(
     posterior: Any, arguments: tuple[Any, ...], num_samples: int | None
-) -> tuple[list[dict[str, Tensor]], int]:
-    """Values of all latent sites by draw, and the number of chains."""
+) -> tuple[list[dict[str, Tensor]], int, dict[str, Tensor]]:
+    """Values of all latent sites by draw, the number of chains, and what the sampler said."""
     if isinstance(posterior, MCMC):
-        samples: Mapping[str, Tensor] = posterior.get_samples(group_by_chain=True)
+        samples = samples_of_mcmc(posterior)
         chains, length = next(iter(samples.values())).shape[:2]
         number = length if num_samples is None else num_samples // chains
         if not 1 <= number <= length:
@@ -96,7 +118,10 @@ def _draws(
             )
         index = torch.linspace(0, length - 1, number).round().long()
         picked = {name: value[:, index].flatten(0, 1) for name, value in samples.items()}
-        return [{k: v[i] for k, v in picked.items()} for i in range(chains * number)], chains
+        stats = stats_of_mcmc(posterior, chains, length)
+        stats = {k: v.reshape(chains, length)[:, index].flatten() for k, v in stats.items()}
+        values = [{k: v[i] for k, v in picked.items()} for i in range(chains * number)]
+        return values, chains, stats
     if not callable(posterior) or isinstance(posterior, type):
         raise OptionError(
             "to_arviz: for a Pyro model that is no NormalizationModel the posterior must be its guide "
@@ -104,10 +129,10 @@ def _draws(
         )
     found = []
     for _ in range(200 if num_samples is None else num_samples):
-        with pyro.get_param_store().scope() if isinstance(posterior, nn.Module) else ExitStack():
+        with own_values(posterior):
             trace = poutine.trace(posterior).get_trace(*arguments)
         found.append({name: site["value"] for name, site in _sites(trace).items()})
-    return found, 1
+    return found, 1, {}
 
 
 def _free(model: Callable[..., Any], values: Mapping[str, Tensor]) -> Callable[..., Any]:
@@ -139,7 +164,7 @@ def _stack(traces: list[_Sites], names: list[str], what: str) -> dict[str, NDArr
             raise DataError(
                 f"to_arviz: the site {name!r} has other shapes in other draws: {sorted(shapes)}."
             )
-        found[name] = np.stack([_numpy(value) for value in values])
+        found[name] = np.stack([numpy_of(value) for value in values])
     return found
 
 
@@ -151,11 +176,11 @@ def _unscaled(site: Any) -> Tensor:
 
 def _dimensions(
     sites: _Sites,
-) -> tuple[dict[str, list[str]], dict[str, Any], dict[str, tuple[str, list[str]]]]:
-    """Names of the axes of every site, coordinates, and the layers along axes of channels."""
+) -> tuple[dict[str, list[str]], dict[str, Any], dict[str, list[str]]]:
+    """Names of the axes of every site, coordinates, and the layer of each channel."""
     dims: dict[str, list[str]] = {}
     coords: dict[str, Any] = {}
-    layers: dict[str, tuple[str, list[str]]] = {}
+    layers: dict[str, list[str]] = {}
     for name, site in sites.items():
         shape, events = site["value"].shape, site["fn"].event_dim
         axes = [f"{name}_dim_{i}" for i in range(len(shape))]
@@ -169,11 +194,7 @@ def _dimensions(
             channel, layer = f"{space.prefix}channel", f"{space.prefix}layer"
             axes[-1] = channel
             coords[channel] = list(space.channel_labels)
-            layers[layer] = (channel, list(space.channel_layers))
+            layers[layer] = list(space.channel_layers)
+            dims[layer] = [channel]
         dims[name] = axes
     return dims, coords, layers
-
-
-def _numpy(value: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = value.detach().cpu().numpy()
-    return array

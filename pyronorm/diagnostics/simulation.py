@@ -184,7 +184,7 @@ def simulation_based_calibration(
             with torch.no_grad():
                 truth = model.prior.draws(model, 1)
                 y = _simulate(model, truth, x)
-            posterior = as_posterior(fit(x, y), f"{where}, fit", space)
+            posterior = as_posterior(fit(x, y), f"{where}, fit", model)
             draws = posterior.draw(model, num_draws, data=(x, y), seed=after)
             for name, values in ranks.items():
                 space.check(getattr(draws, name), where)

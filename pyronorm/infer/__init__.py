@@ -12,6 +12,7 @@ from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import log_likelihoods, predict, predictive_nll
 from pyronorm.infer.pyro_guide import PyroGuide
+from pyronorm.infer.recorded import RecordedNUTS
 from pyronorm.infer.refresh import refresh_draws
 from pyronorm.infer.save import load, save
 from pyronorm.infer.targets import with_target
@@ -28,6 +29,7 @@ __all__ = [
     "Optimization",
     "Posterior",
     "PyroGuide",
+    "RecordedNUTS",
     "Trainer",
     "Validation",
     "as_posterior",

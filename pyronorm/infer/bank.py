@@ -9,6 +9,7 @@ from pyronorm.checks import check_count
 from pyronorm.errors import ConversionError, DataError, StatisticsError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
+from pyronorm.infer.own_sites import watched_own_sites
 from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
 from pyronorm.inputs import num_examples, run
 from pyronorm.latents import LatentNetwork
@@ -56,7 +57,8 @@ def collect_bank(
             whitening, whose noise is not a shift and a scale, or statistics for each example.
         DataError: if there is no batch, only batches of one example, or batches of another size than
             the virtual batches of a :class:`~pyronorm.normalizers.Ghost` normalizer.
-        StatisticsError: if population statistics are missing or stale, or the inputs not finite.
+        StatisticsError: if population statistics are missing or stale, or the inputs not finite;
+            or if a layer runs after the network has drawn a site of its own.
 
     Source: Teye, Azizpour & Smith (ICML 2018), algorithm 1.
     """
@@ -87,6 +89,7 @@ def collect_bank(
     row: dict[LatentNorm, Moments] = {}
 
     def note(layer: LatentNorm, moments: Moments) -> None:
+        seen_sites.check(layer.name)
         if layer in row:
             raise ConversionError(
                 f"collect_bank: {layer.name} runs more than once per batch, or on several virtual "
@@ -100,6 +103,7 @@ def collect_bank(
     size = 0
     with (
         seeded(seed, latent.like),
+        watched_own_sites(latent.network, "collect_bank") as seen_sites,
         batch_statistics_mode(latent.network),
         recording(layers, note),
     ):
@@ -116,6 +120,7 @@ def collect_bank(
                 size = examples
                 _refuse_other_sizes(layers, size)
                 row.clear()
+                seen_sites.start()
                 run(latent.network, x)
                 means.append(latent.pack({k: v.mean for k, v in row.items()}))
                 variances.append(latent.pack({k: v.var for k, v in row.items()}))

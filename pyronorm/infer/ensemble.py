@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class Ensemble:
                     f"{type(pair).__name__}."
                 )
         self.members: tuple[tuple[NormalizationModel, Posterior], ...] = tuple(
-            (model, as_posterior(posterior, f"Ensemble, member {position}", model.space))
+            (model, as_posterior(posterior, f"Ensemble, member {position}", model))
             for position, (model, posterior) in enumerate(pairs)
         )
         self._check()
@@ -100,7 +101,7 @@ class Ensemble:
         like = model.network.like
         return Draws.join(
             [
-                Draws(d.shift, d.scale, d.log_density, d.hyper).to(like)
+                replace(d, num_chains=1, stats={}).to(like)
                 for _, d in self.draw_each(model, num_samples, data=data, seed=seed)
             ]
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyro.infer import MCMC, NUTS
+from pyro.infer import MCMC
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import nn
 
 from pyronorm.errors import OptionError
 from pyronorm.infer.data import Data, evaluation_mode, gather
 from pyronorm.infer.pyro_guide import draws_of_mcmc
+from pyronorm.infer.recorded import RecordedNUTS
 from pyronorm.inputs import num_examples
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel, init_to_neutral
@@ -56,8 +57,9 @@ def run_nuts(
         progress: whether to show a progress bar per chain.
 
     Returns:
-        The draws of all chains, ``num_chains`` of them; ``stats["diverging"]`` says which trajectories
-        diverged.
+        The draws of all chains, ``num_chains`` of them. ``stats["diverging"]`` says which trajectories
+        diverged; ``energy``, ``tree_depth`` and ``acceptance_rate`` are those of
+        :class:`~pyronorm.infer.RecordedNUTS`.
 
     Raises:
         DataError: if there is no ``y``.
@@ -87,7 +89,7 @@ def run_nuts(
     first = None if seed is None else seed_value(seed)
     with verified(network.network), evaluation_mode(model), _frozen(model):
         for chain in range(num_chains):
-            kernel = NUTS(
+            kernel = RecordedNUTS(
                 model,
                 init_strategy=init_to_neutral,
                 target_accept_prob=target_accept,
@@ -101,7 +103,7 @@ def run_nuts(
             own = None if first is None else first + chain
             with seeded(own, network.like), InitMessenger(init_to_neutral):
                 mcmc.run(*batch.arguments())
-            chains.append(draws_of_mcmc(mcmc, model.space))
+            chains.append(draws_of_mcmc(mcmc, model))
     return Draws.join(chains)
 
 

@@ -14,6 +14,7 @@ from pyronorm.checks import check_count
 from pyronorm.devices import read_together
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
+from pyronorm.infer.own_sites import watched_own_sites
 from pyronorm.inputs import run
 from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
@@ -88,7 +89,8 @@ def estimate_population_statistics(
         ConversionError: if the network is not converted.
         DataError: if there is no batch.
         OptionError: if ``num_batches`` is below 1.
-        StatisticsError: if a layer saw values that are not finite, or no layer saw any.
+        StatisticsError: if a layer saw values that are not finite, or no layer saw any; or if a layer
+            runs after the network has drawn a site of its own.
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3 ("PreciseBN").
     """
@@ -102,12 +104,18 @@ def estimate_population_statistics(
     totals: dict[LatentNorm, Moments] = {}
 
     def add(layer: LatentNorm, moments: Moments) -> None:
+        seen_sites.check(layer.name)
         moments = moments.double()
         totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
 
     seen = 0
-    with batch_statistics_mode(root, keep), recording(layers, add):
+    with (
+        watched_own_sites(root, "estimate_population_statistics") as seen_sites,
+        batch_statistics_mode(root, keep),
+        recording(layers, add),
+    ):
         for x in islice(inputs(data, latent, batch_size, least=least_examples(root)), num_batches):
+            seen_sites.start()
             run(root, x)
             seen += 1
     if seen == 0:

@@ -7,10 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pyro.infer import MCMC
-from pyro.infer.autoguide import AutoGuide
 
 from pyronorm.errors import OptionError
-from pyronorm.infer.pyro_guide import PyroGuide, draws_of_mcmc
+from pyronorm.infer.pyro_guide import PyroGuide, draws_of_mcmc, is_pyro_guide
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed
@@ -19,8 +18,8 @@ __all__ = ["KINDS", "Posterior", "as_posterior", "choose_num_samples"]
 
 KINDS = (
     "a guide of pyronorm.guides, a StatisticsBank, Draws (of pyronorm.run_nuts, or stored), a finished "
-    "Pyro MCMC run, a trained Pyro autoguide, pyronorm.PyroGuide(guide) around any other Pyro guide, or "
-    "pyronorm.Ensemble([(model, posterior), ...])"
+    "Pyro MCMC run, a trained Pyro autoguide or EasyGuide, pyronorm.PyroGuide(guide) around any other "
+    "Pyro guide, or pyronorm.Ensemble([(model, posterior), ...])"
 )
 """The kinds of posteriors that there are, for messages."""
 
@@ -50,20 +49,24 @@ class Posterior(Protocol):
         """
 
 
-def as_posterior(value: Any, where: str, space: Any = None) -> Posterior:
-    """Take a posterior, a Pyro autoguide or a Pyro MCMC run; refuse anything else.
+def as_posterior(value: Any, where: str, model: NormalizationModel | None = None) -> Posterior:
+    """Take a posterior, a guide of Pyro or a Pyro MCMC run; refuse anything else.
 
     Args:
         value: what came.
         where: the caller, for the message.
-        space: the latents that an MCMC run has to have sampled.
+        model: the model whose latents an MCMC run has to have sampled.
 
     Raises:
         OptionError: if it is none of these; the message lists the kinds.
     """
     if isinstance(value, MCMC):
-        return draws_of_mcmc(value, space)
-    if isinstance(value, AutoGuide):
+        if model is None:
+            raise OptionError(
+                f"{where}: for an MCMC run the model is needed, as_posterior(run, where, model)."
+            )
+        return draws_of_mcmc(value, model)
+    if is_pyro_guide(value):
         return PyroGuide(value)
     if isinstance(value, type):
         raise OptionError(

@@ -7,21 +7,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyronorm.devices import read_together
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import DataError
 from pyronorm.infer.batch import MiniBatch, split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.infer.ensemble import Members, draw_members
+from pyronorm.infer.own_sites import check_own_sites, run_with_own_sites
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
 from pyronorm.inputs import all_finite, first_tensor, is_one_piece, num_examples, tensors_of
-from pyronorm.latents import Draws, LatentNetwork
+from pyronorm.latents import Draws
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
-from pyronorm.randomness import Seed, seeded
+from pyronorm.randomness import Seed
 
 __all__ = [
     "draws_for",
@@ -104,7 +103,7 @@ def draws_for(
     Raises:
         OptionError: if the posterior is none, or has not that many draws.
     """
-    found = as_posterior(posterior, where, model.space)
+    found = as_posterior(posterior, where, model)
     number = choose_num_samples(found, num_samples, default, where)
     return draw_members(model, found, number, data, seed)
 
@@ -127,7 +126,8 @@ def evaluate_draws(
         DataError: if there are no data, or inputs that are not finite.
         StatisticsError: if population statistics are missing or stale.
     """
-    unique = [_unique(draws.to(model.network.like)) for model, draws in members]
+    members = [(model, draws.to(model.network.like)) for model, draws in members]
+    unique = [_unique(draws) for _, draws in members]
     for model, _ in members:
         model.network.check_statistics()
     empty = True
@@ -142,22 +142,27 @@ def evaluate_draws(
                 _refuse_non_finite(finite)
                 finite.clear()
         if empty:
-            for model, _ in members:
-                _refuse_other_sites(model.network, model.network.prepare(given.x))
-            if not is_one_piece(given.x):
-                draws = sum(len(index) for _, _, index in unique)
-                size = _size(members[0][0], unique[0], given.rows(0, 1).x)
-                rows = max(1, _ELEMENTS // max(1, draws * size))
+            whole = is_one_piece(given.x)
+            first = given.x if whole else given.rows(0, 1).x
+            sizes = [
+                check_own_sites(
+                    model, model.network.prepare(first), shift[:1], scale[:1], draws.others
+                ).numel()
+                for (model, draws), (shift, scale, _) in zip(members, unique, strict=True)
+            ]
+            if not whole:
+                number = sum(len(index) for _, _, index in unique)
+                rows = max(1, _ELEMENTS // max(1, number * max(sizes)))
             empty = False
         parts = range(0, max(1, num_examples(given.x)), rows) if rows else range(1)
         for part in parts:
             batch = given.rows(part, rows) if rows else given
             ready = batch.to(members[0][0].network)
             outputs: list[Tensor] = []
-            for (model, _), (shift, scale, index) in zip(members, unique, strict=True):
+            for (model, draws), (shift, scale, index) in zip(members, unique, strict=True):
                 mine = model.network.prepare(batch.x) if outputs else ready.x
                 with evaluation_mode(model):
-                    output = model.network(mine, shift, scale)
+                    output = run_with_own_sites(model.network, mine, shift, scale, draws.others)
                 output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
                 outputs.append(output.to(first_tensor(ready.x).device))
             yield ready, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -166,37 +171,17 @@ def evaluate_draws(
     _refuse_non_finite(finite)
 
 
-def _size(model: NormalizationModel, draws: tuple[Tensor, ...], x: Any) -> int:
-    """Size of the output for one example and draw."""
-    shift, scale, _ = draws
-    with torch.no_grad(), evaluation_mode(model):
-        return int(model.network(model.network.prepare(x), shift[:1], scale[:1]).numel())
-
-
 def _refuse_non_finite(finite: Mapping[int, Tensor]) -> None:
     for position, good in zip(finite, read_together([*finite.values()]), strict=True):
         if not good:
             raise DataError(f"data: batch {position} has inputs that are not finite.")
 
 
-def _refuse_other_sites(network: LatentNetwork, x: Any) -> None:
-    """Refuse a network that samples on its own, a Bayesian layer say: that would be from its prior."""
-    if not any(isinstance(module, PyroModule) for module in network.modules()):
-        return
-    # seeded: one thread at a time, as Pyro has one stack of handlers for all of them
-    with seeded(None), evaluation_mode(network), poutine.trace() as tracer:
-        network(x)
-    others = [name for name in tracer.trace.nodes if tracer.trace.nodes[name]["type"] == "sample"]
-    if others:
-        raise OptionError(
-            f"the network samples {others} in its forward pass. pyronorm would predict with these drawn "
-            "from their prior: use pyro.infer.Predictive(model, guide=guide), which replays every "
-            "site of the guide."
-        )
-
-
 def _unique(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
     """Different draws, (draw, 1, channel), and which of them each draw is."""
+    if draws.others:
+        each = torch.arange(len(draws), device=draws.shift.device)
+        return draws.shift[:, None], draws.scale[:, None], each
     if not draws.shift.shape[1]:  # a plain network: nothing to draw
         nothing = draws.shift[:1, None]
         return nothing, nothing, torch.zeros(len(draws), dtype=torch.long, device=nothing.device)

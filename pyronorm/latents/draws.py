@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -50,6 +50,8 @@ class Draws:
             the same length. Independent draws are one chain.
         stats: what the sampler said of each draw, by ArviZ's names (``diverging``, ``energy``,
             ``tree_depth``, ``acceptance_rate``), each of shape ``(sample,)``.
+        others: values of sites that the network samples itself, such as weights with a prior of their
+            own, by site name, each of shape ``(sample, *site)``.
 
     Raises:
         ShapeError: if the shapes disagree.
@@ -62,6 +64,7 @@ class Draws:
     hyper: Mapping[str, Tensor] = field(default_factory=dict)
     num_chains: int = 1
     stats: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.shift)
@@ -70,7 +73,7 @@ class Draws:
                 "Draws: shift and scale must have one shape (sample, channel), got "
                 f"{tuple(self.shift.shape)} and {tuple(self.scale.shape)}."
             )
-        per_draw = {"log_density": self.log_density, **self.hyper, **self.stats}
+        per_draw = {"log_density": self.log_density, **self.hyper, **self.stats, **self.others}
         for name, value in per_draw.items():
             if value is not None and (not value.ndim or len(value) != count):
                 raise ShapeError(
@@ -98,6 +101,7 @@ class Draws:
             {name: value[place] for name, value in self.hyper.items()},
             1,
             {name: value[place] for name, value in self.stats.items()},
+            {name: value[place] for name, value in self.others.items()},
         )
 
     def __repr__(self) -> str:
@@ -108,6 +112,7 @@ class Draws:
             *self.hyper,
             *(["log_density"] if self.log_density is not None else []),
             *self.stats,
+            *self.others,
         ]
         extra = f", with {', '.join(known)}" if known else ""
         return f"Draws({samples} draws of {channels} channels{chains}{extra}, {self.shift.device})"
@@ -149,6 +154,7 @@ class Draws:
             joined([part.hyper for part in parts]),
             sum(part.num_chains for part in parts),
             joined([part.stats for part in parts]),
+            joined([part.others for part in parts]),
         )
 
     def to(self, like: Tensor | torch.device | str) -> Draws:
@@ -169,6 +175,7 @@ class Draws:
             {name: move(value) for name, value in self.hyper.items()},
             self.num_chains,
             {name: value.to(device) for name, value in self.stats.items()},
+            {name: move(value) for name, value in self.others.items()},
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -226,4 +233,4 @@ class Draws:
         within = torch.linspace(0, length - 1, num_samples // chains).round().long()
         index = (torch.arange(chains)[:, None] * length + within).flatten()
         some = self[index].to(like)
-        return Draws(some.shift, some.scale, some.log_density, some.hyper, chains, some.stats)
+        return replace(some, num_chains=chains)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyronorm.diagnostics import BatchSizes, Disturbance, EstimationShift, RiskCurve
+from pyronorm.diagnostics.arviz_labels import layers_of
 from pyronorm.diagnostics.noise import moment_batch_sizes, noise_statistics
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
@@ -92,8 +93,7 @@ def plot_posterior_scale(idatas: Mapping[str, Any], *, ax: Axes | None = None) -
     ax = _axes(ax)
     width = 0.8 / max(1, len(idatas))
     own = {
-        label: np.asarray(idata["posterior"]["layer"].values, dtype=str)
-        for label, idata in idatas.items()
+        label: np.array(layers_of(idata, "plot_posterior_scale")) for label, idata in idatas.items()
     }
     layers = list(dict.fromkeys(name for names in own.values() for name in names.tolist()))
     for position, (label, idata) in enumerate(idatas.items()):

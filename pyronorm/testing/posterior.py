@@ -181,7 +181,7 @@ class PosteriorConformance(ABC):
 
     def _case(self, dtype: torch.dtype = torch.float32) -> tuple[NormalizationModel, Posterior]:
         model = small_model(dtype=dtype)
-        return model, as_posterior(self.make(model), type(self).__name__, model.space)
+        return model, as_posterior(self.make(model), type(self).__name__, model)
 
 
 def small_inputs(number: int) -> Tensor:

@@ -59,7 +59,7 @@ def test_groups_dims_and_coordinates(exported):
         assert posterior[name].dims == ("chain", "draw", "channel")
         assert posterior[name].shape == (1, 50, 10)
     assert posterior["channel"].values.tolist() == list(model.space.channel_labels)
-    assert posterior["layer"].values.tolist() == list(model.space.channel_layers)
+    assert idata["constant_data"]["layer"].values.tolist() == list(model.space.channel_layers)
     assert idata["log_likelihood"]["y"].dims == ("chain", "draw", "example")
     assert idata["posterior_predictive"]["y"].shape == (1, 50, 9)
     assert idata["observed_data"]["y"].dims == ("example",)
@@ -263,7 +263,7 @@ def test_netcdf_round_trip(tmp_path, exported):
     for group in groups(idata):
         for name, variable in idata[group].data_vars.items():
             np.testing.assert_array_equal(back[group][name].values, variable.values)
-    assert back["posterior"]["layer"].values.tolist() == idata["posterior"]["layer"].values.tolist()
+    assert back["constant_data"]["layer"].values.tolist() == ["1"] * 6 + ["4"] * 4
     assert back["posterior"].attrs["method"] == "MeanField"
     assert channels(back, "1") == channels(idata, "1")
 

@@ -57,7 +57,7 @@ def test_a_variational_autoencoder(vae):
     assert set(posterior.data_vars) == {"decoder.shift", "decoder.scale", "z"}
     assert posterior["decoder.shift"].dims == ("chain", "draw", "decoder.channel")
     assert list(posterior["decoder.channel"].values) == list(decoder.space.channel_labels)
-    assert list(posterior["decoder.layer"].values) == ["1"] * 4
+    assert list(idata["constant_data"]["decoder.layer"].values) == ["1"] * 4
     assert posterior["z"].dims == ("chain", "draw", "image", "z_dim_1")
     assert posterior["z"].shape == (1, 6, 5, CODE)
     assert idata["observed_data"]["x"].dims == ("image", "x_dim_1")

@@ -50,7 +50,7 @@ def test_equal_fits_agree_and_shifted_ones_do_not():
     assert float(one.sel(statistic="sd_between")) == pytest.approx(
         draws.mean(1).std(ddof=1), rel=1e-4
     )
-    assert list(found["layer"].values) == ["1"] * 6 + ["4"] * 4
+    assert list(found["channel"].values[5:7]) == ["1[5]", "4[0]"]
 
 
 def test_chains_of_an_export_are_one_fit():

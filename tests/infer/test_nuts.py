@@ -125,7 +125,7 @@ def test_chains_of_a_run_of_pyro():
     model.requires_grad_(False).eval()
     mcmc = MCMC(NUTS(model, max_tree_depth=2), 3, 2, disable_progbar=True)
     mcmc.run(*data)
-    draws = as_posterior(mcmc, "test", model.space)
+    draws = as_posterior(mcmc, "test", model)
     assert isinstance(draws, Draws)
     assert torch.equal(draws.shift, mcmc.get_samples()["shift"])
     fresh = MCMC(NUTS(model), 3, 2, disable_progbar=True)

@@ -119,7 +119,8 @@ def fake(layers: dict[str, int], std: float, chains: int = 2, draws: int = 9) ->
     names = [name for name, channels in layers.items() for _ in range(channels)]
     log_scale = 0.3 + std * torch.randn(chains, draws, len(names)).double().numpy()
     variables = {"scale": (("chain", "draw", "channel"), np.exp(log_scale))}
-    return {"posterior": xr.Dataset(variables, coords={"layer": ("channel", names)})}
+    constant = xr.Dataset({"layer": ("channel", names)})
+    return {"posterior": xr.Dataset(variables), "constant_data": constant}
 
 
 def quantile(values: list[float], q: float) -> float:
@@ -146,7 +147,7 @@ def test_posterior_scale_is_the_spread_of_log_scale(ax: Axes) -> None:
         assert container.get_label() == label
         log_scale = np.log(idata["posterior"]["scale"].values).reshape(18, -1)
         std = ((log_scale - log_scale.mean(0)) ** 2).mean(0) ** 0.5
-        names = idata["posterior"]["layer"].values
+        names = idata["constant_data"]["layer"].values
         for position, layer in enumerate(LAYERS):
             own = [float(s) for s, name in zip(std, names, strict=True) if name == layer]
             assert len(own) == LAYERS[layer]
@@ -208,7 +209,7 @@ def test_posterior_scale_of_networks_with_different_layers(ax: Axes) -> None:
     labels = [text.get_text() for text in ax.get_xticklabels()]
     for container, idata in zip(ax.containers, idatas.values(), strict=True):
         points, _ = bars(container)
-        layers = list(dict.fromkeys(idata["posterior"]["layer"].values))
+        layers = list(dict.fromkeys(idata["constant_data"]["layer"].values))
         assert [labels[round(x)] for x in points[:, 0]] == layers
 
 
