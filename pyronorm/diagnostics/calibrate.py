@@ -287,7 +287,7 @@ def _candidates(
                 "candidate another name."
             )
         for name, posterior in given.items():
-            found = as_posterior(posterior, f"calibrate, candidate {name!r}", model.space)
+            found = as_posterior(posterior, f"calibrate, candidate {name!r}", model)
             yield name, None, found
         return
     for n in _SIZES:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -14,6 +16,7 @@ from pyronorm.devices import read_together
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
 from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.ensemble import Ensemble
+from pyronorm.infer.own_sites import given_own_sites, watched_own_sites
 from pyronorm.infer.population import batch_statistics_mode, recording
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
 from pyronorm.latents import Draws, LatentNetwork
@@ -86,7 +89,7 @@ def refresh_draws(
     Source: Maddox, Garipov, Izmailov, Vetrov & Wilson, "A Simple Baseline for Bayesian Uncertainty in
     Deep Learning" (NeurIPS 2019), section 4.1, which re-estimates them for each draw of the weights.
     """
-    found = as_posterior(posterior, "refresh_draws", model.space)
+    found = as_posterior(posterior, "refresh_draws", model)
     number = choose_num_samples(found, num_samples, 32, "refresh_draws")
     if num_batches is not None:
         check_count("refresh_draws", "num_batches", num_batches)
@@ -120,27 +123,33 @@ def _refreshed(
     layers = [layer for layer in layers if not layer.unused]
     draws = draws.to(network.like)
     if not layers:
-        return Draws(draws.shift, draws.scale, None, draws.hyper, draws.num_chains, draws.stats)
-    unique, index = torch.unique(
-        torch.stack([draws.shift, draws.scale], dim=1), dim=0, return_inverse=True
-    )
+        return replace(draws, log_density=None)
+    unique = torch.stack([draws.shift, draws.scale], dim=1)
+    index = torch.arange(len(draws), device=unique.device)
+    if not draws.others:
+        unique, index = torch.unique(unique, dim=0, return_inverse=True)
     totals: list[dict[LatentNorm, Moments]] = [{} for _ in unique]
     current = totals[0]
 
     def add(layer: LatentNorm, moments: Moments) -> None:
+        seen_sites.check(layer.name)
         moments = moments.double()
         current[layer] = merge_moments(current[layer], moments) if layer in current else moments
 
     seen = 0
     with (
         seeded(seed, network.like),
+        watched_own_sites(network.network, "refresh_draws") as seen_sites,
         batch_statistics_mode(network.network, keep),
         recording(layers, add),
     ):
         batches = inputs(data, network, batch_size, least=least_examples(network.network))
         for x in islice(batches, num_batches):
-            for current, (shift, scale) in zip(totals, unique, strict=True):  # noqa: B007
-                network(x, shift, scale)
+            for place, (shift, scale) in enumerate(unique):
+                current = totals[place]
+                seen_sites.start()
+                with given_own_sites(draws.others, place) if draws.others else nullcontext():
+                    network(x, shift, scale)
             seen += 1
     if seen == 0:
         raise DataError("refresh_draws: there is no batch.")
@@ -148,7 +157,7 @@ def _refreshed(
     folded = torch.stack(
         [_folded(network, mine, *pair) for mine, pair in zip(totals, unique, strict=True)]
     )[index]
-    return Draws(folded[:, 0], folded[:, 1], None, draws.hyper, draws.num_chains, draws.stats)
+    return replace(draws, shift=folded[:, 0], scale=folded[:, 1], log_density=None)
 
 
 def _folded(

@@ -306,7 +306,7 @@ def _encode_posterior(
     if isinstance(posterior, Draws):
         model.space.check(posterior.shift, "save")
         return {"kind": "draws", "value": encode(posterior, tensors, "posterior")}
-    as_posterior(posterior, "save", model.space)  # refuses what is none
+    as_posterior(posterior, "save", model)  # refuses what is none
     fix = (
         "Save each of its members."
         if isinstance(posterior, Ensemble)

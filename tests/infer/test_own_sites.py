@@ -215,3 +215,13 @@ def test_a_likelihood_with_sites_of_its_own_is_refused():
     model = pn.NormalizationModel(network, Noise(), 8)
     with pytest.raises(OptionError, match=r"Noise has Pyro sites of its own, \['std'\]"):
         pn.predict(model, pn.guides.Point(model), torch.randn(8, 3))
+
+
+def test_refreshed_draws_keep_them():
+    """The first layer's statistics do not depend on the draw, so nothing else changes either."""
+    x, y = data(20)
+    model = make(20)
+    draws = as_posterior(autonormal(model, x, y), "test").draw(model, 3)
+    refreshed = pn.refresh_draws(model, draws, x)
+    assert torch.equal(refreshed.others["last.weight"], draws.others["last.weight"])
+    torch.testing.assert_close(refreshed.scale, draws.scale, rtol=1e-4, atol=1e-5)
