@@ -225,7 +225,7 @@ def _drawn_data(
     """One data set for each draw."""
     parts = [
         model.likelihood.distribution(output, 1).sample()
-        for _, output in evaluate_draws([(model, draws)], x, batch_size)
+        for _, output in evaluate_draws([(model, draws)], MiniBatch(x).arguments(), batch_size)
     ]
     return {"y": numpy_of(torch.cat(parts, 1))}
 
