@@ -28,7 +28,6 @@ __all__ = [
     "map_tensors",
     "move_to",
     "num_examples",
-    "put",
     "refuse_call",
     "run",
     "select",
@@ -111,14 +110,20 @@ def map_tensors(
 
 
 def move_to(network: nn.Module, x: Any) -> Any:
-    """Copy an input to the device of a network, that of its first parameter or buffer."""
-    first = next(chain(network.parameters(), network.buffers()), None)
-    if first is None:
-        return x
-    return put(lambda tensor: move(tensor, first.device), x, first.device)
+    """Copy an input to a network's device, and to its precision where it is floating point.
+
+    Both are those of the network's first parameter or buffer; without any, torch's defaults.
+    """
+    like = next(chain(network.parameters(), network.buffers()), torch.empty(0))
+
+    def move_tensor(tensor: Tensor) -> Tensor:
+        floating = tensor.is_floating_point() and like.is_floating_point()
+        return move(tensor, like.device, like.dtype if floating else None)
+
+    return _put(move_tensor, x, like.device)
 
 
-def put(function: Callable[[Tensor], Tensor], x: Any, device: torch.device) -> Any:
+def _put(function: Callable[[Tensor], Tensor], x: Any, device: torch.device) -> Any:
     """Move an input: its tensors by a function, and objects as they move themselves.
 
     Args:

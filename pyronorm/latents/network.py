@@ -11,14 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.conversion.registry import normalization_layers
-from pyronorm.devices import move
 from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeError
 from pyronorm.inputs import (
     Output,
     first_tensor,
     is_one_piece,
+    move_to,
     num_examples,
-    put,
     refuse_call,
     run,
     select,
@@ -146,13 +145,7 @@ class LatentNetwork(nn.Module):
             ShapeError: if the network cannot be called with it: the number or names of its parts.
         """
         refuse_call(self.network, x)
-        like = next(chain(self.network.parameters(), self.network.buffers()), self.like)
-
-        def put_tensor(tensor: Tensor) -> Tensor:
-            floating = tensor.is_floating_point() and like.is_floating_point()
-            return move(tensor, like.device, like.dtype if floating else None)
-
-        return put(put_tensor, x, like.device)
+        return move_to(self.network, x)
 
     def forward(
         self,
