@@ -15,6 +15,7 @@ from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import Seed, seeded
 from pyronorm.stats.search import minimize_positive
 
 __all__ = ["LastLayerLaplace", "fit_laplace"]
@@ -49,6 +50,7 @@ class LastLayerLaplace:
         *,
         batch_size: int = 256,
         keep_samples: bool = True,
+        seed: Seed = None,
     ) -> Prediction:
         """Predict with draws of the last layer's weights; the same draws serve all examples.
 
@@ -57,6 +59,7 @@ class LastLayerLaplace:
             num_samples: number of draws.
             batch_size: examples at once, where the data do not come in batches.
             keep_samples: whether to keep the mean given each draw.
+            seed: for the draws, see :func:`pyronorm.randomness.seeded`.
 
         Raises:
             OptionError: if ``num_samples`` is below 1, or the layer has been trained since.
@@ -68,7 +71,8 @@ class LastLayerLaplace:
             raise OptionError(
                 f"LastLayerLaplace: {self.layer!r} has been changed since. Call fit_laplace again."
             )
-        noise = torch.randn(num_samples, len(self.root), device=self.root.device).to(self.root)
+        with seeded(seed, self.root):
+            noise = torch.randn(num_samples, len(self.root), device=self.root.device).to(self.root)
         draws = (self.mean.flatten() + noise @ self.root.T).unflatten(1, self.mean.shape)
         likelihood = self.model.likelihood
         parts: list[Prediction] = []

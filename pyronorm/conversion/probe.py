@@ -13,6 +13,7 @@ from pyronorm.conversion.build import build
 from pyronorm.conversion.kind import Kind
 from pyronorm.conversion.origin import LayerOrigin
 from pyronorm.errors import ConversionError, ShapeError
+from pyronorm.randomness import seeded
 
 __all__ = ["Comparison", "compare", "has_bounded_output", "is_computable", "randomized", "verify"]
 
@@ -77,8 +78,7 @@ def compare(layer: nn.Module, kind: Kind) -> Comparison:
         kind: what it may be.
     """
     found = Comparison()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         original = randomized(layer)
         twin = copy.deepcopy(original)
         new = build("probe", twin, kind, None)
@@ -109,8 +109,8 @@ def compare(layer: nn.Module, kind: Kind) -> Comparison:
 def _difference(expected: Tensor, new: nn.Module, x: Tensor, training: bool) -> tuple[str, float]:
     mode = "training" if training else "evaluation"
     case = f"on a random input of shape {tuple(x.shape)} in {mode} mode"
-    torch.manual_seed(1)
-    y: Tensor = new.train(training)(x.clone())
+    with seeded(1):
+        y: Tensor = new.train(training)(x.clone())
     if y.shape != expected.shape:
         return f"{case} it has the shape {tuple(expected.shape)}, that {tuple(y.shape)}", float(
             "inf"
@@ -124,9 +124,9 @@ def _difference(expected: Tensor, new: nn.Module, x: Tensor, training: bool) -> 
 def _output(layer: nn.Module, x: Tensor, training: bool) -> Tensor | None:
     """The output of a copy (a layer may write statistics); None if it does not take the input."""
     layer = copy.deepcopy(layer)
-    torch.manual_seed(1)
     try:
-        y = layer.train(training)(x.clone())
+        with seeded(1):
+            y = layer.train(training)(x.clone())
     except Exception:  # whatever a foreign layer raises
         return None
     return y if isinstance(y, Tensor) and y.shape == x.shape else None
@@ -162,8 +162,7 @@ def has_bounded_output(layer: nn.Module, channels: int) -> bool | None:
         None if it runs on no input.
     """
     answers = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         layer = randomized(layer)
         for axes in range(4):
             for shape in (

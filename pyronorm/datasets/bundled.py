@@ -9,11 +9,12 @@ import torch
 from pyronorm.datasets.images import ImageData, Split
 from pyronorm.datasets.tables import Table
 from pyronorm.errors import OptionError
+from pyronorm.randomness import Seed, seed_value
 
 __all__ = ["load_breast_cancer", "load_diabetes", "load_digits", "load_iris", "load_wine"]
 
 
-def load_digits(seed: int = 0, test_share: float = 0.2) -> ImageData:
+def load_digits(seed: Seed = 0, test_share: float = 0.2) -> ImageData:
     """Scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, scaled to [0, 1].
 
     Args:
@@ -36,7 +37,7 @@ def load_digits(seed: int = 0, test_share: float = 0.2) -> ImageData:
     y = torch.tensor(digits.target, dtype=torch.long)
     index = torch.arange(len(y)).numpy()
     train, test = train_test_split(
-        index, test_size=test_share, random_state=seed, stratify=digits.target
+        index, test_size=test_share, random_state=seed_value(seed) % 2**32, stratify=digits.target
     )
     return ImageData(
         "digits", Split(x[train], y[train]), Split(x[test], y[test]), 10, tuple("0123456789")

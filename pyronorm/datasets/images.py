@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyronorm.datasets.splits import choose_stratified
 from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.randomness import Seed
 
 __all__ = ["ImageData", "Split", "as_split"]
 
@@ -94,7 +95,7 @@ class ImageData:
         return replace(self, train=train, test=test)
 
     def subset(
-        self, num_train: int | None = None, num_test: int | None = None, seed: int = 0
+        self, num_train: int | None = None, num_test: int | None = None, seed: Seed = 0
     ) -> ImageData:
         """Fewer images, each class in its share.
 
@@ -115,7 +116,7 @@ class ImageData:
         )
         return replace(self, train=train, test=test)
 
-    def split_off(self, num_validation: int, seed: int = 0) -> tuple[ImageData, Split]:
+    def split_off(self, num_validation: int, seed: Seed = 0) -> tuple[ImageData, Split]:
         """Take a validation part out of the training part, each class in its share.
 
         Args:
@@ -142,7 +143,7 @@ def as_split(
     return Split(pixels.float().div_(255), classes.long())
 
 
-def _take(part: Split, num: int, seed: int, option: str) -> tuple[Split, Split]:
+def _take(part: Split, num: int, seed: Seed, option: str) -> tuple[Split, Split]:
     if not 1 <= num <= len(part.y):
         raise OptionError(f"{option} must be between 1 and {len(part.y)}, got {num}.")
     chosen, rest = choose_stratified(part.y, num, seed)

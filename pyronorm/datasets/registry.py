@@ -14,6 +14,7 @@ from pyronorm.datasets.tables import Table, TabularData
 from pyronorm.datasets.uci import UCI, load_uci
 from pyronorm.errors import OptionError
 from pyronorm.files import StrPath
+from pyronorm.randomness import Seed
 
 __all__ = ["DATASETS", "OUTLIERS", "TABLES", "load", "load_table"]
 
@@ -45,7 +46,7 @@ TABLES: dict[str, Callable[..., Table]] = {
 
 def load(
     name: str,
-    seed: int = 0,
+    seed: Seed = 0,
     data_root: StrPath | None = None,
     *,
     download: bool = False,
@@ -79,7 +80,7 @@ def load(
 
 def load_table(
     name: str,
-    seed: int = 0,
+    seed: Seed = 0,
     data_root: StrPath | None = None,
     *,
     test_share: float = 0.1,

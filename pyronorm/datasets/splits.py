@@ -7,12 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyronorm.errors import OptionError
+from pyronorm.randomness import Seed, seed_value
 
 __all__ = ["choose", "choose_stratified"]
 
 
 def choose_stratified(
-    y: Int[Tensor, " example"], num: int, seed: int
+    y: Int[Tensor, " example"], num: int, seed: Seed
 ) -> tuple[Int[Tensor, " chosen"], Int[Tensor, " rest"]]:
     """Choose ``num`` examples at random, each class in its share of all examples.
 
@@ -22,7 +23,7 @@ def choose_stratified(
     Args:
         y: classes.
         num: how many.
-        seed: seeds the choice, by a generator of its own.
+        seed: seeds the choice, by a generator of its own; see :func:`pyronorm.randomness.seed_value`.
 
     Returns:
         Indices of the chosen and of the others.
@@ -31,7 +32,7 @@ def choose_stratified(
         OptionError: if there are fewer than ``num`` examples, or ``num`` is negative.
     """
     _check(num, len(y))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_value(seed))
     # Integers throughout: whole shares and remainders of num * count / N are exact.
     counts = torch.bincount(y)
     quota = num * counts // max(len(y), 1)
@@ -47,11 +48,11 @@ def choose_stratified(
 
 
 def choose(
-    y: Float[Tensor, " example"], num: int, seed: int
+    y: Float[Tensor, " example"], num: int, seed: Seed
 ) -> tuple[Int[Tensor, " chosen"], Int[Tensor, " rest"]]:
     """Choose ``num`` examples at random; as :func:`choose_stratified`, without classes."""
     _check(num, len(y))
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed_value(seed)))
     return order[:num].sort().values, order[num:].sort().values
 
 

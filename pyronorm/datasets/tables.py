@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyronorm.datasets.splits import choose, choose_stratified
 from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.randomness import Seed
 
 __all__ = ["Table", "TableSplit", "TabularData"]
 
@@ -55,7 +56,7 @@ class TabularData:
     target_name: str
     num_classes: int | None = None
 
-    def split_off(self, num_validation: int, seed: int = 0) -> tuple[TabularData, TableSplit]:
+    def split_off(self, num_validation: int, seed: Seed = 0) -> tuple[TabularData, TableSplit]:
         """Take a validation part out of the training part; classes keep their shares.
 
         Both stay standardized by the whole training part.
@@ -111,7 +112,7 @@ class Table:
         ):
             raise DataError(f"{self.name}: expected classes 0 to {self.num_classes - 1}.")
 
-    def split(self, seed: int = 0, test_share: float = 0.1) -> TabularData:
+    def split(self, seed: Seed = 0, test_share: float = 0.1) -> TabularData:
         """Hold out a random share, and standardize by the rest.
 
         Features, and the target of a regression, get mean 0 and biased variance 1 over the training

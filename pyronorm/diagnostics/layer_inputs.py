@@ -18,6 +18,7 @@ from pyronorm.inputs import run
 from pyronorm.latents import LatentSpace
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
+from pyronorm.randomness import Seed
 
 __all__ = ["InputShape", "input_shape", "watching"]
 
@@ -56,7 +57,9 @@ def watching(layers: list[LatentNorm], see: Callable[[LatentNorm, Tensor], None]
 
 
 @torch.no_grad()
-def input_shape(network: nn.Module, data: Data, batch_size: int = 256) -> InputShape:
+def input_shape(
+    network: nn.Module, data: Data, batch_size: int = 256, *, seed: Seed = 0
+) -> InputShape:
     r"""Measure skewness and kurtosis of the inputs of all batch layers over data.
 
     :math:`\gamma = \mathbb E[z^3]` and :math:`\kappa = \mathbb E[z^4] - 3` with :math:`z` the input
@@ -66,6 +69,7 @@ def input_shape(network: nn.Module, data: Data, batch_size: int = 256) -> InputS
         network: a converted network, LatentNetwork or NormalizationModel; not changed.
         data: training data, in batches of the size used in training.
         batch_size: examples per batch, where the data do not come in batches.
+        seed: seeds the order, apart from torch's own generator.
 
     Raises:
         ConversionError: if the network has no batch normalizer.
@@ -91,7 +95,8 @@ def input_shape(network: nn.Module, data: Data, batch_size: int = 256) -> InputS
         counts[layer] += x.shape[0] * x.shape[2]
 
     with batch_statistics_mode(latent.network), watching(layers, see):
-        for x in inputs(data, latent, batch_size, shuffle=True, least=least_examples(latent)):
+        least = least_examples(latent)
+        for x in inputs(data, latent, batch_size, shuffle=True, seed=seed, least=least):
             run(latent.network, x)
     if not powers:
         raise DataError("input_shape: there is no batch.")

@@ -149,12 +149,13 @@ class Guide(PyroModule):
         """
         return self._whole().log_prob(shift, scale, hyper)
 
-    def kl(self, prior: Prior, num_samples: int | None = None) -> Tensor:
+    def kl(self, prior: Prior, num_samples: int | None = None, *, seed: Seed = None) -> Tensor:
         r"""The divergence :math:`\mathrm{KL}(q \| p)` from this guide to a prior, in nats.
 
         Args:
             prior: ``p``; of an improper one, up to a constant.
             num_samples: draws to estimate it by where there is no closed form; None refuses to.
+            seed: for these, see :func:`pyronorm.randomness.seeded`.
 
         Returns:
             A scalar, differentiable in the guide's parameters.
@@ -164,7 +165,8 @@ class Guide(PyroModule):
                 no factor for the prior's hyperparameters.
             NoDensityError: if the guide has no density.
         """
-        return kl(self._whole(), prior.law(self.space, self.like), num_samples)
+        with seeded(seed, self.like):
+            return kl(self._whole(), prior.law(self.space, self.like), num_samples)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
