@@ -249,6 +249,11 @@ class NormalizationModel(PyroModule):
             pyro.sample("y", observed, obs=value)
         return y
 
+    def extra_repr(self) -> str:
+        """Show what is no module."""
+        draws = f", draws={self.draws}" if self.draws > 1 else ""
+        return f"num_data={self.num_data}, prior={self.prior}{draws}"
+
     def _align(self, value: Tensor, batch: int) -> Tensor:
         """Give a site's value the shape (*samples, 1 or batch, channel) of LatentNetwork."""
         if self.num_draws > 1 and value.ndim >= 3:

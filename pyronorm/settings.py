@@ -24,10 +24,12 @@ __all__ = [
     "load_value",
     "name_of",
     "save_value",
+    "settings_in_words",
 ]
 
 _Value = TypeVar("_Value")
 
+_SHORT = 4  # values that are shown one by one
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -209,6 +211,28 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
         own = getattr(value, name)
         found[name] = own.item() if isinstance(own, Tensor) and own.ndim == 0 else own
     return found
+
+
+def settings_in_words(settings: Mapping[str, Any]) -> str:
+    """Settings as in a call, ``std=0.3, learned=True``; long ones by their size, absent ones not.
+
+    Args:
+        settings: by name.
+    """
+    there = {k: v for k, v in settings.items() if v is not None and v is not False}
+    return ", ".join(f"{name}={_in_words(value)}" for name, value in there.items())
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Tensor) and value.numel() > _SHORT:
+        return f"tensor of shape {tuple(value.shape)}"
+    value = value.tolist() if isinstance(value, Tensor) else value
+    if isinstance(value, (list, tuple)):
+        parts = ", ".join(map(_in_words, value))
+        return f"[{parts}]" if len(value) <= _SHORT else f"{len(value)} values"
+    return getattr(value, "__name__", repr(value))
 
 
 def _own(name: str, base: type, where: str) -> type:

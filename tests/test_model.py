@@ -243,3 +243,9 @@ def test_convolutional_batch_network_end_to_end():
     loss = Trace_ELBO().differentiable_loss(model, MeanField(model), x, y)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_repr_shows_what_is_no_module():
+    model = NormalizationModel(convert(mlp()), Categorical(), 7, Standard(0.3, 0.2), draws=2)
+    prior = "Standard(shift_std=0.3, log_scale_std=0.2)"
+    assert f"num_data=7, prior={prior}, draws=2" in repr(model)

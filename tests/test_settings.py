@@ -13,6 +13,7 @@ from pyronorm.settings import (
     encode,
     lasting_name,
     name_of,
+    settings_in_words,
 )
 
 VALUES = [
@@ -106,3 +107,21 @@ def test_arguments_are_read_off_attributes():
     assert arguments_of(Keeps(1, b=5), "here") == {"a": 1, "b": 5}
     with pytest.raises(OptionError, match="Forgets does not keep its argument 'a'"):
         arguments_of(Forgets(1), "here")
+
+
+def test_settings_in_words_are_short():
+    settings = {
+        "std": torch.tensor([0.3, 2.0]),
+        "size": 0.1 + 0.2,
+        "learned": True,
+        "neutral": False,
+        "weight": None,
+        "many": torch.zeros(5),
+        "rows": [1] * 9,
+        "name": "a",
+        "function": len,
+    }
+    assert settings_in_words(settings) == (
+        "std=[0.3, 2], size=0.3, learned=True, many=tensor of shape (5,), rows=9 values, name='a', "
+        "function=len"
+    )

@@ -23,6 +23,7 @@ from pyronorm.laws.law import quantiles_of
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import Prior
 from pyronorm.randomness import Seed, seeded
+from pyronorm.settings import settings_in_words
 
 __all__ = ["Guide"]
 
@@ -229,6 +230,14 @@ class Guide(PyroModule):
         """
         names = [*inspect.signature(type(self).__init__).parameters][2:]
         return {name: self._setting(name) for name in names}
+
+    def extra_repr(self) -> str:
+        """Show the settings, where they are kept, and the number of channels."""
+        try:
+            settings = settings_in_words(self.settings())
+        except OptionError:
+            settings = ""
+        return f"{settings}{', ' if settings else ''}{self.space.num_channels} channels"
 
     @classmethod
     def from_settings(cls, model: NormalizationModel, settings: Mapping[str, Any]) -> Guide:

@@ -72,6 +72,10 @@ class Fixed(Guide):
         lasting_name(type(self.prior), "guides.Fixed")
         return self._content()
 
+    def extra_repr(self) -> str:
+        """Show the prior and the number of channels."""
+        return f"{self.prior}, {self.space.num_channels} channels"
+
     @classmethod
     def from_settings(cls, model: NormalizationModel, settings: Mapping[str, Any]) -> Fixed:
         """A guide of these settings.

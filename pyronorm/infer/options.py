@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyro.infer import ELBO
@@ -122,7 +122,7 @@ class Validation:
         OptionError: if ``num_samples`` is below 1.
     """
 
-    data: Data
+    data: Data = field(repr=False)
     num_samples: int = 8
 
     def __post_init__(self) -> None:

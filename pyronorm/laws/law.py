@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import pyro
@@ -37,6 +38,12 @@ class Law(ABC):
     Pyro and the log density are three readings of that. Laws are values: they are made anew whenever
     a parameter may have changed, and nobody has to subclass this.
     """
+
+    def __repr__(self) -> str:
+        """Name its distributions and their sizes."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+        shown = (f"{name}={_in_words(part)}" for name, part in parts.items())
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def has_density(self) -> bool:
@@ -189,6 +196,19 @@ class Law(ABC):
         """
         shift, scale = self.marginals()
         return quantiles_of(shift, q), quantiles_of(scale, q)
+
+
+def _in_words(part: Any) -> str:
+    if isinstance(part, Distribution):
+        size = f"[{', '.join(map(str, part.event_shape))}]" if part.event_shape else ""
+        while isinstance(part, TorchIndependent):
+            part = part.base_dist
+        return f"{type(part).__name__}{size}"
+    if isinstance(part, Tensor):
+        return f"tensor of shape {tuple(part.shape)}"
+    if isinstance(part, Mapping):
+        return f"{{{', '.join(f'{key}: {_in_words(value)}' for key, value in part.items())}}}"
+    return repr(part) if isinstance(part, (bool, str)) else type(part).__name__
 
 
 def normal(loc: Tensor, std: Tensor) -> TorchDistributionMixin:

@@ -18,7 +18,7 @@ from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_val
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
 from pyronorm.likelihoods.prediction import Prediction
 from pyronorm.likelihoods.scores import Scores, score
-from pyronorm.settings import arguments_of
+from pyronorm.settings import arguments_of, settings_in_words
 
 if TYPE_CHECKING:
     from pyronorm.likelihoods.function import Function
@@ -91,6 +91,13 @@ class Likelihood(nn.Module, ABC):
             OptionError: if a likelihood of your own does not keep one of its arguments.
         """
         return arguments_of(self, type(self).__name__)
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``, where they are kept."""
+        try:
+            return settings_in_words(self.settings())
+        except OptionError:
+            return ""
 
     @staticmethod
     def of(function: Callable[[Tensor], Distribution]) -> Function:

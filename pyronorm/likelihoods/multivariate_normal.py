@@ -8,7 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.likelihoods.base import Likelihood, check_axes, positive
+from pyronorm.likelihoods.base import Likelihood, check_axes, per_example, positive
 from pyronorm.likelihoods.tempered import check_temperature
 
 __all__ = ["MultivariateNormal"]
@@ -18,8 +18,10 @@ class MultivariateNormal(Likelihood):
     r"""Several targets with correlated noise.
 
     :math:`y \sim \mathcal N(f, W W^\top + \mathrm{diag}(s^2))`. The covariance is one for all
-    examples. Targets that are missing are integrated out: the log likelihood is that of the observed
-    ones, with their correlations.
+    examples and positions; positions are independent. The targets are on the last axis: of a network
+    with channels on axis 1, ``output=lambda f: f.movedim(1, -1)`` of the model moves them there. Targets
+    that are missing are integrated out: the log likelihood is that of the observed ones, with their
+    correlations.
 
     Args:
         std: :math:`s` > 0, one for each target, in the units of ``y``.
@@ -27,10 +29,10 @@ class MultivariateNormal(Likelihood):
         learned: whether both are parameters (:math:`\log s` and :math:`W`) or given.
 
     Shape:
-        - output: ``(batch, target)``
-        - y: ``(batch, target)``; NaN for a missing value
-        - predictive mean and variance: ``(batch, target)``
-        - entropy and mutual information: ``(batch,)``, of all targets together
+        - output: ``(batch, *positions, target)``
+        - y: the same; NaN for a missing value
+        - predictive mean and variance: the same
+        - entropy and mutual information: ``(batch, *positions)``, of all targets together
 
     Raises:
         OptionError: if ``std`` is not positive and finite, or a column of a learned ``factor`` is 0,
@@ -79,7 +81,8 @@ class MultivariateNormal(Likelihood):
         """Normal over the last axis."""
         self._check_output(output, num_sample_dims)
         variance = (2 * self.log_std).exp()
-        return dist.LowRankMultivariateNormal(output, self.factor, variance, validate_args=False)
+        single = dist.LowRankMultivariateNormal(output, self.factor, variance, validate_args=False)
+        return per_example(single, num_sample_dims)
 
     def observe(
         self, output: Tensor, y: Tensor, num_sample_dims: int = 0
@@ -95,7 +98,7 @@ class MultivariateNormal(Likelihood):
         variance = torch.where(observed, (2 * self.log_std).exp(), 1 / (2 * torch.pi))
         mean = torch.where(observed, output, 0.0)
         marginal = dist.LowRankMultivariateNormal(mean, factor, variance, validate_args=False)
-        return marginal, torch.where(observed, y, 0.0)
+        return per_example(marginal, num_sample_dims), torch.where(observed, y, 0.0)
 
     def tempered(self, temperature: float | Tensor) -> MultivariateNormal:
         """Noise that is so many times as wide, given instead of learned."""
@@ -104,8 +107,9 @@ class MultivariateNormal(Likelihood):
 
     def _check_output(self, output: Tensor, num_sample_dims: int) -> None:
         check_axes("MultivariateNormal", output, num_sample_dims, at_least=1)
-        if output.shape[num_sample_dims + 1 :] != self.log_std.shape:
+        if output.shape[-1:] != self.log_std.shape:
             raise ShapeError(
-                f"MultivariateNormal: expected an output of shape (batch, {len(self.log_std)}), got "
-                f"{tuple(output.shape)} with {num_sample_dims} sample axes in front."
+                "MultivariateNormal: expected an output of shape (batch, ..., "
+                f"{len(self.log_std)}), got {tuple(output.shape)} with {num_sample_dims} sample axes in "
+                "front."
             )

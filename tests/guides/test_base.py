@@ -12,7 +12,7 @@ from pyro.infer.autoguide import AutoCallable, AutoGuideList
 
 from pyronorm import LatentNetwork, convert, sample_latents
 from pyronorm.errors import NoDensityError, OptionError, ShapeError
-from pyronorm.guides import BatchNoise, Guide, MeanField, Point
+from pyronorm.guides import BatchNoise, Fixed, Guide, MeanField, Point
 from pyronorm.priors import HierarchicalBatchNoise, Standard
 from tests.guides.cases import CASES, make_guide, make_model
 from tests.nets import mlp
@@ -221,3 +221,16 @@ def test_a_guide_of_ones_own_keeps_its_arguments():
 
     with pytest.raises(OptionError, match="its argument 'width' cannot be saved; keep it as"):
         Own(make_model(), 0.3).settings()
+
+
+def test_repr_shows_settings_and_channels():
+    model = make_model()
+    assert repr(MeanField(model, 0.2)) == "MeanField(init_std=0.2, 10 channels)"
+    fixed = Fixed(model, Standard(0.3, 0.2))
+    assert repr(fixed) == "Fixed(Standard(shift_std=0.3, log_scale_std=0.2), 10 channels)"
+
+    class Forgets(MeanField):
+        def __init__(self, model, option):
+            super().__init__(model)
+
+    assert repr(Forgets(model, 3)) == "Forgets(10 channels)"

@@ -47,3 +47,7 @@ def test_optimizers_that_evaluate_the_loss_themselves():
     assert needs_closure(torch.optim.LBFGS([parameter()]))
     for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop):
         assert not needs_closure(kind([parameter()], lr=0.1))
+
+
+def test_validation_does_not_print_its_data():
+    assert repr(Validation(torch.zeros(3))) == "Validation(num_samples=8)"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyronorm.errors import ShapeError
-from pyronorm.laws import Law
+from pyronorm.laws import Hierarchical, Independent, Law, Rows
 from pyronorm.laws.law import check_event, log_normal, normal, quantiles_of
 
 
@@ -22,3 +22,15 @@ def test_vectors_of_independent_values():
         assert torch.equal(quantiles_of(fn, q), kind(loc, std).icdf(q[:, None]))
     with pytest.raises(ShapeError, match="the distribution of shift must be one of vectors"):
         check_event(dist.Normal(loc, std), "shift")
+
+
+def test_repr_names_the_distributions():
+    shift, scale = normal(torch.zeros(3), torch.ones(3)), log_normal(torch.zeros(3), torch.ones(3))
+    assert repr(Independent(shift, scale)) == "Independent(shift=Normal[3], scale=LogNormal[3])"
+    rows = Rows(torch.zeros(4, 3), torch.ones(4, 3), "bank")
+    shape = "tensor of shape (4, 3)"
+    assert repr(rows) == f"Rows(shift={shape}, scale={shape}, source='bank')"
+    hierarchical = Hierarchical(
+        {"n": dist.Gamma(torch.ones(2), 1.0).to_event(1)}, lambda _: rows, True
+    )
+    assert "hyperparameters={n: Gamma[2]}" in repr(hierarchical)

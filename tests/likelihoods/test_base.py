@@ -235,3 +235,16 @@ def test_shape_of_a_distribution_that_forgot_its_events():
 def test_per_example_needs_a_batch():
     with pytest.raises(ShapeError, match=r"per_example: .* got \(4,\) with 1 sample axes"):
         per_example(dist.Normal(torch.zeros(4), 1.0), 1)
+
+
+def test_repr_shows_settings():
+    assert repr(Normal(0.3)) == "Normal(std=0.3)"
+    assert (
+        repr(Normal(torch.tensor([0.3, 2.0]), learned=True)) == "Normal(std=[0.3, 2], learned=True)"
+    )
+
+    class Forgets(Normal):
+        def __init__(self, option):
+            super().__init__(0.3)
+
+    assert repr(Forgets(3)) == "Forgets()"
