@@ -41,7 +41,9 @@ class Law(ABC):
 
     def __repr__(self) -> str:
         """Name its distributions and their sizes."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+        parts: dict[str, Any] = (
+            {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+        )
         shown = (f"{name}={_in_words(part)}" for name, part in parts.items())
         return f"{type(self).__name__}({', '.join(shown)})"
 
