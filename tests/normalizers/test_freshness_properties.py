@@ -15,6 +15,7 @@ from torch.nn.utils import parameters_to_vector, parametrize, vector_to_paramete
 import pyronorm as pn
 from pyronorm.errors import StatisticsError
 from pyronorm.normalizers import Batch, BatchWhitening, Ghost, Normalizer
+from pyronorm.normalizers.fingerprint import named_tensors
 from pyronorm.normalizers.freshness import statistics_names
 from pyronorm.normalizers.watch import unchecked
 
@@ -269,10 +270,11 @@ def is_of_a_file(change: Structural | OfOne, network: nn.Module) -> bool:
     """Whether a whole state dict came with statistics of its own, or that depend on no change."""
     if not isinstance(change, OfOne) or change.writer != "load whole":
         return False
-    names = tensor_names(network)
-    name = names[change.position % len(names)]
-    blocks = tuple(f"{i}." for i in range(len(network) - 2))
-    return name in statistics_names(network) or not name.startswith(blocks)
+    name = tensor_names(network)[change.position % len(tensor_names(network))]
+    statistics = statistics_names(network)
+    order = [key for key, _ in named_tensors(network)]
+    last = max(order.index(key) for key in statistics)
+    return name in statistics or name not in order[:last]
 
 
 def holds(case: Case, change: Structural | OfOne, reader: str) -> None:
