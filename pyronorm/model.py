@@ -193,7 +193,7 @@ class NormalizationModel(PyroModule):
 
     def forward(
         self,
-        x: Any,
+        x: Any = None,
         y: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
@@ -201,14 +201,16 @@ class NormalizationModel(PyroModule):
 
         Args:
             x: inputs, examples on axis 0 of every tensor, as :class:`LatentNetwork` takes them. Of
-                objects (graphs, packed sequences) the examples are the rows of the output.
+                objects (graphs, packed sequences) the examples are the rows of the output. None samples
+                the latents alone: so ``guide()`` makes the parameters of an autoguide, which has none
+                before its first call, for ``guide.load_state_dict``.
             y: data in the shape the likelihood says; None to sample it. Missing values (NaN, or the
                 likelihood's ``ignore_index``) are masked; their examples count in ``num_data``.
             weight: how often each example counts in the log likelihood, shape ``(batch,)``; None
                 for once.
 
         Returns:
-            ``y``, given or sampled.
+            ``y``, given or sampled; the shift, if there is no ``x``.
 
         Raises:
             ShapeError: if ``y`` does not fit the network's output, or ``weight`` not ``x``.
@@ -219,6 +221,8 @@ class NormalizationModel(PyroModule):
         self._state_parameters()
         with self.draw_plate():
             shift, scale = sample_latents(network, self.prior)
+        if x is None:
+            return shift
         draws = self.num_draws if shift.ndim >= 3 else 1
         examples = 0 if draws == 1 and is_one_piece(x) else num_examples(x)
         shift, scale = (self._align(value, examples) for value in (shift, scale))

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.guides.hyper import HyperGuide
 from pyronorm.guides.names import OwnParameters
 from pyronorm.latents import Draws, HasLatents, LatentNetwork, LatentSpace
@@ -25,7 +25,7 @@ from pyronorm.priors import Prior
 from pyronorm.randomness import Seed, seeded
 from pyronorm.settings import settings_in_words
 
-__all__ = ["Guide"]
+__all__ = ["Guide", "refuse_other_space"]
 
 
 class Guide(PyroModule):
@@ -70,7 +70,7 @@ class Guide(PyroModule):
                 f"model of your own, got {type(model).__name__}."
             )
         super().__init__(name=f"{model.space.prefix}{type(self).__name__}")
-        network = model if isinstance(model, LatentNetwork) else model.network
+        network = _network(model)
         if self.needs_latents:
             network.refuse_plain(type(self).__name__)
         self.space: LatentSpace = network.space
@@ -78,6 +78,7 @@ class Guide(PyroModule):
         self.register_buffer("_like", network.like, persistent=False)
         self._plate: Callable[[], AbstractContextManager[None]] = nullcontext
         self._reading = False
+        self._weights = 0  # a hash of the weights that it belongs to; 0 for none
         self.hyper: HyperGuide | None = None
         if isinstance(model, NormalizationModel):
             self._plate = model.draw_plate
@@ -128,10 +129,12 @@ class Guide(PyroModule):
         Raises:
             OptionError: if ``num_samples`` is below 1.
             ShapeError: if it is a guide for another network.
+            StatisticsError: if it belongs to other weights than the network has.
         """
         if num_samples < 1:
             raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
         self.check(model.space)
+        self.check_weights(model)
         with seeded(seed, self.like):
             return self._whole().draw(num_samples).to(model.network.like)
 
@@ -270,12 +273,40 @@ class Guide(PyroModule):
         Raises:
             ShapeError: if layers or channels differ.
         """
-        mine, theirs = (dict(zip(s.names, s.sizes, strict=True)) for s in (self.space, space))
-        if mine != theirs:
-            raise ShapeError(
-                f"{type(self).__name__}: the guide was made for another network; it has the layers "
-                f"{mine}, the model has {theirs}."
+        refuse_other_space(type(self).__name__, self.space, space)
+
+    def stamp(self, model: HasLatents | LatentNetwork | None) -> None:
+        """Declare that the guide belongs to the weights that the network has now.
+
+        :func:`pyronorm.fit` does it for guides that it has trained, and guides made from a bank are
+        stamped; the stamp is a part of the state. Laws that nothing was learned for, such as
+        :class:`~pyronorm.guides.BatchNoise`, belong to no weights.
+
+        Args:
+            model: the model; None for no weights in particular.
+        """
+        self._weights = 0 if model is None else _network(model).weights()
+
+    def check_weights(self, model: HasLatents | LatentNetwork) -> None:
+        """Refuse a network with other weights than the guide belongs to.
+
+        Raises:
+            StatisticsError: saying what to do.
+        """
+        if self._weights and self._weights != _network(model).weights():
+            raise StatisticsError(
+                f"{type(self).__name__}: the guide belongs to other weights than the network has, so "
+                "its latents are relative to other statistics. Train it for these weights, or collect "
+                "the bank that it is from again; if it is right as it is, call guide.stamp(model)."
             )
+
+    def get_extra_state(self) -> Tensor:
+        """The weights that the guide belongs to: a hash of them."""
+        return torch.tensor(self._weights)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the weights of a state."""
+        self._weights = int(state)
 
     def _whole(self) -> Law:
         """The law, with the factor for the prior's hyperparameters."""
@@ -316,3 +347,26 @@ class Guide(PyroModule):
             self.register_buffer(name, value, persistent=False)
         else:
             setattr(self, name, nn.Parameter(value))
+
+
+def _network(model: HasLatents | LatentNetwork) -> LatentNetwork:
+    return model if isinstance(model, LatentNetwork) else model.network
+
+
+def refuse_other_space(guide: str, mine: LatentSpace, theirs: LatentSpace) -> None:
+    """Refuse a model whose layers or channels are not those that a guide was made for.
+
+    Args:
+        guide: its name, for the message.
+        mine: the guide's latents.
+        theirs: the model's.
+
+    Raises:
+        ShapeError: if they differ.
+    """
+    own, other = (dict(zip(s.names, s.sizes, strict=True)) for s in (mine, theirs))
+    if own != other:
+        raise ShapeError(
+            f"{guide}: the guide was made for another network; it has the layers {own}, the model has "
+            f"{other}."
+        )

@@ -109,6 +109,7 @@ class LowRank(Guide):
                 guide.loc.copy_(rows.mean(0))
             guide.factor.copy_(factor)
             guide.log_std.copy_(rest.clamp(min=_MIN_STD**2).sqrt().log())
+        guide.stamp(model)
         return guide
 
     def covariance(self) -> Float[Tensor, "size size"]:

@@ -53,6 +53,7 @@ class MonteCarloBatchNorm(Guide):
         )
         self.register_buffer("shift", bank.shift.to(self.like))
         self.register_buffer("scale", bank.scale.to(self.like))
+        self.stamp(model)
 
     def law(self) -> Law:
         """The rows, each as probable as the others."""

@@ -61,6 +61,7 @@ class StochasticBatchNorm(Guide):
         for name, rows in (("shift", bank.shift), ("log_scale", bank.scale.log())):
             self.register_buffer(f"{name}_loc", rows.mean(0).to(like))
             self.register_buffer(f"{name}_std", rows.std(0).clamp(min=_MIN_STD).to(like))
+        self.stamp(model)
 
     def law(self) -> Law:
         """Normal shift and log-normal scale."""

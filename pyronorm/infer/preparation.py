@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 
 from pyronorm.checks import check_count, check_instance, check_positive
 from pyronorm.errors import DataError, OptionError, StatisticsError
+from pyronorm.guides import Guide
 from pyronorm.infer.data import num_batches
 from pyronorm.infer.options import Objective, Optimization, Validation
+from pyronorm.infer.pyro_guide import check_pyro_guide
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.freshness import batch_layers
 
@@ -57,6 +59,9 @@ def check_arguments(
             "fit: guide must be a guide of pyronorm.guides, an autoguide of Pyro, or a module of your "
             f"own, made for the model, such as pyronorm.guides.MeanField(model), got {came}.{fix}"
         )
+    if isinstance(guide, Guide):
+        guide.check(model.space)
+    check_pyro_guide(guide, model)
     check_instance("fit", "optimization", optimization, Optimization, "Optimization(accumulate=2)")
     check_instance("fit", "objective", objective, Objective, "Objective(kl_weight=0.5)")
     if validation is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pyro
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 
 from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
+from pyronorm.guides.base import refuse_other_space
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.infer.recorded import RECORDED
@@ -28,6 +30,7 @@ from pyronorm.randomness import Seed, seeded
 
 __all__ = [
     "PyroGuide",
+    "check_pyro_guide",
     "draws_of_mcmc",
     "is_pyro_guide",
     "own_values",
@@ -101,6 +104,7 @@ class PyroGuide:
         if num_samples < 1:
             raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
         _refuse_untrained(guide)
+        check_pyro_guide(guide, model)
         space, like = model.space, model.network.like
         hyperprior = set(model.prior.law(space, like).hyper)
         latents = (space.shift_site, space.scale_site)
@@ -230,6 +234,22 @@ def stats_of_mcmc(mcmc: MCMC, chains: int, length: int) -> dict[str, Tensor]:
     return {"diverging": diverging.flatten(), **recorded}
 
 
+def check_pyro_guide(guide: Any, model: NormalizationModel) -> None:
+    """Refuse a guide of one of Pyro's classes that was made for a model with other latents.
+
+    Raises:
+        ShapeError: if layers or channels differ.
+    """
+    try:
+        made_for = guide.model if is_pyro_guide(guide) else None
+    except TypeError:  # a copy has lost it
+        return
+    while isinstance(made_for, partial):  # Pyro's handlers around it
+        made_for = made_for.args[-1]
+    if isinstance(made_for, NormalizationModel):
+        refuse_other_space(type(guide).__name__, made_for.space, model.space)
+
+
 def _refuse_untrained(guide: Any) -> None:
     """Refuse a guide of Pyro that does not know its sites yet."""
     if isinstance(guide, AutoMessenger):
@@ -239,7 +259,7 @@ def _refuse_untrained(guide: Any) -> None:
     if untrained:
         raise OptionError(
             f"{type(guide).__name__} has not been trained: it does not know its sites before the "
-            "first step. Train it, or call guide(x, y) once."
+            "first step. Train it; or call guide() once, and then guide.load_state_dict(state)."
         )
 
 

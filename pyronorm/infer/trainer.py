@@ -247,18 +247,19 @@ class Trainer:
         return epoch
 
     def update_statistics(self) -> None:
-        """Estimate the population statistics, if training made them stale."""
-        if self._statistics_are_current:
-            return
-        with self._untouched():
-            estimate_population_statistics(
-                self.model,
-                self._data,
-                self._population_batches,
-                self._batch_size,
-                keep=self._kept,
-            )
-        self._statistics_are_current = True
+        """Estimate the population statistics, if training made them stale; stamp the guide."""
+        if not self._statistics_are_current:
+            with self._untouched():
+                estimate_population_statistics(
+                    self.model,
+                    self._data,
+                    self._population_batches,
+                    self._batch_size,
+                    keep=self._kept,
+                )
+            self._statistics_are_current = True
+        if isinstance(self.guide, Guide) and any(True for _ in self.guide.parameters()):
+            self.guide.stamp(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """What the run needs to go on, of plain types and tensors; between steps."""
@@ -345,6 +346,8 @@ class Trainer:
         return loss
 
     def _before_change(self) -> None:
+        if isinstance(self.guide, Guide):
+            self.guide.stamp(None)
         if self._trains_batch_layers and self._statistics_are_current:
             invalidate_statistics(self.model.network, self._kept)
             self._statistics_are_current = False

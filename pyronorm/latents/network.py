@@ -349,6 +349,10 @@ class LatentNetwork(nn.Module):
                 "all examples have the shape (samples, 1, channel)."
             )
 
+    def weights(self) -> int:
+        """A hash of the weights: of all parameters and buffers but population statistics."""
+        return self._watch.weights(self.network)
+
     def check_statistics(self) -> None:
         """Refuse missing or stale population statistics, whatever the mode.
 

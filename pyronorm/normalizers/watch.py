@@ -23,7 +23,6 @@ from pyronorm.normalizers.freshness import (
     named_batch_layers,
     needs_check,
     stamp_loaded,
-    statistics_names,
 )
 from pyronorm.normalizers.handover import is_handing_over
 
@@ -132,7 +131,7 @@ class Watch:
             self._check(network, layers, read=True)
 
     def weights(self, network: nn.Module) -> int:
-        """A hash of all that training changes: parameters and buffers but those of statistics.
+        """A hash of all parameters and buffers but those that normalizers keep.
 
         Args:
             network: the network.
@@ -142,7 +141,12 @@ class Watch:
         """
         hashes = self._fingerprint(network, read=True)
         hashes = fingerprint(network) if hashes is None else hashes
-        statistics = statistics_names(network)
+        statistics = {
+            f"{name}.{key}" if name else key
+            for name, layer in network.named_modules()
+            if isinstance(layer, LatentNorm)
+            for key in layer.normalizer.buffers(layer.num_channels)
+        }
         kept = [(name, value) for name, value in hashes.items() if name not in statistics]
         digest = hashlib.sha256(repr(kept).encode()).digest()
         return max(1, int.from_bytes(digest[:8]) >> 1)

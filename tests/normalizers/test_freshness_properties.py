@@ -273,7 +273,7 @@ def is_of_a_file(change: Structural | OfOne, network: nn.Module) -> bool:
     name = tensor_names(network)[change.position % len(tensor_names(network))]
     statistics = statistics_names(network)
     order = [key for key, _ in named_tensors(network)]
-    last = max(order.index(key) for key in statistics)
+    last = max(order.index(key) for key in statistics if key in order)
     return name in statistics or name not in order[:last]
 
 
