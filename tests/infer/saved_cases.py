@@ -118,6 +118,8 @@ def make(normalizer: str, likelihood: str, guide: str, prior: str = "None"):
         for module in (network, model.likelihood, posterior):
             for parameter in module.parameters() if isinstance(module, nn.Module) else ():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
+    if isinstance(posterior, guides.Guide):
+        posterior.stamp(model)
     pn.trust_statistics(network)
     return model.eval(), posterior
 
