@@ -227,7 +227,7 @@ class NormalizationModel(PyroModule):
         examples = 0 if draws == 1 and is_one_piece(x) else num_examples(x)
         shift, scale = (self._align(value, examples) for value in (shift, scale))
         output = network(x, shift, scale)
-        rows = output.shape[max(0, shift.ndim - 2) :][:1].numel()
+        rows = next(iter(output.shape[max(0, shift.ndim - 2) :]), 1)
         if examples and rows != examples:
             raise ShapeError(
                 f"NormalizationModel: the network's output for {examples} examples has the shape "
