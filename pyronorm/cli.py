@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import sys
@@ -49,7 +50,7 @@ def _root() -> None:
 
 @app.command()
 def compare(
-    seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, ...", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, ...", min=1)] = 5,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -169,6 +170,9 @@ def _run(
     tables = [table for section in sections for table in section.tables]
     if tables:
         _print(study.format_table(tables[0]))
+    for section in sections:
+        if section.answer:
+            _show(Text(visible(re.sub(r"[*`]", "", section.answer))))
     _say(f"Report: {page}")
     if results.failures:
         raise typer.Exit(1)
@@ -233,7 +237,7 @@ def _print(table: Rendered) -> None:
     _show(view)
 
 
-def _show(view: Table) -> None:
+def _show(view: Table | Text) -> None:
     # A line that the terminal wraps is better than a number that is cut.
     wide, console = Console(width=10_000), Console()
     Console(width=max(console.width, wide.measure(view).maximum)).print(view)

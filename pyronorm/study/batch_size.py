@@ -35,7 +35,7 @@ _BN, _MCBN = "batch, evaluation mode", "batch, MCBN"
 _NOISE, _PLAIN = "weight, noise of n", "weight, no noise"
 _GROUP, _WHITENING = "group", "group whitening"
 
-_SHORT = columns("accuracy", "nll", "ece")
+_SHORT = columns("accuracy", "nll", "calibrated_nll", "ece")
 _MAGNITUDE = (
     Column(
         "n_eff",

@@ -28,6 +28,21 @@ _ALL = (
         _LOW,
         "Expected calibration error of the most probable class, 15 bins of equal width.",
     ),
+    Column(
+        "calibrated_nll",
+        "calibrated NLL",
+        3,
+        _LOW,
+        "NLL at a temperature: each half of the test data at the one that is best for the other half.",
+    ),
+    Column("calibrated_ece", "calibrated ECE", 3, _LOW, "ECE at these temperatures."),
+    Column(
+        "gain",
+        "gain",
+        3,
+        _LOW,
+        "Calibrated NLL minus that of the baseline with the same seed: below 0 is better.",
+    ),
     Column("brier", "Brier", 3, _LOW, "Squared error of the probabilities, summed over classes."),
     Column(
         "auroc",

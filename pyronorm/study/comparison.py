@@ -11,8 +11,9 @@ import torch
 
 from pyronorm import plots
 from pyronorm.diagnostics import to_arviz
+from pyronorm.study.answer import answer
 from pyronorm.study.architectures import make_network
-from pyronorm.study.columns import columns
+from pyronorm.study.columns import COLUMNS, columns
 from pyronorm.study.images import load_images
 from pyronorm.study.methods import METHODS, Method, choose_methods
 from pyronorm.study.settings import Settings
@@ -107,9 +108,10 @@ class Comparison(Study):
         settings, training = self.settings, self.settings.training
         table = Table(
             f"{settings.data}, {training.epochs} epochs",
-            self._with_relative_times(results),
+            self._against_baseline(results),
             columns(
-                *("accuracy", "nll", "nll_center", "ece", "brier"),
+                *("accuracy", "nll", "calibrated_nll", "gain", "nll_center"),
+                *("ece", "calibrated_ece", "brier"),
                 *("relative_train_time", "predict_ms"),
             ),
             baseline=_BASELINE,
@@ -126,18 +128,27 @@ class Comparison(Study):
         )
         methods = "\n".join(f"- `{m.name}`: {m.description}" for m in self.methods)
         return [
-            Section("Results", text, [table], self._plots(results)),
+            Section(
+                "Results",
+                text,
+                [table],
+                self._plots(results),
+                answer(table, COLUMNS["calibrated_nll"]),
+            ),
             Section("Methods", methods),
         ]
 
-    def _with_relative_times(self, results: Results) -> list[Row]:
-        base = {r.seed: r.values["train_seconds"] for r in results.rows if r.method == _BASELINE}
+    def _against_baseline(self, results: Results) -> list[Row]:
+        base = {r.seed: r.values for r in results.rows if r.method == _BASELINE}
         order = {method.name: i for i, method in enumerate(self.methods)}
         rows = []
         for row in sorted(results.rows, key=lambda row: order[row.method]):
             values = dict(row.values)
             if row.seed in base:
-                values["relative_train_time"] = values["train_seconds"] / base[row.seed]
+                mine = base[row.seed]
+                values["relative_train_time"] = values["train_seconds"] / mine["train_seconds"]
+                if row.method != _BASELINE and "calibrated_nll" in values:
+                    values["gain"] = values["calibrated_nll"] - mine["calibrated_nll"]
             rows.append(Row(row.method, row.seed, values))
         return rows
 

@@ -183,13 +183,17 @@ class Pretrained(Study):
             Table(
                 "Posteriors of one trained network",
                 by_method,
-                (*columns("accuracy", "nll", "ece", "auroc", "fpr95"), *_TIMES, _CHOSEN),
+                (
+                    *columns("accuracy", "nll", "calibrated_nll", "ece", "auroc", "fpr95"),
+                    *_TIMES,
+                    _CHOSEN,
+                ),
                 baseline=_PLAIN,
             ),
             Table(
                 "Batch noise of size n",
                 by_size,
-                columns("accuracy", "nll", "ece", "auroc", "fpr95"),
+                columns("accuracy", "nll", "calibrated_nll", "ece", "auroc", "fpr95"),
                 by=("method", "n"),
                 within=("n",),
             ),

@@ -40,6 +40,7 @@ class Rendered:
         baseline: the method that others are compared with.
         tested: whether any lines were compared.
         resampled: whether the tests are those for random splits of one data set.
+        least_seeds: with fewer seeds no difference is marked.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Rendered:
     baseline: str | None
     tested: bool
     resampled: bool
+    least_seeds: int
 
     @property
     def legend(self) -> str:
@@ -76,7 +78,9 @@ class Rendered:
                 f"\\*: differs from {baseline} (two-sided t-tests paired by seed, "
                 "5 % for the column, Holm)."
             )
-        if len(parts) == 1 and self.tested:
+        if self.tested and self.seeds < self.least_seeds:
+            parts.append(f"Fewer than {self.least_seeds} seeds: no difference is marked.")
+        elif len(parts) == 1 and self.tested:
             parts.append("No difference is significant (two-sided t-tests paired by seed, 5 %).")
         if len(parts) > 1 and self.resampled:
             parts.append("The tests allow for the examples that random splits share.")
@@ -109,6 +113,7 @@ def format_table(table: Table) -> Rendered:
         len(cells) > 1
         and (table.baseline is not None or any(c.better is not Better.NEITHER for c in columns)),
         table.resampled > 0,
+        table.least_seeds,
     )
 
 
@@ -281,8 +286,8 @@ def _markdown(
     parts = [f"# {_escape(f'{study.title}: {study.name}')}", *(f"> {r}" for r in remarks)]
     for section, tables in rendered:
         parts.append(f"## {_escape(section.title)}")
-        if section.text:
-            parts.append(section.text)
+        if section.paragraphs:
+            parts.append(section.paragraphs)
         for table in tables:
             parts += [f"### {_escape(table.title)}", _markdown_table(table), table.legend]
         for plot in section.plots:

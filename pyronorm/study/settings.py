@@ -65,7 +65,7 @@ class Settings:
     data: str = "digits"
     network: str = "small-conv"
     methods: tuple[str, ...] = DEFAULT_METHODS
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     num_train: int | None = None
     num_test: int | None = None
     training: Training = field(default_factory=Training)

@@ -128,6 +128,7 @@ class Section:
     Attributes:
         title: heading.
         text: paragraphs in Markdown, separated by empty lines.
+        answer: what came out, in a paragraph that comes first; printed by the command line, too.
         tables: tables, shown in this order.
         plots: figures, shown after the tables.
     """
@@ -136,6 +137,12 @@ class Section:
     text: str = ""
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = ()
+    answer: str = ""
+
+    @property
+    def paragraphs(self) -> str:
+        """The answer, then the text."""
+        return "\n\n".join(part for part in (self.answer, self.text) if part)
 
 
 class Study(ABC):

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from pyronorm.errors import OptionError
 
-__all__ = ["Better", "Cell", "Column", "Row", "Table", "frame", "summarize"]
+__all__ = [
+    "LEVEL",
+    "Better",
+    "Cell",
+    "Column",
+    "Row",
+    "Table",
+    "find_rejected",
+    "frame",
+    "paired_p_value",
+    "summarize",
+]
 
 LEVEL = 0.05
 
@@ -81,6 +92,7 @@ class Table:
         baseline: method that the others are compared with, where it has one line; None for none.
         resampled: where seeds are random splits of one data set, the number of test examples over that
             of training examples; 0 where they are not.
+        least_seeds: with fewer seeds no difference is marked.
     """
 
     title: str
@@ -90,6 +102,7 @@ class Table:
     within: Sequence[str] = ()
     baseline: str | None = None
     resampled: float = 0.0
+    least_seeds: int = 5
 
 
 @dataclass(frozen=True)
@@ -130,9 +143,9 @@ def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list
     The best line of a column is marked if a two-sided t-test, paired by seed, tells it from *each*
     other line at 5 %; since all of these have to reject, that needs no correction (an
     intersection-union test). Differences from the baseline are tested likewise, corrected by Holm for
-    the lines of the column. Seeds that only one of two lines has are left out of their test. With a
-    single seed nothing is marked, nor where a difference is the same for all seeds: there is no spread
-    to test with, and shares of few examples agree so by chance.
+    the lines of the column. Seeds that only one of two lines has are left out of their test. With
+    fewer than ``least_seeds`` nothing is marked, nor where a difference is the same for all seeds:
+    there is no spread to test with, and shares of few examples agree so by chance.
 
     Random splits of one data set share examples, so differences vary less between them than between
     data sets: the variance :math:`s^2/J` of a mean over ``J`` splits becomes
@@ -227,27 +240,30 @@ def _marks(
             good = {line: better.value * series[line] for line in members}
             top = max(members, key=lambda line: _mean_and_sd(good[line].to_numpy(dtype=float))[0])
             rivals = [line for line in members if line != top]
-            if all(_beats(good[top], good[line], table.resampled) for line in rivals):
+            if all(_beats(good[top], good[line], table) for line in rivals):
                 best.add(top)
         if table.baseline is not None and "method" in table.by:
             method = list(table.by).index("method")
             base = [line for line in members if line[method] == table.baseline]
             others = [line for line in members if line[method] != table.baseline]
             if len(base) == 1 and others:
-                p = np.array(
-                    [_p_value(series[line], series[base[0]], table.resampled) for line in others]
-                )
-                chosen = zip(others, _holm(p), strict=True)
+                p = np.array([_test(series[line], series[base[0]], table) for line in others])
+                chosen = zip(others, find_rejected(p), strict=True)
                 differs.update(line for line, rejected in chosen if rejected)
     return best, differs
 
 
-def _beats(a: pd.Series, b: pd.Series, resampled: float) -> bool:
+def _beats(a: pd.Series, b: pd.Series, table: Table) -> bool:
     """Whether ``a`` is significantly higher, over the seeds that both have."""
-    return _p_value(a, b, resampled) < LEVEL and float((a - b).mean()) > 0
+    return _test(a, b, table) < LEVEL and float((a - b).mean()) > 0
 
 
-def _p_value(a: pd.Series, b: pd.Series, resampled: float) -> float:
+def _test(a: pd.Series, b: pd.Series, table: Table) -> float:
+    common = len(a.index.intersection(b.index))
+    return paired_p_value(a, b, table.resampled) if common >= table.least_seeds else 1.0
+
+
+def paired_p_value(a: pd.Series, b: pd.Series, resampled: float) -> float:
     """Two-sided t-test of the differences of common seeds; 1 where there is nothing to test."""
     from scipy.stats import t as student
     from scipy.stats import ttest_1samp
@@ -266,7 +282,7 @@ def _p_value(a: pd.Series, b: pd.Series, resampled: float) -> float:
     return float(2 * student.sf(abs(difference.mean()) / scale, splits - 1))
 
 
-def _holm(p: NDArray[np.float64]) -> NDArray[np.bool_]:
+def find_rejected(p: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Rejections at LEVEL for the whole of the tests (Holm 1979)."""
     order = np.argsort(p)
     passed = p[order] <= LEVEL / (len(p) - np.arange(len(p)))

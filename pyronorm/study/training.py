@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyronorm import datasets, guides, likelihoods
 from pyronorm.conversion import convert, data_dependent_start
-from pyronorm.diagnostics import classification_metrics, out_of_distribution
+from pyronorm.diagnostics import classification_metrics, fit_temperature, out_of_distribution
+from pyronorm.errors import DataError
 from pyronorm.infer import Optimization, as_posterior, collect_bank, fit, predict
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.likelihoods import Prediction
@@ -161,11 +163,40 @@ def center(model: NormalizationModel, guide: guides.Guide, num_samples: int = 25
 def metrics(
     prediction: Prediction, y: Tensor, outside: Prediction | None = None
 ) -> dict[str, float]:
-    """Metrics of a prediction for classes, and of telling it from one for outliers by entropy."""
-    values = classification_metrics(prediction.mean, y.to(prediction.mean.device))
+    """Metrics of a prediction for classes, and of telling it from one for outliers by entropy.
+
+    ``calibrated_nll`` and ``calibrated_ece`` are at a temperature: each half of the examples at the one
+    that is best for the other half, or at 1 where that determines none.
+    """
+    y = y.to(prediction.mean.device)
+    values = classification_metrics(prediction.mean, y) | _calibrated(prediction, y)
     if outside is not None:
         values |= out_of_distribution(prediction.entropy, outside.entropy)
     return values
+
+
+def _calibrated(prediction: Prediction, y: Tensor) -> dict[str, float]:
+    outputs, likelihood = prediction.outputs, prediction.likelihood
+    if outputs is None or len(y) < 2:
+        return {}
+    # Fixed halves that do not follow the order of the examples.
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).to(y.device)
+    halves = order.tensor_split(2)
+    parts, targets, temperatures = [], [], []
+    for one, other in (halves, halves[::-1]):
+        try:
+            temperature = fit_temperature(likelihood.predict(outputs[:, one]), y[one])
+        except DataError:
+            temperature = 1.0
+        parts.append(likelihood.tempered(temperature).predict(outputs[:, other]))
+        targets.append(y[other])
+        temperatures.append(temperature)
+    found = Prediction.join(parts).metrics(torch.cat(targets))
+    return {
+        "calibrated_nll": found["nll"],
+        "calibrated_ece": found["ece"],
+        "temperature": math.sqrt(math.prod(temperatures)),
+    }
 
 
 def judge(
@@ -190,9 +221,8 @@ def judge(
         repeats: predictions timed, of which the fastest counts.
 
     Returns:
-        :func:`pyronorm.diagnostics.classification_metrics`, ``nll_center`` where there are draws to
-        average, ``auroc`` and ``fpr95`` with outliers, ``predict_ms`` per draw; and the
-        prediction, without samples.
+        What :func:`metrics` gives, ``nll_center`` where there are draws to average, and ``predict_ms``
+        per draw; and the prediction.
     """
     device = model.network.like.device
     x, y = test.x.to(device), test.y.to(device)
@@ -201,7 +231,7 @@ def judge(
     for _ in range(repeats):
         torch.manual_seed(seed)
         start = time.perf_counter()
-        prediction = predict(model, guide, x, draws, keep_samples=False)
+        prediction = predict(model, guide, x, draws)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # predict returns while the last batch is under way
         elapsed.append(time.perf_counter() - start)

@@ -236,7 +236,19 @@ class UncertaintyMNIST(Study):
         table = Table(
             f"{settings.data} against {settings.outliers}",
             results.rows,
-            (_ERROR, *columns("nll", "ece", "brier", "auroc", "fpr95", "train_seconds")),
+            (
+                _ERROR,
+                *columns(
+                    "nll",
+                    "calibrated_nll",
+                    "ece",
+                    "calibrated_ece",
+                    "brier",
+                    "auroc",
+                    "fpr95",
+                    "train_seconds",
+                ),
+            ),
             baseline=_BASELINE,
         )
         shown = {
@@ -264,17 +276,17 @@ class UncertaintyMNIST(Study):
 
 def _predict(trained: Trained, guide: guides.Guide, draws: int, x: Tensor) -> Prediction:
     draws = 1 if guide.is_point else draws
-    return predict(trained.model, guide, x, draws, keep_samples=False)
+    return predict(trained.model, guide, x, draws)
 
 
 def _predict_ensemble(ensemble: Ensemble, draws: int, x: Tensor) -> Prediction:
-    return predict(ensemble.model, ensemble, x, draws, keep_samples=False)
+    return predict(ensemble.model, ensemble, x, draws)
 
 
 def _predict_dropout(
     trained: Trained, guide: guides.Guide | None, draws: int, x: Tensor
 ) -> Prediction:
-    return predict_dropout(trained.model, x, draws, posterior=guide, keep_samples=False)
+    return predict_dropout(trained.model, x, draws, posterior=guide)
 
 
 def _draw_rejection(shown: Mapping[str, Mapping[str, Any]], figure: Figure) -> None:

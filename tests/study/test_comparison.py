@@ -223,6 +223,9 @@ def test_metrics_are_those_of_the_predictions(results: Results, spy: Spy) -> Non
             q = middle[0].double().numpy()
             expected["nll_center"] = -np.log(q[np.arange(len(y)), y]).mean()
         found = {k: v for k, v in row.values.items() if k not in ("predict_ms", "train_seconds")}
+        assert 0 < found.pop("temperature") < 100
+        assert found.pop("calibrated_nll") < expected["nll"] + 0.1  # cross-fitted
+        assert 0 <= found.pop("calibrated_ece") < 1
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
@@ -410,6 +413,12 @@ def test_relative_times_are_over_the_baseline_of_the_same_seed(results: Results)
         base = row_of(results, "batch/point", row.seed).values["train_seconds"]
         mine = row_of(results, row.method, row.seed).values["train_seconds"]
         assert row.values["relative_train_time"] == mine / base
+    calibrated = [
+        row_of(results, m, 0).values["calibrated_nll"] for m in ("group/fixed", "batch/point")
+    ]
+    gain = next(r for r in table.rows if (r.method, r.seed) == ("group/fixed", 0)).values["gain"]
+    assert gain == calibrated[0] - calibrated[1]
+    assert section.answer.startswith("**1 seed")
     assert all(f"- `{name}`: {METHODS[name].description}" in methods.text for name in METHODS)
     for words in ("430 training images", "2 epochs", "batch size 40", "n = 40", "13 batches"):
         assert words in section.text
@@ -420,7 +429,11 @@ def test_without_the_baseline_there_are_no_relative_times(results: Results) -> N
     rows = [row for row in results.rows if row.method.startswith("weight/")]
     table = study.sections(replace(results, rows=rows))[0].tables[0]
     headings = format_table(table).headings
-    assert headings == ["method", "accuracy", "NLL", "NLL, no averaging", "ECE", "Brier", "ms/draw"]
+    assert headings == [
+        *("method", "accuracy", "NLL", "calibrated NLL", "NLL, no averaging"),
+        *("ECE", "calibrated ECE", "Brier", "ms/draw"),
+    ]
+    assert not study.sections(replace(results, rows=rows))[0].answer
 
 
 def test_a_partial_folder_has_a_report(

@@ -28,13 +28,13 @@ from pyronorm.study import (
     Results,
     Row,
     Section,
-    Table,
     format_table,
     run_study,
     write_report,
 )
 from pyronorm.study.records import read_record, write_record
 from tests.study.fakes import Fake, FakeSettings, fake
+from tests.study.marked import Table
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*_c_[d](http://e)\\"
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -11,8 +11,10 @@ import pytest
 from scipy import stats
 from scipy.stats import ttest_rel
 
+from pyronorm import study
 from pyronorm.errors import OptionError
-from pyronorm.study import Better, Cell, Column, Row, Table, frame, summarize
+from pyronorm.study import Better, Cell, Column, Row, frame, summarize
+from tests.study.marked import Table
 
 NLL = Column("nll", "NLL", 3, Better.LOWER, "in nats")
 ACCURACY = Column("accuracy", "accuracy", 2, Better.HIGHER, "a share")
@@ -44,6 +46,16 @@ def cells_of(
 
 def marked(cells: Mapping[str, Cell], what: str) -> list[str]:
     return [name for name, cell in cells.items() if getattr(cell, what)]
+
+
+def test_a_few_seeds_mark_nothing() -> None:
+    rows = rows_of({"a": [1.0, 1.1, 1.2, 1.15], "b": [2.0, 2.3, 2.1, 2.2]})
+    _, cells = summarize(study.Table("t", rows, [NLL], baseline="b"))
+    assert not any(cell.best or cell.differs for row in cells.values() for cell in row)
+    rows += [Row("a", 4, {"nll": 1.05}), Row("b", 4, {"nll": 2.15})]
+    _, cells = summarize(study.Table("t", rows, [NLL], baseline="b"))
+    assert cells["a",][0].best
+    assert cells["a",][0].differs
 
 
 # means and spread

@@ -9,6 +9,7 @@ import torch
 
 import pyronorm as pn
 from pyronorm import datasets, guides
+from pyronorm.diagnostics import fit_temperature
 from pyronorm.normalizers import Analytic, Weight
 from pyronorm.study import METHODS, Trained, Training, center, judge, train
 from pyronorm.study.training import metrics, stopwatch
@@ -124,7 +125,17 @@ def test_judging(data: datasets.ImageData) -> None:
     alone, _ = judge(point.model, point.guide, data.test, 6, seed=3)
     assert "nll_center" not in alone
     assert "auroc" not in alone
-    assert set(metrics(prediction, data.test.y)) == {"accuracy", "nll", "ece", "brier"}
+    base = {"accuracy", "nll", "ece", "brier"}
+    calibrated = {"calibrated_nll", "calibrated_ece", "temperature"}
+    halves = torch.randperm(80, generator=torch.Generator().manual_seed(0)).tensor_split(2)
+    nll = 0.0
+    for one, other in (halves, halves[::-1]):
+        part = prediction.likelihood.predict(prediction.outputs[:, one])
+        temperature = fit_temperature(part, data.test.y[one])
+        scaled = prediction.tempered(temperature).mean[other, data.test.y[other]]
+        nll -= float(scaled.log().sum()) / 80
+    assert values["calibrated_nll"] == pytest.approx(nll, rel=1e-4)
+    assert set(metrics(prediction, data.test.y)) == base | calibrated
 
 
 def test_a_stopwatch_stops() -> None:
