@@ -19,7 +19,7 @@ from pyronorm.diagnostics import classification_metrics, fit_temperature, out_of
 from pyronorm.errors import DataError
 from pyronorm.infer import Optimization, as_posterior, collect_bank, fit, predict
 from pyronorm.latents import Draws, LatentNetwork
-from pyronorm.likelihoods import Prediction
+from pyronorm.likelihoods import Prediction, Scores
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import Normalizer
 from pyronorm.priors import BatchNoise
@@ -182,16 +182,15 @@ def _calibrated(prediction: Prediction, y: Tensor) -> dict[str, float]:
     # Fixed halves that do not follow the order of the examples.
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).to(y.device)
     halves = order.tensor_split(2)
-    parts, targets, temperatures = [], [], []
+    scores, temperatures = [], []
     for one, other in (halves, halves[::-1]):
         try:
             temperature = fit_temperature(likelihood.predict(outputs[:, one]), y[one])
         except DataError:
             temperature = 1.0
-        parts.append(likelihood.tempered(temperature).predict(outputs[:, other]))
-        targets.append(y[other])
+        scores.append(likelihood.tempered(temperature).scores(outputs[:, other], y[other]))
         temperatures.append(temperature)
-    found = Prediction.join(parts).metrics(torch.cat(targets))
+    found = Scores.join(scores).metrics()
     return {
         "calibrated_nll": found["nll"],
         "calibrated_ece": found["ece"],
