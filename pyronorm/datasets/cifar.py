@@ -24,7 +24,7 @@ from pyronorm.datasets.files import (
 from pyronorm.datasets.images import ImageData, Split
 from pyronorm.datasets.pickled import read_pickled_bytes
 from pyronorm.errors import DataError
-from pyronorm.files import StrPath
+from pyronorm.files import StrPath, write_file
 
 __all__ = ["BinaryLayout", "CifarSource", "PythonLayout", "load_cifar10", "load_cifar100"]
 
@@ -45,8 +45,8 @@ class _Layout(ABC):
         return [file.name for file in (*self.train, self.test)]
 
     @abstractmethod
-    def read(self, path: Path, file: PublishedFile) -> Records:
-        """Pixels and classes of a file."""
+    def read(self, path: Path, file: PublishedFile, most: int) -> Records:
+        """Pixels and classes of a file of at most so many images."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,17 @@ class BinaryLayout(_Layout):
     test: PublishedFile
     label_bytes: int = 1
 
-    def read(self, path: Path, file: PublishedFile) -> Records:
-        """Pixels and classes of a file.
+    def read(self, path: Path, file: PublishedFile, most: int) -> Records:
+        """Pixels and classes of a file of at most so many images.
 
         Raises:
-            DataError: if the file does not hold whole records.
+            DataError: if the file does not hold whole records, or more than so many.
         """
-        content = read_verified(path, file.md5)
         size = self.label_bytes + _PIXELS
+        found = path.stat().st_size
+        if found > most * size:  # known before it is read
+            raise DataError(f"{path}: expected {most:,} images, found {found // size:,}.")
+        content = read_verified(path, file.md5)
         if len(content) % size:
             raise DataError(
                 f"{path}: truncated: expected records of {size:,} bytes, found {len(content):,} bytes, "
@@ -94,8 +97,8 @@ class PythonLayout(_Layout):
     test: PublishedFile
     label_key: str = "labels"
 
-    def read(self, path: Path, file: PublishedFile) -> Records:
-        """Pixels and classes of a file.
+    def read(self, path: Path, file: PublishedFile, most: int) -> Records:
+        """Pixels and classes of a file of at most so many images.
 
         Raises:
             DataError: if the file is damaged, or holds anything but arrays, lists and numbers.
@@ -161,7 +164,8 @@ class CifarSource:
             if not path.is_file():
                 raise missing(self.name, path.name, looked_in, self.page)
         files = [*layout.train, layout.test]
-        parts = [layout.read(path, file) for path, file in zip(paths, files, strict=True)]
+        most = [self.count[0]] * len(layout.train) + [self.count[1]]
+        parts = [layout.read(*one) for one in zip(paths, files, most, strict=True)]
         for path, (_, labels) in zip(paths, parts, strict=True):
             self._check_labels(path, labels)
         note = self._check_counts(paths, [len(labels) for _, labels in parts], allow_incomplete)
@@ -191,7 +195,7 @@ class CifarSource:
                 content = tar.extractfile(members[name]) if name in members else None
                 if content is None:
                     raise DataError(f"{archive}: no file {name} in the archive.")
-                (folder / name).write_bytes(content.read())
+                write_file(folder / name, content.read())
         archive.unlink()
 
     def _check_labels(self, path: Path, labels: Int64[ndarray, " image"]) -> None:

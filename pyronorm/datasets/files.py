@@ -19,6 +19,7 @@ __all__ = [
     "find_folder",
     "missing",
     "read_verified",
+    "verify",
 ]
 
 DATA_ROOT_VARIABLE = "PYRONORM_DATA"
@@ -87,21 +88,27 @@ def missing(
     return MissingDataError(f"{what}: no file {name} in {places}. Get it from {source}{hint}.")
 
 
-def read_verified(path: Path, md5: str | None) -> bytes:
-    """Read a file and check it against its published MD5 checksum, where there is one.
+def verify(path: Path, md5: str | None) -> None:
+    """Check a file against its published MD5 checksum, where there is one, without keeping it.
 
     Raises:
         DataError: if the checksum is another one.
     """
-    content = path.read_bytes()
-    if md5 is not None:
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found != md5:
-            raise DataError(
-                f"{path}: damaged, or not the published file: expected MD5 {md5}, found {found} "
-                f"({len(content):,} bytes). Delete it and get it again."
-            )
-    return content
+    if md5 is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5:
+        raise DataError(
+            f"{path}: damaged, or not the published file: expected MD5 {md5}, found {found} "
+            f"({path.stat().st_size:,} bytes). Delete it and get it again."
+        )
+
+
+def read_verified(path: Path, md5: str | None) -> bytes:
+    """Read a file that :func:`verify` finds right."""
+    verify(path, md5)
+    return path.read_bytes()
 
 
 def fetch(file: PublishedFile, folder: Path, *, progress: bool = True) -> Path:

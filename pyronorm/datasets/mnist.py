@@ -86,17 +86,12 @@ class IdxSource:
 
     def _read_part(self, part: IdxPart, images: Path, labels: Path) -> Split:
         x, y = (
-            read_idx(path, file.md5 if path.name == file.name else None)
-            for path, file in ((images, part.images), (labels, part.labels))
+            read_idx(path, file.md5 if path.name == file.name else None, shape)
+            for path, file, shape in (
+                (images, part.images, (part.count, *self.size)),
+                (labels, part.labels, (part.count,)),
+            )
         )
-        for path, array, expected in (
-            (images, x, (part.count, *self.size)),
-            (labels, y, (part.count,)),
-        ):
-            if array.shape != expected:
-                raise DataError(
-                    f"{path}: expected shape {expected} for {self.name}, found {tuple(array.shape)}."
-                )
         wrong = (y >= len(self.class_names)).nonzero()
         if len(wrong):
             at = int(wrong[0])

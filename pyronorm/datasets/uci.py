@@ -20,7 +20,7 @@ from pyronorm.datasets.files import (
 )
 from pyronorm.datasets.tables import Table
 from pyronorm.errors import DataError, MissingDataError, OptionError
-from pyronorm.files import StrPath
+from pyronorm.files import StrPath, make_folder, write_file
 
 __all__ = ["UCI", "UciSource", "load_uci", "read_table"]
 
@@ -53,10 +53,11 @@ class UciSource:
         folders = (f"uci/{self.name}", self.name)
         folder = find_folder(root, folders, [self.file.name])
         if folder is None and get:
-            folder = fetch(self.file, root / folders[0], progress=progress).parent
+            folder = make_folder(root / folders[0])
             num = len(self.feature_names)
-            (folder / _FEATURES).write_text("".join(f"{k}\n" for k in range(num)))
-            (folder / _TARGET).write_text(f"{num}\n")
+            write_file(folder / _FEATURES, "".join(f"{k}\n" for k in range(num)))
+            write_file(folder / _TARGET, f"{num}\n")
+            fetch(self.file, folder, progress=progress)  # last: with it the table is whole
         if folder is None:
             raise missing(self.name, self.file.name, [root / f for f in folders], _PAGE)
         table = _read(folder, self.file, self.name, self.feature_names, self.target_name)

@@ -145,6 +145,15 @@ def test_an_incomplete_copy_has_to_be_allowed(tmp_path):
     assert len(data.test.y) == 1
 
 
+def test_a_file_with_more_images_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar10"
+    write_binary(folder)
+    with (folder / "data_batch_2.bin").open("r+b") as file:
+        file.truncate(10**10)  # sparse: it takes no space
+    with pytest.raises(DataError, match=r"data_batch_2\.bin: expected 3 images, found 3,254,149"):
+        SMALL10.read(tmp_path)
+
+
 def test_an_empty_or_missing_file_is_not_an_incomplete_copy(tmp_path):
     folder = tmp_path / "cifar10"
     write_binary(folder)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def test_the_result_can_be_written_to(tmp_path):
         (struct.pack(">HBB", 0, 8, 0), "truncated: the header announces 0 axes"),
         (struct.pack(">HBBI", 0, 8, 3, 2), "truncated: the header announces 3 axes"),
         (idx(VALUES)[:-1], "truncated: the header says 2×3×4 = 24 values, the file holds 23"),
-        (idx(VALUES) + b"\0\0", "bytes after the end: .* 24 values, the file holds 26"),
+        (idx(VALUES) + b"\0\0", "bytes after the end: .* 24 values, the file holds more"),
     ],
 )
 @pytest.mark.parametrize("name", ["bad", "bad.gz"])
@@ -55,6 +57,39 @@ def test_a_damaged_file_is_named_with_what_was_expected(tmp_path, name, content,
     with pytest.raises(DataError, match=message) as error:
         read_idx(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (10, "bytes after the end: the header says 10 = 10 values, the file holds more"),
+        (2**32 - 1, "truncated: the header says .* values, the file holds 60,000,000"),
+    ],
+)
+def test_no_more_is_read_than_the_header_says(tmp_path, zipped, count, message):
+    """60 MB, or 58 kB zipped: what is not wanted costs no memory, nor does what is not there."""
+    path = tmp_path / "f"
+    content = struct.pack(">HBBI", 0, 8, 1, count) + bytes(60_000_000)
+    path.write_bytes(gzip.compress(content, 1) if zipped else content)
+    del content
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message):
+            read_idx(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (5e6 if count == 10 else 140e6)
+
+
+def test_another_shape_is_refused_before_the_values_are_read(tmp_path):
+    path = tmp_path / "f"
+    write(path, idx(VALUES))
+    assert read_idx(path, shape=(2, 3, 4)).shape == (2, 3, 4)
+    path.write_bytes(path.read_bytes()[:16])  # the header alone
+    with pytest.raises(DataError, match=r"expected shape \(2, 12\), found \(2, 3, 4\)"):
+        read_idx(str(path), shape=[2, 12])
 
 
 def test_a_damaged_gzip_file(tmp_path):

@@ -121,9 +121,9 @@ def test_a_label_out_of_range(tmp_path):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("train-images", IMAGES["t10k"], r"expected shape \(5, 2, 3\) for made, found \(4, 2, 3\)"),
+        ("train-images", IMAGES["t10k"], r"expected shape \(5, 2, 3\), found \(4, 2, 3\)"),
         ("train-images", IMAGES["train"].transpose(0, 2, 1), r"found \(5, 3, 2\)"),
-        ("t10k-labels", LABELS["train"], r"expected shape \(4,\) for made, found \(5,\)"),
+        ("t10k-labels", LABELS["train"], r"expected shape \(4,\), found \(5,\)"),
     ],
 )
 def test_wrong_numbers_and_sizes(tmp_path, name, values, message):
