@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from pyro.infer import MCMC
 from pyro.infer.autoguide.initialization import InitMessenger
-from torch import nn
+from torch import Tensor, nn
 
 from pyronorm.errors import OptionError
+from pyronorm.files import StrPath, make_folder, only_run, remove_leftovers
+from pyronorm.infer.chain import KeptChain, digest
 from pyronorm.infer.data import Data, evaluation_mode, gather
 from pyronorm.infer.pyro_guide import draws_of_mcmc
 from pyronorm.infer.recorded import RecordedNUTS
-from pyronorm.inputs import num_examples
+from pyronorm.inputs import num_examples, tensors_of
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel, init_to_neutral
 from pyronorm.normalizers.watch import verified
 from pyronorm.randomness import Seed, seed_value, seeded
+from pyronorm.settings import arguments_of
 
 __all__ = ["run_nuts"]
 
@@ -33,6 +40,7 @@ def run_nuts(
     max_tree_depth: int = 8,
     jit: bool = False,
     seed: Seed = None,
+    folder: StrPath | None = None,
     progress: bool = True,
 ) -> Draws:
     """Sample the posterior of the latents by NUTS, with the network frozen.
@@ -41,6 +49,11 @@ def run_nuts(
     chain starts at the neutral latents, which are near the mode of a trained network, and adapts its
     step size and a diagonal mass matrix of its own; chains run one after the other. Weights and modes
     are as before afterwards.
+
+    An interruption (Ctrl-C) ends the run with the draws so far, and a warning: as many chains, cut to
+    one length, as make the most draws. With a ``folder`` it goes through instead, and the same call
+    goes on, also after a kill: at most 20 draws or one warm-up are made again, and on a CPU the draws
+    are bit by bit those of a run that nothing interrupted.
 
     Args:
         model: the model. Its likelihood counts each example once, so it has to be made for these
@@ -54,6 +67,8 @@ def run_nuts(
         max_tree_depth: a trajectory has at most ``2 ** max_tree_depth`` steps.
         jit: compile the potential with ``torch.jit`` (faster for small networks).
         seed: chain ``k`` has ``seed + k``; see :func:`pyronorm.randomness.seeded`.
+        folder: where a file ``chain-K.safetensors`` per chain is kept; made if it is not there. It
+            needs a seed. More draws than there are go on from there.
         progress: whether to show a progress bar per chain.
 
     Returns:
@@ -63,7 +78,9 @@ def run_nuts(
 
     Raises:
         DataError: if there is no ``y``.
-        OptionError: if the data are not the model's ``num_data`` examples, or an option is too small.
+        OptionError: if the data are not the model's ``num_data`` examples, an option is too small,
+            or the folder has chains of another run or is in use.
+        FileError: if a chain's file is damaged, or cannot be written.
         StatisticsError: if population statistics are missing or stale.
 
     Source: Hoffman & Gelman, "The No-U-Turn Sampler" (JMLR 2014); as in Pyro.
@@ -85,9 +102,19 @@ def run_nuts(
             f"num_data={model.num_data} examples, got {num_examples(y)}. For the posterior of a "
             "subset make a NormalizationModel of that size on the same network."
         )
-    chains = []
+    if folder is not None and seed is None:
+        raise OptionError("run_nuts: chains in a folder need a seed, for the same ones to go on.")
     first = None if seed is None else seed_value(seed)
-    with verified(network.network), evaluation_mode(model), _frozen(model):
+    run = {
+        "warmup": warmup,
+        "target_accept": target_accept,
+        "max_tree_depth": max_tree_depth,
+        "jit": jit,
+        **_described(model),
+        "data": digest(t for part in batch.arguments() for t in tensors_of(part).values()),
+    }
+    chains: list[Draws] = []
+    with verified(network.network), evaluation_mode(model), _frozen(model), _owned(folder):
         for chain in range(num_chains):
             kernel = RecordedNUTS(
                 model,
@@ -98,13 +125,74 @@ def run_nuts(
                 ignore_jit_warnings=jit,
                 max_plate_nesting=1,  # said, since Pyro finds it out by a draw from the prior
             )
-            mcmc = MCMC(kernel, num_samples, warmup, disable_progbar=not progress)
             # Pyro looks at the sites first; from an improper prior it cannot draw for that.
             own = None if first is None else first + chain
-            with seeded(own, network.like), InitMessenger(init_to_neutral):
-                mcmc.run(*batch.arguments())
-            chains.append(draws_of_mcmc(mcmc, model))
+            path = None if folder is None else Path(folder) / f"chain-{chain}.safetensors"
+            kept = KeptChain(kernel, network.like.device, path, {"seed": own, **run})
+
+            def sample(
+                kernel: KeptChain, number: int, seed: int | None = own, show: bool = progress
+            ) -> Draws:
+                mcmc = MCMC(kernel, number, warmup, disable_progbar=not show)
+                with seeded(seed, network.like), InitMessenger(init_to_neutral):
+                    mcmc.run(*batch.arguments())
+                return draws_of_mcmc(mcmc, model)
+
+            try:
+                chains.append(sample(kept, num_samples))
+            except KeyboardInterrupt:
+                kept.write()
+                if folder is not None or not (chains or len(kept)):
+                    raise
+                if len(kept):
+                    chains.append(sample(kept.again(), len(kept), 0, False))
+                return _most_draws(chains, num_chains, num_samples)
     return Draws.join(chains)
+
+
+def _most_draws(chains: list[Draws], num_chains: int, num_samples: int) -> Draws:
+    """Of chains whose last is shorter, those that make the most draws when cut to one length."""
+    last = len(chains[-1])
+    kept = chains[:-1] if (len(chains) - 1) * num_samples > len(chains) * last else chains
+    length = min(map(len, kept))
+    warnings.warn(
+        f"run_nuts: interrupted. Chains have {', '.join(str(len(one)) for one in chains)} draws of "
+        f"{num_samples}, {num_chains} chains were asked for; {len(kept)} of {length} draws each are "
+        "given. With run_nuts(folder=...) a run can be gone on with.",
+        stacklevel=3,
+    )
+    return Draws.join([replace(one[:length], num_chains=1) for one in kept])
+
+
+@contextmanager
+def _owned(folder: StrPath | None) -> Iterator[None]:
+    """Context of the only run in a folder, if there is one."""
+    if folder is None:
+        yield
+        return
+    with only_run(make_folder(folder), "run_nuts"):
+        remove_leftovers(folder)
+        yield
+
+
+def _described(model: NormalizationModel) -> dict[str, Any]:
+    """What a model is, ready for JSON."""
+    parts = {"likelihood": model.likelihood, "prior": model.prior}
+    values = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
+    return {
+        "num_data": model.num_data,
+        "network": digest(values),
+        **{name: f"{type(part).__name__} {_settings(part)}" for name, part in parts.items()},
+    }
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """The numbers and texts that made a prior or a likelihood, as far as it says."""
+    try:
+        arguments = arguments_of(part, "run_nuts")
+    except OptionError:
+        return {}
+    return {k: v for k, v in arguments.items() if v is None or isinstance(v, (int, float, str))}
 
 
 @contextmanager

@@ -1,10 +1,14 @@
-"""A run with checkpoints, in a process of its own that may be killed: folder, output, step to die at."""
+"""A run with checkpoints, in a process of its own that may be killed.
+
+Arguments: folder, output, and as one likes the step to die at and the seconds of a step.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,18 @@ class DieAt(Callback):
             if self.error is not None:
                 raise self.error
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Slow(Callback):
+    """Say that work has begun, by a file beside the folder, and take time."""
+
+    def __init__(self, seconds: float, mark: Path) -> None:
+        self.seconds = seconds
+        self.mark = mark
+
+    def on_step_end(self, trainer: pn.Trainer) -> None:
+        self.mark.write_text(str(os.getpid()))
+        time.sleep(self.seconds)
 
 
 def noisy(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +109,9 @@ def result(trainer: pn.Trainer) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    callbacks = [DieAt(int(sys.argv[3]))] if len(sys.argv) > 3 else []
+    callbacks: list[Callback] = [DieAt(int(sys.argv[3]))] if len(sys.argv) > 3 else []
+    if len(sys.argv) > 4:
+        callbacks.append(Slow(float(sys.argv[4]), Path(sys.argv[1]).with_suffix(".mark")))
     trainer = make(folder=sys.argv[1], callbacks=callbacks)
     trainer.run(EPOCHS)
     torch.save(result(trainer), sys.argv[2])

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 import pyronorm as pn
 from pyronorm.errors import FileError, OptionError
 from tests.infer.resumable import EPOCHS, FORMS, DieAt, make, result
+from tests.processes import kill_again_and_again
 
 
 class StopError(Exception):
@@ -97,20 +96,14 @@ def test_killed_and_resumed(tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_many_random_moments(tmp_path):
-    draw = random.Random(0)
-    kills = 0
-    while True:
-        process = run_script(tmp_path)
-        if kills < 20:
-            start = time.monotonic()
-            while not (tmp_path / "run").exists() and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep((time.monotonic() - start) * draw.uniform(0.2, 1.2) if kills else 0.02)
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        if process.wait() == 0:
-            break
-    assert same(torch.load(tmp_path / "out.pt", weights_only=True), uninterrupted())
+    out, mark = tmp_path / "out.pt", tmp_path / "run.mark"
+    command = [sys.executable, "-m", "tests.infer.resumable", str(tmp_path / "run"), str(out)]
+
+    def at_work(process: int) -> bool:
+        return mark.exists() and mark.read_text() == str(process)
+
+    assert kill_again_and_again([*command, "99", "0.4"], at_work, 1.2) >= 10
+    assert same(torch.load(out, weights_only=True), uninterrupted())
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path):

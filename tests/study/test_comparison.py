@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +34,7 @@ from pyronorm.study import (
     Training,
     comparison,
     format_table,
+    restore_study,
     training,
     write_report,
 )
@@ -595,3 +598,35 @@ def test_analytic_normalization_has_the_moments_of_the_training_data(
     first_fit(monkeypatch, "analytic/point", Settings(seeds=(2,), num_train=100))
     x = datasets.load("digits", 2).subset(100, seed=2).train.x
     assert given == [Analytic.from_data(x)]
+
+
+@pytest.mark.slow
+def test_killed_at_many_random_moments(tmp_path: Path) -> None:
+    """Whatever the moment, what is finished stays, and the whole is that of a run never killed."""
+
+    def command(output: Path) -> list[str]:
+        return [
+            *(sys.executable, "-c", "from pyronorm.cli import main; main()", "compare"),
+            *("--seeds", "2", "--epochs", "6", "--device", "cpu", "--output", str(output)),
+        ]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    assert kill_again_and_again(command(killed), runs_in(killed), 5.0) >= 5
+    subprocess.run(command(whole), check=True)
+    restored = restore_study(Folder(whole).record)
+    mine, theirs = (Folder(path).results(restored) for path in (killed, whole))
+    for a, b in zip(mine.rows, theirs.rows, strict=True):
+        assert (a.method, a.seed) == (b.method, b.seed)
+        times = ("train_seconds", "predict_ms")
+        assert {k: v for k, v in a.values.items() if k not in times} == {
+            k: v for k, v in b.values.items() if k not in times
+        }
+    for job, arrays in theirs.arrays.items():
+        assert all(np.array_equal(array, mine.arrays[job][name]) for name, array in arrays.items())
+    for job, files in theirs.arviz.items():
+        for name, file in files.items():
+            one, other = (
+                az.from_netcdf(str(f))["posterior"] for f in (file, mine.arviz[job][name])
+            )
+            for site in ("shift", "scale"):
+                assert np.array_equal(one[site].values, other[site].values)
