@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["move", "read_together"]
+from pyronorm.errors import DeviceError
+
+__all__ = ["device_of", "move", "read_together"]
 
 
 def move(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -19,6 +21,25 @@ def move(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> T
     # A copy to the host is read at once, and MPS loses races with the host.
     queued = x.device.type == "cpu" and device.type not in ("cpu", "mps")
     return x.to(device, dtype, non_blocking=queued)
+
+
+def device_of(where: str, device: torch.device | str) -> torch.device:
+    """A device by its name.
+
+    Args:
+        where: the function that was called.
+        device: a name such as ``"cuda:0"``.
+
+    Raises:
+        DeviceError: if torch knows none of that name, or the machine has none.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DeviceError(f"{where}: the device {str(device)!r} cannot be used: {reason}") from None
+    return found
 
 
 def read_together(values: list[Tensor]) -> list[int]:

@@ -28,6 +28,7 @@ from torch.distributions import (
 )
 from torch.distributions.utils import broadcast_all
 
+from pyronorm.checks import Natural, checked
 from pyronorm.errors import NoDensityError, OptionError
 
 __all__ = ["DrawsOnly", "ImproperFlat", "ImproperLogUniform", "InverseChi"]
@@ -224,7 +225,8 @@ class DrawsOnly(TorchDistribution):
     support: ClassVar[Any] = constraints.real
     has_rsample = True
 
-    def __init__(self, value: Tensor, event_dim: int, source: str) -> None:
+    @checked
+    def __init__(self, value: Tensor, event_dim: Natural, source: str) -> None:
         if not 0 <= event_dim <= value.ndim:
             raise OptionError(
                 f"DrawsOnly: event_dim must be between 0 and {value.ndim} for a value of shape "

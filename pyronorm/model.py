@@ -19,7 +19,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from pyronorm.checks import check_count, check_instance
+from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.inputs import EXAMPLES_FIRST, Output, is_one_piece, num_examples
 from pyronorm.latents import LatentNetwork, LatentSpace
@@ -29,6 +29,7 @@ from pyronorm.priors import Prior, Standard
 __all__ = ["NormalizationModel", "init_to_neutral", "sample_latents"]
 
 
+@checked
 def sample_latents(
     network: LatentNetwork, prior: Prior | None = None
 ) -> tuple[Float[Tensor, "*draws channel"], Float[Tensor, "*draws channel"]]:
@@ -56,7 +57,6 @@ def sample_latents(
         front.
     """
     prior = Standard() if prior is None else prior
-    check_instance("sample_latents", "prior", prior, Prior, "BatchNoise(64)")
     return prior.sample(network.space, network.like)
 
 
@@ -127,23 +127,19 @@ class NormalizationModel(PyroModule):
     Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
     """
 
+    @checked
     def __init__(
         self,
         network: nn.Module,
         likelihood: Likelihood,
-        num_data: int,
+        num_data: Count,
         prior: Prior | None = None,
-        draws: int = 1,
+        draws: Count = 1,
         *,
         output: Output = None,
     ) -> None:
         super().__init__()
         prior = Standard() if prior is None else prior
-        where = "NormalizationModel"
-        check_instance(where, "likelihood", likelihood, Likelihood, "Categorical()")
-        check_instance(where, "prior", prior, Prior, "BatchNoise(64)")
-        check_count(where, "num_data", num_data)
-        check_count(where, "draws", draws)
         # Where torch's assignment would put it; the property reads it from there.
         self._modules["network"] = LatentNetwork.of(network, output)
         self.likelihood = likelihood

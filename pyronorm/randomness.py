@@ -5,16 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from pyronorm.checks import Range
 from pyronorm.errors import OptionError
 
 __all__ = ["Seed", "seed_value", "seeded"]
 
-Seed = int | torch.Generator | None
+Seed = (
+    Annotated[int, Range("an integer between 0 and 2**63 - 1", 0, 2**63 - 1)]
+    | torch.Generator
+    | None
+)
 """A seed, a generator that the seed is drawn from, or None for torch's own generators as they are."""
 
 _LOCK = threading.RLock()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyronorm.checks import check_instance
+from pyronorm.checks import check_instance, checked
 from pyronorm.conversion.build import build
 from pyronorm.conversion.holders import refuse_holders
 from pyronorm.conversion.origin import LayerOrigin
@@ -30,12 +30,13 @@ __all__ = ["convert"]
 
 
 @unchecked()
+@checked
 def convert(
     network: nn.Module,
     normalizer: Normalizer | None = None,
-    only: Iterable[str] | None = None,
+    only: str | Iterable[str] | None = None,
     example_input: Any = None,
-    skip: Iterable[str] = (),
+    skip: str | Iterable[str] = (),
 ) -> nn.Module:
     r"""Return a copy of a network whose normalization layers carry latent statistics.
 
@@ -138,7 +139,7 @@ def _check_options(normalizer: Any, example_input: Any) -> None:
 
 
 def _targets(
-    network: nn.Module, only: Iterable[str] | None, skip: Iterable[str]
+    network: nn.Module, only: str | Iterable[str] | None, skip: Iterable[str]
 ) -> dict[str, nn.Module]:
     candidates = normalization_layers(network)
     if not candidates:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from pyronorm.checks import checked
 from pyronorm.conversion.holders import is_quantized
 from pyronorm.conversion.kind import Kind, Part
 from pyronorm.conversion.probe import verify
@@ -36,6 +37,7 @@ _STATE_HOOKS = (
 )
 
 
+@checked
 def register(
     layer_class: Any,
     kind: Any = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from pyronorm.checks import checked
 from pyronorm.conversion.registry import class_name, normalization_layers
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm
@@ -98,6 +99,7 @@ class ConversionReport:
         return frame.astype({"channels": "Int64"})
 
 
+@checked
 def conversion_report(network: nn.Module) -> ConversionReport:
     """Report which normalization layers of a network carry latents, and of which kind they are.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyronorm.checks import checked
 from pyronorm.errors import ConversionError
 from pyronorm.inputs import move_to, run
 from pyronorm.normalizers.analytic import Analytic
@@ -25,6 +26,7 @@ __all__ = ["analytic_start", "data_dependent_start"]
 
 @torch.no_grad()
 @unchecked()
+@checked
 def data_dependent_start(network: nn.Module, x: Any) -> None:
     r"""Set the start statistics of Weight and Analytic normalizers from a batch of data.
 
@@ -56,6 +58,7 @@ def data_dependent_start(network: nn.Module, x: Any) -> None:
 
 @torch.no_grad()
 @unchecked()
+@checked
 def analytic_start(
     network: nn.Module, example_input: Any, normalizer: Analytic | None = None
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyronorm.errors import OptionError, ShapeError, StatisticsError
+from pyronorm.checks import Count, Probability, check_fields, checked
+from pyronorm.devices import device_of
+from pyronorm.errors import DataError, OptionError, ShapeError, StatisticsError
 from pyronorm.latents import Draws, HasLatents, LatentNetwork, LatentSpace, Per
 from pyronorm.randomness import Seed
 from pyronorm.settings import load_value, save_value
@@ -38,7 +41,7 @@ class StatisticsBank:
     """
 
     space: LatentSpace
-    batch_size: int
+    batch_size: Count
     mean: Float[Tensor, "row channel"]
     var: Float[Tensor, "row channel"]
     reference_mean: Float[Tensor, " channel"]
@@ -46,15 +49,38 @@ class StatisticsBank:
     eps: Float[Tensor, " channel"]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self.space.check(self.mean, "StatisticsBank")
         if len(self.mean) < 1 or self.mean.shape != self.var.shape:
             raise ShapeError(
                 "StatisticsBank: mean and var must have one shape (row, channel) with at least one "
                 f"row, got {tuple(self.mean.shape)} and {tuple(self.var.shape)}."
             )
+        for name in ("reference_mean", "reference_var", "eps"):
+            self.space.check(getattr(self, name), f"StatisticsBank, {name}")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Refuse what is not finite, but for layers without batch statistics, whose columns are NaN."""
+        means = {"mean": self.mean, "reference_mean": self.reference_mean}
+        variances = {"var": self.var, "reference_var": self.reference_var, "eps": self.eps}
+        unknown = self.mean.isnan().all(0)
+        good = [
+            (~value.isinf() & (~value.isnan() | unknown) & ~(value < least)).all()
+            for some, least in ((means, -math.inf), (variances, 0.0))
+            for value in some.values()
+        ]
+        for name, fine in zip((*means, *variances), torch.stack(good).tolist(), strict=True):
+            if not fine:
+                rule = "finite" if name in means else "finite and not negative"
+                raise DataError(
+                    f"StatisticsBank: {name} must be {rule}; a layer without batch statistics has NaN "
+                    "in all rows."
+                )
 
     @classmethod
-    def neutral(cls, space: LatentSpace, rows: int) -> StatisticsBank:
+    @checked
+    def neutral(cls, space: LatentSpace, rows: Count) -> StatisticsBank:
         """A bank whose rows are all neutral: shift 0 and scale 1.
 
         Args:
@@ -88,8 +114,9 @@ class StatisticsBank:
         scale = ((self.reference_var + self.eps) / (self.var + self.eps)).sqrt()
         return torch.nan_to_num(scale, nan=1.0)
 
+    @checked
     def effective_batch_size(
-        self, per: Per | str = Per.LAYER, confidence: float = 0.95
+        self, per: Per | str = Per.LAYER, confidence: Probability = 0.95
     ) -> EffectiveBatchSizes:
         r"""How many independent Gaussian values would scatter as much as the rows.
 
@@ -113,11 +140,14 @@ class StatisticsBank:
         shift, scale = (torch.where(unknown, torch.nan, x) for x in (self.shift, self.scale))
         return effective_batch_size(shift, scale, Per.of(per).groups(self.space), confidence)
 
+    @checked
     def to(self, like: Tensor | torch.device | str) -> StatisticsBank:
         """Move the bank to a device, or to the device and dtype of a tensor."""
+        like = like if isinstance(like, Tensor) else device_of("StatisticsBank.to", like)
         tensors = ("mean", "var", "reference_mean", "reference_var", "eps")
         return replace(self, **{name: getattr(self, name).to(like) for name in tensors})
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the bank to a safetensors file.
 
@@ -130,6 +160,7 @@ class StatisticsBank:
         save_value(path, "bank", self)
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike[str]) -> StatisticsBank:
         """Load a bank that :meth:`save` wrote.
 
@@ -141,8 +172,9 @@ class StatisticsBank:
         """
         return load_value(path, "bank", cls)
 
+    @checked
     def draw(
-        self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None
+        self, model: HasLatents, num_samples: Count, *, data: Any = None, seed: Seed = None
     ) -> Draws:
         """Take so many rows, evenly spaced, each at most once.
 
@@ -172,7 +204,7 @@ class StatisticsBank:
             )
         return Draws(self.shift, self.scale).draw(model, num_samples)
 
-    def check(self, space: LatentSpace, where: str, rows: int = 1) -> None:
+    def check(self, space: LatentSpace, where: str, rows: Count = 1) -> None:
         """Refuse a bank of another network, or one with too few rows.
 
         Raises:

@@ -14,6 +14,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.guides.hyper import HyperGuide
 from pyronorm.guides.names import OwnParameters
@@ -63,6 +64,7 @@ class Guide(PyroModule):
 
     _like: Tensor
 
+    @checked
     def __init__(self, model: NormalizationModel | LatentNetwork) -> None:
         if not isinstance(model, (NormalizationModel, LatentNetwork)):
             raise OptionError(
@@ -112,8 +114,9 @@ class Guide(PyroModule):
             return self._whole().sample(self.space)
 
     @torch.no_grad()
+    @checked
     def draw(
-        self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None
+        self, model: HasLatents, num_samples: Count, *, data: Any = None, seed: Seed = None
     ) -> Draws:
         """Draw latents and hyperparameters, without Pyro.
 
@@ -138,6 +141,7 @@ class Guide(PyroModule):
         with seeded(seed, self.like):
             return self._whole().draw(num_samples).to(model.network.like)
 
+    @checked
     def log_prob(
         self, shift: Tensor, scale: Tensor, hyper: Mapping[str, Tensor] | None = None
     ) -> Tensor:
@@ -153,7 +157,8 @@ class Guide(PyroModule):
         """
         return self._whole().log_prob(shift, scale, hyper)
 
-    def kl(self, prior: Prior, num_samples: int | None = None, *, seed: Seed = None) -> Tensor:
+    @checked
+    def kl(self, prior: Prior, num_samples: Count | None = None, *, seed: Seed = None) -> Tensor:
         r"""The divergence :math:`\mathrm{KL}(q \| p)` from this guide to a prior, in nats.
 
         Args:
@@ -185,6 +190,7 @@ class Guide(PyroModule):
         return {name: value[0] for name, value in self.quantiles([0.5]).items()}
 
     @torch.no_grad()
+    @checked
     def quantiles(
         self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:

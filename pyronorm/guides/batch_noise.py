@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyronorm import priors
+from pyronorm.checks import checked
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Law
@@ -39,6 +40,7 @@ class BatchNoise(Guide):
 
     has_analytic_kl: ClassVar[bool] = True
 
+    @checked
     def __init__(self, model: NormalizationModel | LatentNetwork, batch_size: float) -> None:
         super().__init__(model)
         self.batch_size = check_batch_size(batch_size, "guides.BatchNoise")

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import checked
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork, Per
@@ -57,6 +58,7 @@ class EffectiveBatchSize(Guide):
 
     groups: Tensor
 
+    @checked
     def __init__(
         self,
         model: NormalizationModel | LatentNetwork,
@@ -72,6 +74,7 @@ class EffectiveBatchSize(Guide):
         self.log_df = nn.Parameter(start.log())
 
     @classmethod
+    @checked
     def from_bank(
         cls,
         model: NormalizationModel | LatentNetwork,

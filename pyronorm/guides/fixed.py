@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
@@ -38,12 +39,9 @@ class Fixed(Guide):
 
     has_analytic_kl: ClassVar[bool] = True
 
+    @checked
     def __init__(self, model: NormalizationModel | LatentNetwork, prior: Prior) -> None:
         super().__init__(model)
-        if not isinstance(prior, Prior):
-            raise OptionError(
-                f"guides.Fixed: prior must be one of pyronorm.priors, got {type(prior).__name__}."
-            )
         if not prior.is_proper:
             raise OptionError(f"guides.Fixed: {prior} is improper, it has no draws.")
         self.prior = prior

@@ -11,6 +11,7 @@ from pyro.nn import AutoRegressiveNN
 from torch import nn
 from torch.distributions.transforms import AffineTransform
 
+from pyronorm.checks import Count, Positive, checked
 from pyronorm.errors import OptionError
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
@@ -55,24 +56,21 @@ class Flow(Guide):
     with Inverse Autoregressive Flow" (NeurIPS 2016); the masked networks are those of Pyro.
     """
 
+    @checked
     def __init__(
         self,
         model: NormalizationModel | LatentNetwork,
-        num_flows: int = 2,
-        hidden: int | None = None,
-        init_std: float = 0.1,
+        num_flows: Count = 2,
+        hidden: Count | None = None,
+        init_std: Positive = 0.1,
     ) -> None:
         super().__init__(model)
         size = 2 * self.space.num_channels
         hidden = size + 1 if hidden is None else hidden
-        if num_flows < 1:
-            raise OptionError(f"guides.Flow: num_flows must be at least 1, got {num_flows}.")
         if hidden < size:
             raise OptionError(
                 f"guides.Flow: hidden must be at least {size}, the number of latents, got {hidden}."
             )
-        if not 0 < init_std < math.inf:
-            raise OptionError(f"guides.Flow: init_std must be positive, got {init_std}.")
         like = self.like
         self.num_flows, self.hidden, self.init_std = num_flows, hidden, init_std
         self.loc = nn.Parameter(like.new_zeros(size))

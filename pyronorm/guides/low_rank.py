@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pyro.distributions import LowRankMultivariateNormal
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, Positive, checked
 from pyronorm.errors import OptionError
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
@@ -49,20 +50,19 @@ class LowRank(Guide):
 
     loc: Tensor
 
+    @checked
     def __init__(
         self,
         model: NormalizationModel | LatentNetwork,
-        rank: int = 10,
-        init_std: float = 0.1,
+        rank: Count = 10,
+        init_std: Positive = 0.1,
         *,
         neutral: bool = False,
     ) -> None:
         super().__init__(model)
         size = 2 * self.space.num_channels
-        if not 1 <= rank <= size:
+        if rank > size:
             raise OptionError(f"guides.LowRank: rank must be between 1 and {size}, got {rank}.")
-        if not 0 < init_std < math.inf:
-            raise OptionError(f"guides.LowRank: init_std must be positive, got {init_std}.")
         like = self.like
         half = init_std / math.sqrt(2)
         self.rank, self.init_std, self.neutral = rank, init_std, neutral
@@ -71,11 +71,12 @@ class LowRank(Guide):
         self.factor = nn.Parameter(torch.randn(size, rank).to(like) * (half / math.sqrt(rank)))
 
     @classmethod
+    @checked
     def from_bank(
         cls,
         model: NormalizationModel | LatentNetwork,
         bank: StatisticsBank,
-        rank: int = 10,
+        rank: Count = 10,
         *,
         neutral: bool = False,
     ) -> LowRank:

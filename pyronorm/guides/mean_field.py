@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyronorm.errors import OptionError
+from pyronorm.checks import Positive, checked
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Independent, Law
@@ -48,16 +48,15 @@ class MeanField(Guide):
     log_scale_loc: Tensor
     log_scale_log_std: nn.Parameter
 
+    @checked
     def __init__(
         self,
         model: NormalizationModel | LatentNetwork,
-        init_std: float = 0.1,
+        init_std: Positive = 0.1,
         *,
         neutral: bool = False,
     ) -> None:
         super().__init__(model)
-        if not 0 < init_std < math.inf:
-            raise OptionError(f"guides.MeanField: init_std must be positive, got {init_std}.")
         self.init_std, self.neutral = init_std, neutral
         for name in ("shift", "log_scale"):
             self._add_location(f"{name}_loc", self._vector(0.0, name), neutral)
@@ -65,6 +64,7 @@ class MeanField(Guide):
             setattr(self, f"{name}_log_std", nn.Parameter(log_std))
 
     @classmethod
+    @checked
     def from_batch_size(
         cls,
         model: NormalizationModel | LatentNetwork,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
@@ -44,6 +45,7 @@ class MonteCarloBatchNorm(Guide):
     shift: Tensor
     scale: Tensor
 
+    @checked
     def __init__(self, model: NormalizationModel | LatentNetwork, bank: StatisticsBank) -> None:
         super().__init__(model)
         bank.check(self.space, "guides.MonteCarloBatchNorm")

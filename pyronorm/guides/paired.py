@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pyronorm.errors import OptionError
+from pyronorm.checks import Positive, checked
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
@@ -57,16 +57,15 @@ class Paired(Guide):
     shift_loc: Tensor
     log_scale_loc: Tensor
 
+    @checked
     def __init__(
         self,
         model: NormalizationModel | LatentNetwork,
-        init_std: float = 0.1,
+        init_std: Positive = 0.1,
         *,
         neutral: bool = False,
     ) -> None:
         super().__init__(model)
-        if not 0 < init_std < math.inf:
-            raise OptionError(f"guides.Paired: init_std must be positive, got {init_std}.")
         self.init_std, self.neutral = init_std, neutral
         zeros = self._vector(0.0, "loc")
         self._add_location("shift_loc", zeros.clone(), neutral)
@@ -76,6 +75,7 @@ class Paired(Guide):
         self.log_scale_log_std = nn.Parameter(zeros + math.log(init_std))
 
     @classmethod
+    @checked
     def from_bank(
         cls,
         model: NormalizationModel | LatentNetwork,

@@ -10,6 +10,7 @@ from pyro.distributions import TransformedDistribution
 from torch import Tensor
 from torch.distributions.transforms import PowerTransform
 
+from pyronorm.checks import Count, checked
 from pyronorm.distributions import InverseChi
 from pyronorm.errors import OptionError
 from pyronorm.guides.bank import StatisticsBank
@@ -61,6 +62,7 @@ class PopulationStatistics(Guide):
 
     df: Tensor
 
+    @checked
     def __init__(
         self,
         model: NormalizationModel | LatentNetwork,
@@ -76,11 +78,12 @@ class PopulationStatistics(Guide):
         self.register_buffer("df", df)
 
     @classmethod
+    @checked
     def from_bank(
         cls,
         model: NormalizationModel | LatentNetwork,
         bank: StatisticsBank,
-        num_data: int,
+        num_data: Count,
         per: Per | str = Per.LAYER,
     ) -> PopulationStatistics:
         r"""Take the effective number of values from the scatter of batch statistics.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
@@ -50,6 +51,7 @@ class StochasticBatchNorm(Guide):
     log_scale_loc: Tensor
     log_scale_std: Tensor
 
+    @checked
     def __init__(self, model: NormalizationModel | LatentNetwork, bank: StatisticsBank) -> None:
         super().__init__(model)
         bank.check(self.space, "guides.StochasticBatchNorm", rows=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyronorm.checks import check_count
+from pyronorm.checks import Count, checked
 from pyronorm.errors import ConversionError, DataError, StatisticsError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
@@ -22,11 +22,12 @@ __all__ = ["collect_bank"]
 
 
 @torch.no_grad()
+@checked
 def collect_bank(
     network: nn.Module,
     data: Data,
-    num_batches: int | None = None,
-    batch_size: int = 256,
+    num_batches: Count | None = None,
+    batch_size: Count = 256,
     *,
     seed: Seed = None,
 ) -> StatisticsBank:
@@ -83,8 +84,6 @@ def collect_bank(
                 "for each example of a batch, so a batch has no single row. Its noise is that of the "
                 "law: use guides.BatchNoise(model, batch_size - 1)."
             )
-    if num_batches is not None:
-        check_count("collect_bank", "num_batches", num_batches)
     latent.check_statistics()
     row: dict[LatentNorm, Moments] = {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pyronorm.checks import check_count
+from pyronorm.checks import Count, check_count
 from pyronorm.errors import OptionError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class EarlyStopping(Callback):
         OptionError: if ``patience`` is below 1, or training has no validation.
     """
 
-    patience: int
+    patience: Count
     _best: float = field(default=math.inf, init=False, repr=False)
     _best_epoch: int = field(default=0, init=False, repr=False)
     _best_state: dict[str, dict[str, Any]] | None = field(default=None, init=False, repr=False)

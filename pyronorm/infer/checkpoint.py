@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyronorm.checks import check_count
+from pyronorm.checks import Count, check_count
 from pyronorm.errors import FileError, OptionError
 from pyronorm.files import make_folder, remove_leftovers, write_file
 from pyronorm.infer.callbacks import Callback
@@ -50,7 +50,7 @@ class Checkpoint(Callback):
     """
 
     folder: str | Path
-    every: int = 1000
+    every: Count = 1000
     resume: bool = False
 
     def __post_init__(self) -> None:

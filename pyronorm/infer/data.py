@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from pyronorm.checks import check_count
+from pyronorm.checks import LATER, check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.infer.batch import MiniBatch, joined, num_examples, split
@@ -52,7 +52,7 @@ __all__ = [
     "num_batches",
 ]
 
-Data = Iterable[Any] | Dataset[Any] | Tensor
+Data = Annotated[Iterable[Any] | Dataset[Any] | Tensor, LATER]
 """A DataLoader (or any iterable of batches that can be iterated again), a Dataset, inputs ``x``, a pair
 ``(x, y)``, or ``(x, y, weight)``. A batch is one of the last three, examples on axis 0 of every tensor.
 ``y`` and ``weight`` (how often each example counts) are tensors; ``x`` is one, or in a pair a tuple for

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import OptionError
 from pyronorm.infer.data import Data
 from pyronorm.infer.posterior import Posterior, as_posterior
@@ -50,6 +51,7 @@ class Ensemble:
     Estimation using Deep Ensembles" (NeurIPS 2017), with a posterior for each member.
     """
 
+    @checked
     def __init__(self, members: Iterable[Any]) -> None:
         pairs = list(members)
         if not pairs:
@@ -80,8 +82,9 @@ class Ensemble:
         """The first member's model; its likelihood is that of all."""
         return self.members[0][0]
 
+    @checked
     def draw(
-        self, model: NormalizationModel, num_samples: int, *, data: Any = None, seed: Seed = None
+        self, model: NormalizationModel, num_samples: Count, *, data: Any = None, seed: Seed = None
     ) -> Draws:
         """Draw the latents of every member, each member a chain.
 
@@ -107,7 +110,7 @@ class Ensemble:
         )
 
     def draw_each(
-        self, model: NormalizationModel, num_samples: int, *, data: Any = None, seed: Seed = None
+        self, model: NormalizationModel, num_samples: Count, *, data: Any = None, seed: Seed = None
     ) -> Members:
         """The same by member, for networks whose latents may differ."""
         if all(model is not mine for mine, _ in self.members):
@@ -136,7 +139,7 @@ class Ensemble:
 def draw_members(
     model: NormalizationModel,
     posterior: Posterior,
-    num_samples: int,
+    num_samples: Count,
     data: Data | None = None,
     seed: Seed = None,
 ) -> Members:

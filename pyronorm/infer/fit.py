@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pyronorm.checks import check_count
+from pyronorm.checks import Count, Positive, check_count
 from pyronorm.infer.callbacks import Progress
 from pyronorm.infer.data import Data
 from pyronorm.infer.history import History
@@ -28,9 +28,9 @@ def fit(
     guide: nn.Module,
     train_data: Data,
     *,
-    epochs: int = 10,
-    batch_size: int = 128,
-    lr: float | None = None,
+    epochs: Count = 10,
+    batch_size: Count = 128,
+    lr: Positive | None = None,
     optimization: Optimization | None = None,
     objective: Objective | None = None,
     train_network: bool = True,

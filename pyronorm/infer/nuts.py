@@ -13,6 +13,7 @@ from pyro.infer import MCMC
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, Probability, check_count, checked
 from pyronorm.errors import OptionError
 from pyronorm.files import StrPath, make_folder, only_run, remove_leftovers
 from pyronorm.infer.chain import KeptChain, digest
@@ -29,15 +30,16 @@ from pyronorm.settings import arguments_of
 __all__ = ["run_nuts"]
 
 
+@checked
 def run_nuts(
     model: NormalizationModel,
     data: Data,
-    num_samples: int = 500,
-    warmup: int = 500,
-    num_chains: int = 2,
+    num_samples: Count = 500,
+    warmup: Count = 500,
+    num_chains: Count = 2,
     *,
-    target_accept: float = 0.8,
-    max_tree_depth: int = 8,
+    target_accept: Probability = 0.8,
+    max_tree_depth: Count = 8,
     jit: bool = False,
     seed: Seed = None,
     folder: StrPath | None = None,
@@ -85,13 +87,7 @@ def run_nuts(
 
     Source: Hoffman & Gelman, "The No-U-Turn Sampler" (JMLR 2014); as in Pyro.
     """
-    for name, value, least in (
-        ("num_samples", num_samples, 4),  # for Pyro's diagnostics
-        ("warmup", warmup, 1),
-        ("num_chains", num_chains, 1),
-    ):
-        if value < least:
-            raise OptionError(f"run_nuts: {name} must be at least {least}, got {value}.")
+    check_count("run_nuts", "num_samples", num_samples, least=4)  # for Pyro's diagnostics
     model.network.refuse_plain("run_nuts")
     network = model.network
     batch = gather(data).to(network)

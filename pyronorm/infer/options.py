@@ -10,7 +10,7 @@ from typing import Any
 from pyro.infer import ELBO
 from torch.optim import LBFGS, Optimizer
 
-from pyronorm.checks import check_count, check_positive
+from pyronorm.checks import Count, Positive, check_count, check_positive
 from pyronorm.errors import OptionError
 from pyronorm.infer.data import Data
 from pyronorm.infer.elbo import check_kl_weight
@@ -86,8 +86,8 @@ class Optimization:
     optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None
     scheduler: Callable[[Optimizer], Any] | None = None
     step_scheduler: Callable[[Optimizer], Any] | None = None
-    gradient_clip_norm: float | None = None
-    accumulate: int = 1
+    gradient_clip_norm: Positive | None = None
+    accumulate: Count = 1
 
     def __post_init__(self) -> None:
         for name, example in (
@@ -123,7 +123,7 @@ class Validation:
     """
 
     data: Data = field(repr=False)
-    num_samples: int = 8
+    num_samples: Count = 8
 
     def __post_init__(self) -> None:
         check_count("Validation", "num_samples", self.num_samples)

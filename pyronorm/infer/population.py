@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from pyronorm.checks import check_count
+from pyronorm.checks import Count, checked
 from pyronorm.devices import read_together
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
@@ -57,11 +57,12 @@ def batch_statistics_mode(network: nn.Module, keep: Collection[LatentNorm] = ())
 
 
 @torch.no_grad()
+@checked
 def estimate_population_statistics(
     network: nn.Module,
     data: Data,
-    num_batches: int | None = None,
-    batch_size: int = 256,
+    num_batches: Count | None = None,
+    batch_size: Count = 256,
     *,
     keep: Collection[LatentNorm] = (),
 ) -> None:
@@ -99,8 +100,6 @@ def estimate_population_statistics(
     layers = [layer for layer in batch_layers(root) if layer not in keep]
     if not layers:
         return
-    if num_batches is not None:
-        check_count("estimate_population_statistics", "num_batches", num_batches)
     totals: dict[LatentNorm, Moments] = {}
 
     def add(layer: LatentNorm, moments: Moments) -> None:

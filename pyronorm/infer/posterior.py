@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from pyro.infer import MCMC
 
+from pyronorm.checks import check_count
 from pyronorm.errors import OptionError
 from pyronorm.infer.pyro_guide import PyroGuide, draws_of_mcmc, is_pyro_guide
 from pyronorm.latents import Draws
@@ -90,8 +91,5 @@ def choose_num_samples(
         if isinstance(posterior, Draws):
             return len(posterior)
         return min(len(posterior), default) if isinstance(posterior, Sized) else default
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-        raise OptionError(
-            f"{where}: num_samples must be at least 1, an integer, got {num_samples!r}."
-        )
+    check_count(where, "num_samples", num_samples)
     return num_samples

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.devices import read_together
 from pyronorm.errors import DataError
 from pyronorm.infer.batch import MiniBatch, split
@@ -33,13 +34,14 @@ __all__ = [
 _ELEMENTS = 2**25  # of the outputs of all draws for a part of a batch
 
 
+@checked
 def predict(
     model: NormalizationModel,
     posterior: Any,
     data: Data,
-    num_samples: int | None = None,
+    num_samples: Count | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     keep_samples: bool = True,
     seed: Seed = None,
 ) -> Prediction:
@@ -83,7 +85,7 @@ def predict(
 def draws_for(
     model: NormalizationModel,
     posterior: Any,
-    num_samples: int | None,
+    num_samples: Count | None,
     data: Data | None,
     seed: Seed,
     where: str,
@@ -109,7 +111,7 @@ def draws_for(
 
 
 def evaluate_draws(
-    members: Members, data: Data, batch_size: int = 256
+    members: Members, data: Data, batch_size: Count = 256
 ) -> Iterator[tuple[MiniBatch, Tensor]]:
     """Evaluate networks for draws of their latents, batch by batch.
 
@@ -191,13 +193,14 @@ def _unique(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
+@checked
 def log_likelihoods(
     model: NormalizationModel,
     posterior: Any,
     data: Data,
-    num_samples: int | None = None,
+    num_samples: Count | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     seed: Seed = None,
 ) -> Tensor:
     """Log likelihood of each example under each draw, as often as the example counts.
@@ -228,13 +231,14 @@ def log_likelihoods(
 
 
 @torch.no_grad()
+@checked
 def predictive_nll(
     model: NormalizationModel,
     posterior: Any,
     data: Data,
-    num_samples: int | None = None,
+    num_samples: Count | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     seed: Seed = None,
 ) -> float:
     r"""Mean negative log predictive density :math:`-\log\frac1S\sum_s p(y|x,z_s)`, in nats.

@@ -19,6 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Independent
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
 from pyronorm.guides.base import refuse_other_space
 from pyronorm.infer.batch import split
@@ -66,6 +67,7 @@ class PyroGuide:
         OptionError: if it cannot be called.
     """
 
+    @checked
     def __init__(self, guide: Callable[..., Any]) -> None:
         if not callable(guide) or isinstance(guide, type):
             raise OptionError(f"PyroGuide: expected a Pyro guide, a callable, got {guide!r}.")
@@ -76,10 +78,11 @@ class PyroGuide:
         return f"PyroGuide({getattr(self.guide, '__name__', type(self.guide).__name__)})"
 
     @torch.no_grad()
+    @checked
     def draw(
         self,
         model: NormalizationModel,
-        num_samples: int,
+        num_samples: Count,
         *,
         data: Data | None = None,
         seed: Seed = None,
@@ -101,8 +104,6 @@ class PyroGuide:
             ShapeError: if the guide does not sample the model's latents.
         """
         guide = self.guide
-        if num_samples < 1:
-            raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
         _refuse_untrained(guide)
         check_pyro_guide(guide, model)
         space, like = model.space, model.network.like

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyronorm.archive import read_archive, write_archive
+from pyronorm.checks import checked
 from pyronorm.conversion import convert
 from pyronorm.conversion.record import Conversion, Form, conversions_of
 from pyronorm.errors import ConversionError, FileError, OptionError
@@ -31,6 +32,7 @@ __all__ = ["load", "save"]
 _KIND = "model"
 
 
+@checked
 def save(
     path: str | os.PathLike[str],
     model: NormalizationModel,
@@ -87,6 +89,7 @@ def save(
     write_archive(path, _KIND, content, tensors)
 
 
+@checked
 def load(
     path: str | os.PathLike[str],
     network: nn.Module | Callable[[], nn.Module],

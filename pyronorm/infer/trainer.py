@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyronorm.checks import check_count, check_instance
+from pyronorm.checks import Count, Positive, check_count, check_instance
 from pyronorm.guides import Guide
 from pyronorm.infer.batches import TrainingBatches
 from pyronorm.infer.checkpoint import Checkpoint
@@ -95,15 +95,15 @@ class Trainer:
         guide: nn.Module,
         train_data: Data,
         *,
-        batch_size: int = 128,
-        lr: float | None = None,
+        batch_size: Count = 128,
+        lr: Positive | None = None,
         optimization: Optimization | None = None,
         objective: Objective | None = None,
         train_network: bool = True,
         augment: Augment | None = None,
         validation: Validation | None = None,
         callbacks: Sequence[Any] = (),
-        population_batches: int | None = None,
+        population_batches: Count | None = None,
         fabric: Fabric | None = None,
         seed: Seed = None,
     ) -> None:
@@ -188,7 +188,7 @@ class Trainer:
         """End :meth:`run` after the present epoch; for callbacks."""
         self._stop = True
 
-    def run(self, epochs: int) -> History:
+    def run(self, epochs: Count) -> History:
         """Train until so many epochs are done, or a callback stops; then estimate statistics.
 
         Args:

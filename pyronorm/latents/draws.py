@@ -10,9 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pyronorm.checks import Count, check_fields, checked
+from pyronorm.devices import device_of
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.latents.network import LatentNetwork
 from pyronorm.latents.space import LatentSpace
+from pyronorm.latents.values import check_values
 from pyronorm.randomness import Seed
 from pyronorm.settings import load_value, save_value
 
@@ -56,18 +59,20 @@ class Draws:
     Raises:
         ShapeError: if the shapes disagree.
         OptionError: if there is no draw, or the chains are not equally long.
+        DataError: if a latent is not finite, or a scale not above 0 (not looked at on a GPU).
     """
 
     shift: Tensor
     scale: Tensor
     log_density: Tensor | None = None
     hyper: Mapping[str, Tensor] = field(default_factory=dict)
-    num_chains: int = 1
+    num_chains: Count = 1
     stats: Mapping[str, Tensor] = field(default_factory=dict)
     others: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(self.shift)
+        check_fields(self)
+        count = len(self.shift) if self.shift.ndim else 0
         if self.shift.ndim != 2 or self.shift.shape != self.scale.shape:
             raise ShapeError(
                 "Draws: shift and scale must have one shape (sample, channel), got "
@@ -80,10 +85,11 @@ class Draws:
                     f"Draws: {name} must have {count} values on axis 0, one per draw, got shape "
                     f"{tuple(value.shape)}."
                 )
-        if count < 1 or self.num_chains < 1 or count % self.num_chains:
+        if count < 1 or count % self.num_chains:
             raise OptionError(
                 f"Draws: {count} draws do not form {self.num_chains} chains of equal length."
             )
+        check_values("Draws", self.shift, self.scale)
 
     def __len__(self) -> int:
         """Number of draws, of all chains together."""
@@ -118,6 +124,7 @@ class Draws:
         return f"Draws({samples} draws of {channels} channels{chains}{extra}, {self.shift.device})"
 
     @classmethod
+    @checked
     def join(cls, parts: Sequence[Draws]) -> Draws:
         """Put the chains of several runs side by side.
 
@@ -157,12 +164,13 @@ class Draws:
             joined([part.others for part in parts]),
         )
 
+    @checked
     def to(self, like: Tensor | torch.device | str) -> Draws:
         """Move the draws to a device, or to the device and dtype of a tensor."""
         if isinstance(like, Tensor):
             device, dtype = like.device, like.dtype
         else:
-            device, dtype = torch.device(like), self.shift.dtype
+            device, dtype = device_of("Draws.to", like), self.shift.dtype
 
         def move(value: Tensor) -> Tensor:
             return value.to(device, dtype if value.is_floating_point() else value.dtype)
@@ -178,6 +186,7 @@ class Draws:
             {name: move(value) for name, value in self.others.items()},
         )
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the draws to a safetensors file.
 
@@ -190,6 +199,7 @@ class Draws:
         save_value(path, "draws", self)
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike[str]) -> Draws:
         """Load draws that :meth:`save` wrote.
 
@@ -201,8 +211,9 @@ class Draws:
         """
         return load_value(path, "draws", cls)
 
+    @checked
     def draw(
-        self, model: HasLatents, num_samples: int, *, data: Any = None, seed: Seed = None
+        self, model: HasLatents, num_samples: Count, *, data: Any = None, seed: Seed = None
     ) -> Draws:
         """Take so many of the draws, evenly spaced, alike from every chain where that is possible.
 

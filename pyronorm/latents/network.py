@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
 from pyronorm.conversion.registry import normalization_layers
 from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeError
 from pyronorm.inputs import (
@@ -23,6 +25,7 @@ from pyronorm.inputs import (
     select,
 )
 from pyronorm.latents.space import LatentSpace
+from pyronorm.latents.values import check_values
 from pyronorm.normalizers import LatentNorm, Normalizer
 from pyronorm.normalizers.handover import Seen, handed_over
 from pyronorm.normalizers.kernels import under_autocast
@@ -83,20 +86,17 @@ class LatentNetwork(nn.Module):
             layers although it is ``plain``.
     """
 
+    @checked
     def __init__(
         self,
         network: nn.Module,
         *,
         prefix: str = "",
-        samples_per_call: int | None = None,
+        samples_per_call: Count | None = None,
         plain: bool = False,
         output: Output = None,
     ) -> None:
         super().__init__()
-        if samples_per_call is not None and samples_per_call < 1:
-            raise OptionError(
-                f"LatentNetwork: samples_per_call must be positive, got {samples_per_call}."
-            )
         if plain:
             _refuse_normalization(network)
         self.space = LatentSpace((), prefix) if plain else LatentSpace.of(network, prefix)
@@ -114,6 +114,7 @@ class LatentNetwork(nn.Module):
         self._watch = watch(network)
 
     @classmethod
+    @checked
     def of(cls, network: nn.Module, output: Output = None) -> LatentNetwork:
         """The network itself if it is one already, or a new LatentNetwork around it.
 
@@ -167,6 +168,7 @@ class LatentNetwork(nn.Module):
         Raises:
             ShapeError: if the latents do not fit the network, each other or the batch.
             DeviceError: if they are on another device than the input.
+            DataError: if they are not finite, or a scale not above 0 (not looked at on a GPU).
             StatisticsError: in evaluation mode, if population statistics are missing or stale.
         """
         self._watch.before_call(self.network, self.layers)
@@ -177,6 +179,8 @@ class LatentNetwork(nn.Module):
                 )
         else:
             self._check_shapes(x, shift, scale)
+            if not am_i_wrapped():  # NUTS and training meet impossible values, and know what to do
+                check_values("LatentNetwork", shift, scale)
         # What latents do not change: once for all layers and draws.
         shared: dict[nn.Module, Any] = {}
         for layers in self._sharing:
@@ -217,6 +221,7 @@ class LatentNetwork(nn.Module):
                 means[layer], stds[layer] = found
         return self.pack(means), self.pack(stds)
 
+    @checked
     def refuse_plain(self, what: str) -> None:
         """Refuse a plain network, which has no latents.
 
@@ -233,6 +238,7 @@ class LatentNetwork(nn.Module):
                 "normalization layers and pyronorm.convert it."
             )
 
+    @checked
     def pack(self, values: Mapping[LatentNorm, Tensor]) -> Float[Tensor, " channel"]:
         """Join one vector per layer; NaN for layers without one.
 
@@ -322,6 +328,12 @@ class LatentNetwork(nn.Module):
         return chunk if chunk >= _MIN_TOGETHER else 1
 
     def _check_shapes(self, x: Any, shift: Tensor, scale: Tensor) -> None:
+        for name, value in (("shift", shift), ("scale", scale)):
+            if not isinstance(value, Tensor) or value.is_complex():
+                came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise ShapeError(
+                    f"LatentNetwork: {name} must be a tensor of real numbers, got {came}. {_ONE_INPUT}"
+                )
         if shift.shape[-1:] != (self.space.num_channels,):
             raise ShapeError(
                 f"LatentNetwork, shift: expected {self.space.num_channels} channels on the last axis "

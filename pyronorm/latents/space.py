@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, check_fields, checked
 from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.words import plain_name
@@ -27,7 +28,7 @@ class LatentLayer:
     """
 
     name: str
-    num_channels: int
+    num_channels: Count
     normalizer: str
 
 
@@ -53,15 +54,17 @@ class LatentSpace:
 
     layers: tuple[LatentLayer, ...]
     prefix: str = ""
-    num_channels: int = field(init=False, compare=False)
+    num_channels: Count = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         names = [layer.name for layer in self.layers]
         if len(set(names)) != len(names):
             raise OptionError(f"LatentSpace: layer names must be unique, got {names}.")
         object.__setattr__(self, "num_channels", sum(x.num_channels for x in self.layers))
 
     @classmethod
+    @checked
     def of(cls, network: nn.Module, prefix: str = "") -> LatentSpace:
         """Read the space off a converted network.
 
@@ -118,6 +121,7 @@ class LatentSpace:
         """For each channel the name of its layer."""
         return tuple(x.name for x in self.layers for _ in range(x.num_channels))
 
+    @checked
     def unpack(self, vector: Float[Tensor, "*batch channel"]) -> dict[str, Tensor]:
         """Split a packed tensor into one of shape ``(*batch, num_channels)`` per layer.
 
@@ -130,6 +134,7 @@ class LatentSpace:
         self.check(vector, "unpack")
         return dict(zip(self.names, vector.split(self.sizes, dim=-1), strict=True))
 
+    @checked
     def pack(self, values: Mapping[str, Tensor]) -> Float[Tensor, "*batch channel"]:
         """Join one tensor of shape ``(*batch, num_channels)`` per layer; inverse of :meth:`unpack`.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
 from torch.distributions import LogNormal, Normal, kl_divergence
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import NoDensityError, OptionError
 from pyronorm.laws.kinds import Independent, Joint
 from pyronorm.laws.law import Law
@@ -15,7 +16,8 @@ from pyronorm.laws.law import Law
 __all__ = ["kl"]
 
 
-def kl(q: Law, p: Law, num_samples: int | None = None) -> Tensor:
+@checked
+def kl(q: Law, p: Law, num_samples: Count | None = None) -> Tensor:
     r"""The Kullback-Leibler divergence :math:`\mathrm{KL}(q \| p)` in nats, of all latents together.
 
     Closed forms are those registered with :func:`torch.distributions.kl_divergence`, for independent

@@ -12,9 +12,10 @@ from pyro.distributions import Categorical, Delta, TransformedDistribution
 from torch import Tensor
 from torch.distributions import transforms
 
+from pyronorm.checks import check_fields
 from pyronorm.distributions import DrawsOnly
 from pyronorm.errors import ShapeError
-from pyronorm.laws.law import Choose, Law, check_event, log_normal, normal
+from pyronorm.laws.law import Choose, Law, check_event, check_levels, log_normal, normal
 
 __all__ = [
     "Hierarchical",
@@ -195,6 +196,14 @@ class Rows(Law):
     scale: Tensor
     source: str
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.shift.shape != self.scale.shape or self.shift.ndim != 2 or not len(self.shift):
+            raise ShapeError(
+                "Rows: shift and scale must have one shape (row, channel), with at least one row, got "
+                f"{tuple(self.shift.shape)} and {tuple(self.scale.shape)}."
+            )
+
     @property
     def has_density(self) -> bool:
         """False."""
@@ -210,6 +219,7 @@ class Rows(Law):
 
     def quantiles(self, q: Float[Tensor, " level"]) -> tuple[Tensor, Tensor]:
         """Quantiles over the rows, interpolated."""
+        check_levels(q)
         return self.shift.quantile(q, dim=0), self.scale.quantile(q, dim=0)
 
 

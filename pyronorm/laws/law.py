@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions import Independent as TorchIndependent
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import NoDensityError, OptionError, ShapeError
 from pyronorm.latents import Draws, LatentSpace
+from pyronorm.latents.values import check_values
 
 __all__ = ["Choose", "Law", "check_event", "log_normal", "normal", "quantiles_of"]
 
@@ -95,7 +97,8 @@ class Law(ABC):
         shift, scale = self.run(choose)
         return {**values, space.shift_site: shift, space.scale_site: scale}
 
-    def draw(self, num_samples: int) -> Draws:
+    @checked
+    def draw(self, num_samples: Count) -> Draws:
         """Draw without Pyro; gradients pass through where the distributions let them.
 
         Args:
@@ -121,6 +124,7 @@ class Law(ABC):
         density = torch.stack(terms).sum(0) if self.has_density else None
         return Draws(shift, scale, density, hyper)
 
+    @checked
     def log_prob(
         self,
         shift: Float[Tensor, "*sample channel"],
@@ -138,6 +142,8 @@ class Law(ABC):
         Raises:
             NoDensityError: if there is no density.
             OptionError: if hyperparameters are missing.
+            ShapeError: if shapes do not fit each other or the law.
+            DataError: if a latent is not finite, or a scale not above 0 (not looked at on a GPU).
         """
         if not self.has_density:
             raise NoDensityError(f"{self!r}: the latents have no density.")
@@ -150,8 +156,21 @@ class Law(ABC):
             )
         terms: list[Tensor] = []
 
+        where = f"{type(self).__name__}.log_prob"
+        if shift.shape != scale.shape:
+            raise ShapeError(
+                f"{where}: shift and scale must have one shape (..., channel), got "
+                f"{tuple(shift.shape)} and {tuple(scale.shape)}."
+            )
+        check_values(where, shift, scale)
+
         def choose(name: str, fn: Any, *, auxiliary: bool = False) -> Tensor:
             value = torch.cat([shift, scale], -1) if auxiliary else given[name]
+            if value.shape[-1:] != fn.event_shape:
+                raise ShapeError(
+                    f"{where}: {name} must have {fn.event_shape[0]} values on the last axis, got shape "
+                    f"{tuple(value.shape)}."
+                )
             terms.append(fn.log_prob(value))
             return value
 
@@ -184,6 +203,7 @@ class Law(ABC):
             "-posterior.draw(model, 1000).log_density.mean()."
         )
 
+    @checked
     def quantiles(self, q: Float[Tensor, " level"]) -> tuple[Tensor, Tensor]:
         """Quantiles of each latent.
 
@@ -197,6 +217,7 @@ class Law(ABC):
             OptionError: if they have no closed form.
         """
         shift, scale = self.marginals()
+        check_levels(q)
         return quantiles_of(shift, q), quantiles_of(scale, q)
 
 
@@ -239,6 +260,12 @@ def check_event(fn: Any, name: str) -> Any:
             ".to_event(1) missing?"
         )
     return fn
+
+
+def check_levels(q: Tensor) -> None:
+    """Refuse what are no levels of quantiles."""
+    if not bool(((q >= 0) & (q <= 1)).all()):
+        raise OptionError(f"quantiles: levels must be between 0 and 1, got {q.tolist()}.")
 
 
 def quantiles_of(fn: Distribution, q: Tensor) -> Tensor:

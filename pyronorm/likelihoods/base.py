@@ -11,6 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
+from pyronorm.checks import Natural, checked
 from pyronorm.devices import move
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.curvature import expected_curvature
@@ -61,7 +62,7 @@ class Likelihood(nn.Module, ABC):
     """Whether :meth:`observe` knows vectors that are missing in part."""
 
     @abstractmethod
-    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
+    def distribution(self, output: Tensor, num_sample_dims: Natural = 0) -> TorchDistributionMixin:
         """The distribution of ``y``.
 
         Args:
@@ -100,6 +101,7 @@ class Likelihood(nn.Module, ABC):
             return ""
 
     @staticmethod
+    @checked
     def of(function: Callable[[Tensor], Distribution]) -> Function:
         """A likelihood from a function of the output.
 
@@ -127,7 +129,8 @@ class Likelihood(nn.Module, ABC):
 
         return Tempered(self, temperature)
 
-    def expected(self, output: Tensor, num_sample_dims: int = 0) -> Tensor:
+    @checked
+    def expected(self, output: Tensor, num_sample_dims: Natural = 0) -> Tensor:
         """The mean of ``y`` given the latents (probabilities, for classes), without noise.
 
         Args:
@@ -136,6 +139,7 @@ class Likelihood(nn.Module, ABC):
         """
         return conditional_mean(self.distribution(output, num_sample_dims))
 
+    @checked
     def predict(self, output: Tensor, *, keep_samples: bool = True) -> Prediction:
         """The predictive distribution: the mixture over draws.
 
@@ -146,6 +150,7 @@ class Likelihood(nn.Module, ABC):
         return Prediction.of(self, output, keep_samples=keep_samples)
 
     @torch.no_grad()
+    @checked
     def scores(self, output: Tensor, y: Tensor, weight: Tensor | None = None) -> Scores:
         """Score the predictive distribution by data: what metrics are means of.
 
@@ -201,7 +206,7 @@ class Likelihood(nn.Module, ABC):
         return None
 
     def observe(
-        self, output: Tensor, y: Tensor, num_sample_dims: int = 0
+        self, output: Tensor, y: Tensor, num_sample_dims: Natural = 0
     ) -> tuple[TorchDistributionMixin, Tensor]:
         """The distribution of the values that are observed.
 
@@ -224,7 +229,7 @@ class Likelihood(nn.Module, ABC):
         return masked, fill(distribution, y, observed)
 
     def objective(
-        self, output: Tensor, y: Tensor, num_sample_dims: int = 0, weight: Tensor | None = None
+        self, output: Tensor, y: Tensor, num_sample_dims: Natural = 0, weight: Tensor | None = None
     ) -> tuple[TorchDistributionMixin, Tensor]:
         """As :meth:`observe`, with log densities that count as often as training wants.
 
@@ -251,7 +256,8 @@ class Likelihood(nn.Module, ABC):
         """As :meth:`check_data`, for :meth:`objective`, which may take more (soft labels)."""
         self.check_data(y, output, num_sample_dims, values=values)
 
-    def log_prob(self, output: Tensor, y: Tensor, num_sample_dims: int = 0) -> Tensor:
+    @checked
+    def log_prob(self, output: Tensor, y: Tensor, num_sample_dims: Natural = 0) -> Tensor:
         """Log likelihood of each example, ``(*samples, batch)``: 0 where nothing is observed.
 
         Args:
@@ -287,7 +293,7 @@ class Likelihood(nn.Module, ABC):
         return expected_curvature(self, output)
 
     def check_data(
-        self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
+        self, y: Tensor, output: Tensor, num_sample_dims: Natural = 0, *, values: bool = True
     ) -> None:
         """Refuse data that the output cannot be a distribution of.
 
@@ -342,7 +348,7 @@ class Likelihood(nn.Module, ABC):
 
 
 def per_example(
-    distribution: TorchDistributionMixin, num_sample_dims: int = 0
+    distribution: TorchDistributionMixin, num_sample_dims: Natural = 0
 ) -> TorchDistributionMixin:
     """Declare all axes after the batch to be event dimensions: one log density per example.
 
@@ -365,7 +371,7 @@ def per_example(
     return distribution.to_event(rest)  # type: ignore[no-any-return]
 
 
-def check_axes(where: str, output: Tensor, num_sample_dims: int, at_least: int) -> None:
+def check_axes(where: str, output: Tensor, num_sample_dims: Natural, at_least: int) -> None:
     """Refuse an output with fewer axes per example than the likelihood needs."""
     if output.ndim - num_sample_dims - 1 < at_least:
         raise ShapeError(
@@ -375,18 +381,16 @@ def check_axes(where: str, output: Tensor, num_sample_dims: int, at_least: int) 
 
 
 def positive(where: str, name: str, value: float | Tensor) -> Tensor:
-    """A setting as a tensor of its own, which must be positive and finite.
-
-    Raises:
-        OptionError: if it is not.
-    """
+    """A setting as a tensor of its own; OptionError if it is not positive and finite."""
     tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
     if not bool(((tensor > 0) & tensor.isfinite()).all()):
         raise OptionError(f"{where}: {name} must be positive and finite, got {value}.")
     return tensor
 
 
-def broadcast(where: str, name: str, value: Tensor, output: Tensor, num_sample_dims: int) -> Tensor:
+def broadcast(
+    where: str, name: str, value: Tensor, output: Tensor, num_sample_dims: Natural
+) -> Tensor:
     """A setting in the shape of the output.
 
     Raises:

@@ -7,6 +7,7 @@ from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
 from pyronorm.likelihoods.missing import Weighted
@@ -41,12 +42,17 @@ class Categorical(Likelihood):
 
     weight: Tensor | None
 
+    @checked
     def __init__(self, *, ignore_index: int | None = None, weight: Tensor | None = None) -> None:
         super().__init__()
         self.ignore_index = ignore_index
         if weight is not None:
             weight = weight.detach().to(torch.get_default_dtype()).clone()
-            if weight.ndim != 1 or not bool(((weight >= 0) & weight.isfinite()).all()):
+            if (
+                weight.ndim != 1
+                or not len(weight)
+                or not bool(((weight >= 0) & weight.isfinite()).all())
+            ):
                 raise OptionError(
                     "Categorical: weight must be finite and not negative, of shape (class,), got "
                     f"{weight}."

@@ -8,6 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyronorm.checks import Natural, checked
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
 
@@ -28,6 +29,7 @@ class Function(Likelihood):
         OptionError: if it is no function.
     """
 
+    @checked
     def __init__(self, function: Callable[[Tensor], Distribution]) -> None:
         super().__init__()
         if not callable(function) or isinstance(function, type):
@@ -37,7 +39,7 @@ class Function(Likelihood):
             )
         self.function = function
 
-    def distribution(self, output: Tensor, num_sample_dims: int = 0) -> TorchDistributionMixin:
+    def distribution(self, output: Tensor, num_sample_dims: Natural = 0) -> TorchDistributionMixin:
         """The function's distribution, with all axes after the batch as event dimensions."""
         check_axes("Likelihood.of", output, num_sample_dims, at_least=0)
         distribution = self.function(output)

@@ -8,6 +8,7 @@ from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
 
@@ -37,6 +38,7 @@ class HeteroscedasticNormal(Likelihood):
     distribution" (ICNN 1994).
     """
 
+    @checked
     def __init__(self, min_std: float = 0.0) -> None:
         super().__init__()
         if not 0 <= min_std < math.inf:

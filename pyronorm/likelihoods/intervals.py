@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.errors import ShapeError
 
 __all__ = ["Intervals"]
@@ -25,6 +26,7 @@ class Intervals:
     lower: Tensor
     upper: Tensor
 
+    @checked
     def coverage(self, y: Tensor) -> float:
         """Share of targets within their intervals, ends included; missing ones (NaN) don't count.
 

@@ -7,6 +7,7 @@ from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.likelihoods.base import Likelihood, check_axes, per_example, positive
 from pyronorm.likelihoods.tempered import check_temperature
@@ -45,6 +46,7 @@ class MultivariateNormal(Likelihood):
     log_std: Tensor
     factor: Tensor
 
+    @checked
     def __init__(self, std: Tensor, factor: Tensor, *, learned: bool = False) -> None:
         super().__init__()
         if std.ndim != 1 or factor.ndim != 2 or len(factor) != len(std):

@@ -6,6 +6,7 @@ from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyronorm.checks import checked
 from pyronorm.likelihoods.base import Likelihood, broadcast, check_axes, per_example, positive
 
 __all__ = ["NegativeBinomial"]
@@ -32,6 +33,7 @@ class NegativeBinomial(Likelihood):
 
     log_concentration: Tensor
 
+    @checked
     def __init__(self, concentration: float | Tensor = 1.0, *, learned: bool = False) -> None:
         super().__init__()
         value = positive("NegativeBinomial", "concentration", concentration).log()

@@ -8,6 +8,7 @@ from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
 
@@ -43,6 +44,7 @@ class Ordinal(Likelihood):
     first: Tensor
     log_gaps: Tensor
 
+    @checked
     def __init__(
         self,
         cutpoints: int | Tensor,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from pyronorm.checks import Count, Probability, checked
 from pyronorm.errors import DataError, OptionError
 from pyronorm.likelihoods.intervals import Intervals
 from pyronorm.likelihoods.mixture import entropies, mixture_moments, unwrap
@@ -81,6 +82,7 @@ class Prediction:
         return cls(frozen, mean, variance, entropy, information, kept)
 
     @classmethod
+    @checked
     def join(cls, parts: Sequence[Prediction]) -> Prediction:
         """The predictions of several batches as one.
 
@@ -122,6 +124,7 @@ class Prediction:
         """
         return self.likelihood.tempered(temperature).predict(self._kept("tempered"))
 
+    @checked
     def quantiles(self, q: float | Sequence[float] | Tensor) -> Tensor:
         r"""Quantiles of the predictive distribution: the smallest value with :math:`P(Y \le y) \ge q`.
 
@@ -151,7 +154,8 @@ class Prediction:
         found = torch.cat(parts, 1)
         return found if levels.ndim else found[0]
 
-    def interval(self, level: float = 0.9) -> Intervals:
+    @checked
+    def interval(self, level: Probability = 0.9) -> Intervals:
         r"""The central interval of the predictive distribution, :math:`\alpha` = 1 - ``level`` outside.
 
         From the quantile :math:`\alpha/2` to the quantile :math:`1 - \alpha/2`, of each value.
@@ -170,7 +174,8 @@ class Prediction:
             mean = (mean * torch.arange(mean.shape[-1], device=mean.device)).sum(-1)
         return Intervals(mean, lower, upper)
 
-    def sample(self, num_samples: int = 1, *, seed: Seed = None) -> Tensor:
+    @checked
+    def sample(self, num_samples: Count = 1, *, seed: Seed = None) -> Tensor:
         """Draw ``y`` itself, noise included.
 
         Each sample takes one draw of the latents for all examples, so examples are dependent as in
@@ -194,6 +199,7 @@ class Prediction:
             drawn: Tensor = self.likelihood.distribution(outputs[index], 1).sample()
         return drawn
 
+    @checked
     def log_prob(self, y: Tensor) -> Tensor:
         r"""Log predictive density :math:`\log\frac1S\sum_s p(y_i | x_i, z_s)` of each example, in nats.
 
@@ -215,6 +221,7 @@ class Prediction:
         density = density - math.log(len(outputs))
         return density.masked_fill(~self.likelihood.present(y), math.nan)
 
+    @checked
     def nll(self, y: Tensor) -> float:
         """Mean negative log predictive density per example, in nats, over examples with data.
 
@@ -231,6 +238,7 @@ class Prediction:
             raise DataError("nll: there are no examples, or all values are missing.")
         return -float(density.double().mean())
 
+    @checked
     def metrics(self, y: Tensor) -> dict[str, float]:
         """All metrics that the kind of data allows: see :meth:`pyronorm.likelihoods.Scores.metrics`.
 

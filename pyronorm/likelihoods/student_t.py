@@ -7,6 +7,7 @@ from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.likelihoods.base import Likelihood, broadcast, check_axes, per_example, positive
 
@@ -34,6 +35,7 @@ class StudentT(Likelihood):
     log_scale: Tensor
     log_excess_df: Tensor
 
+    @checked
     def __init__(
         self, df: float = 4.0, scale: float | Tensor = 1.0, *, learned: bool = False
     ) -> None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyronorm.checks import NotNegative, checked
 from pyronorm.errors import ConversionError, OptionError, StatisticsError
 from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.kernels import affine, affine_each
@@ -60,10 +61,11 @@ class Analytic(StartNormalizer):
 
     input_mean: float | tuple[float, ...] = 0.0
     input_std: float | tuple[float, ...] = 1.0
-    eps: float | None = None
+    eps: NotNegative | None = None
     needs_example: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("input_mean", "input_std"):
             value = getattr(self, name)
             if not all(math.isfinite(x) for x in _tuple(value)) or not _tuple(value):
@@ -72,8 +74,9 @@ class Analytic(StartNormalizer):
             raise OptionError(f"Analytic: input_std must be positive, got {self.input_std}.")
 
     @classmethod
+    @checked
     def from_data(
-        cls, x: Float[Tensor, "example channel *spatial"], eps: float | None = None
+        cls, x: Float[Tensor, "example channel *spatial"], eps: NotNegative | None = None
     ) -> Analytic:
         """The normalizer for data like these: their mean and standard deviation per channel.
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from pyronorm.checks import Count, Finite, NotNegative, check_fields, checked
 from pyronorm.errors import OptionError
 from pyronorm.normalizers.calls import (
     check_examples,
     check_input,
-    check_settings,
     graph_node,
     is_single_example,
 )
@@ -42,7 +42,7 @@ class Normalizer(ABC):
     :meth:`buffers`.
     """
 
-    eps: float | None
+    eps: NotNegative | None
     """Added to the variance; None takes the converted layer's own, or 1e-5 in a new layer."""
 
     handles_channel_last: ClassVar[bool] = False
@@ -73,6 +73,9 @@ class Normalizer(ABC):
         """The fewest examples that batch statistics need, whatever the positions of an example."""
         return 2 if self.uses_batch else 1
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def describe(self, layer: LatentNorm) -> str:
         """Where the statistics of that layer come from, in words, for a conversion report.
 
@@ -93,7 +96,7 @@ class Normalizer(ABC):
         """The axis of the layer's input that holds its channels; None if the input has others."""
         return -1 if layer.channel_last else 1
 
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
+    def buffers(self, num_channels: Count) -> dict[str, Tensor]:
         """Initial values of the buffers that a layer of that many channels must keep.
 
         Raises:
@@ -125,7 +128,7 @@ class Normalizer(ABC):
         var = layer.state("running_var").to(like)
         return layer.state("running_mean").to(like), (var + layer.eps).sqrt()
 
-    def adapted(self, eps: float) -> Normalizer:
+    def adapted(self, eps: NotNegative) -> Normalizer:
         """The normalizer with a converted layer's ``eps``, where it leaves its own open."""
         return replace(self, eps=eps) if self.eps is None else self  # type: ignore[type-var]
 
@@ -255,24 +258,24 @@ class LatentNorm(nn.Module):
     bias: Tensor | None
     recorder: Callable[[LatentNorm, Moments], None] | None
 
+    @checked
     def __init__(
         self,
         normalizer: Normalizer,
-        num_channels: int,
+        num_channels: Count,
         *,
         affine: bool = True,
         bias: bool = True,
         channel_last: bool = False,
         parts: Mapping[str, nn.Module] | None = None,
         then: Sequence[str | Callable[[Tensor], Tensor]] = (),
-        ranks: Sequence[int] | None = None,
+        ranks: Sequence[Count] | None = None,
         unbatched: bool = False,
         weight_name: str = "weight",
         bias_name: str = "bias",
-        weight_plus: float = 0.0,
+        weight_plus: Finite = 0.0,
     ) -> None:
         super().__init__()
-        check_settings(normalizer, num_channels)
         self.normalizer, self.num_channels = normalizer, num_channels
         self.channel_last = channel_last
         self.name = type(self).__name__
@@ -332,7 +335,10 @@ class LatentNorm(nn.Module):
 
     def state(self, name: str) -> Tensor:
         """The buffer of that name."""
-        return cast("Tensor", self._buffers[name])
+        value = self._buffers.get(name)
+        if value is None:
+            raise OptionError(f"{self.name} has no buffer {name!r}; it has {[*self._buffers]}.")
+        return value
 
     def part(self, name: str) -> nn.Module | None:
         """The module of that name that the layer holds; None if there is none."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, NotNegative
 from pyronorm.errors import ConversionError, ShapeError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.kernels import affine_each, float32_affine
@@ -18,7 +19,7 @@ from pyronorm.stats import channel_moments
 __all__ = ["Batch", "Population"]
 
 
-def _population_buffers(num_channels: int) -> dict[str, Tensor]:
+def _population_buffers(num_channels: Count) -> dict[str, Tensor]:
     # The names and initial values of torch.nn.BatchNorm, so that state dicts are exchangeable.
     return {
         "running_mean": torch.zeros(num_channels),
@@ -28,7 +29,12 @@ def _population_buffers(num_channels: int) -> dict[str, Tensor]:
 
 
 def _normalize(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: NotNegative,
 ) -> Tensor:
     # The kernel wants statistics and affine map of one dtype.
     weight, bias = float32_affine(x, weight, bias)
@@ -63,10 +69,10 @@ class Population(Normalizer):
         eps: added to the variance; None takes the converted layer's own.
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     keeps_population: ClassVar[bool] = True
 
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
+    def buffers(self, num_channels: Count) -> dict[str, Tensor]:
         """``running_mean``, ``running_var`` and ``num_batches_tracked``."""
         return _population_buffers(num_channels)
 
@@ -112,11 +118,11 @@ class Batch(Normalizer):
     Departs from torch.nn.BatchNorm: running it never changes it; there is no ``momentum``.
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     uses_batch: ClassVar[bool] = True
     keeps_population: ClassVar[bool] = True
 
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
+    def buffers(self, num_channels: Count) -> dict[str, Tensor]:
         """``running_mean``, ``running_var`` and ``num_batches_tracked``."""
         return _population_buffers(num_channels)
 

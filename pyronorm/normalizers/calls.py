@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.fx import Proxy
 
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.errors import ShapeError
 
 if TYPE_CHECKING:
-    from pyronorm.normalizers.base import LatentNorm, Normalizer
+    from pyronorm.normalizers.base import LatentNorm
 
-__all__ = ["check_examples", "check_input", "check_settings", "graph_node", "is_single_example"]
+__all__ = ["check_examples", "check_input", "graph_node", "is_single_example"]
 
 
 def is_single_example(layer: LatentNorm, x: Tensor) -> bool:
@@ -23,24 +22,15 @@ def is_single_example(layer: LatentNorm, x: Tensor) -> bool:
     )
 
 
-def check_settings(normalizer: Normalizer, num_channels: int) -> None:
-    """Refuse what no layer can have.
-
-    Raises:
-        OptionError: if there are no channels, or ``eps`` is no number.
-    """
-    if num_channels < 1:
-        raise OptionError(f"LatentNorm: num_channels must be positive, got {num_channels}.")
-    if normalizer.eps is not None and not 0 <= normalizer.eps < math.inf:
-        raise OptionError(f"LatentNorm: eps must be finite and not negative, got {normalizer.eps}.")
-
-
 def check_input(layer: LatentNorm, x: Tensor) -> None:
     """Refuse an input that the layer's original would refuse.
 
     Raises:
         ShapeError: if it has other numbers of axes or channels.
     """
+    if not isinstance(x, Tensor) or x.is_complex():
+        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"{layer.name}: expected a tensor of real numbers, got {came}.")
     if layer.ranks is not None and x.ndim not in layer.ranks:
         ranks = " or ".join(f"{n}D" for n in layer.ranks)
         raise ShapeError(f"{layer.name}: expected {ranks} input (got {x.ndim}D input).")

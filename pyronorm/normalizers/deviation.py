@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyronorm.checks import NotNegative
 from pyronorm.errors import ShapeError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.kernels import affine_each
@@ -31,7 +32,7 @@ class Deviation(Normalizer):
         per_position: on a channel-first input too, each position for itself.
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     per_position: bool = False
 
     def describe(self, layer: LatentNorm) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pyronorm.checks import checked
 from pyronorm.devices import read_together
 from pyronorm.errors import StatisticsError
 from pyronorm.normalizers.base import LatentNorm
@@ -107,6 +108,7 @@ def stamp_loaded(network: nn.Module) -> None:
         stamp_statistics(network)
 
 
+@checked
 def trust_statistics(network: nn.Module) -> None:
     """Accept the population statistics as they are, even if nothing shows that they are current.
 

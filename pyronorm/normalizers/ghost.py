@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.checks import Count, NotNegative
+from pyronorm.errors import ShapeError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.batch import Batch
 
@@ -47,23 +48,17 @@ class Ghost(Normalizer):
     pooled over all virtual batches of the data instead of averaged with decaying weights.
     """
 
-    virtual_batch_size: int
-    eps: float | None = None
+    virtual_batch_size: Count
+    eps: NotNegative | None = None
     uses_batch: ClassVar[bool] = True
     keeps_population: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.virtual_batch_size < 1:
-            raise OptionError(
-                f"Ghost: virtual_batch_size must be positive, got {self.virtual_batch_size}."
-            )
 
     @property
     def fixed_batch_size(self) -> int:
         """The virtual batch size."""
         return self.virtual_batch_size
 
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
+    def buffers(self, num_channels: Count) -> dict[str, Tensor]:
         """``running_mean``, ``running_var`` and ``num_batches_tracked``."""
         return _BATCH.buffers(num_channels)
 

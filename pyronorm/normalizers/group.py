@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyronorm.checks import Count, NotNegative
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.kernels import affine_each, float32_affine, under_autocast
@@ -48,14 +49,10 @@ class Group(Normalizer):
     Source: Wu & He, "Group Normalization" (ECCV 2018).
     """
 
-    num_groups: int
-    eps: float | None = None
+    num_groups: Count
+    eps: NotNegative | None = None
 
-    def __post_init__(self) -> None:
-        if self.num_groups < 1:
-            raise OptionError(f"Group: num_groups must be positive, got {self.num_groups}.")
-
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
+    def buffers(self, num_channels: Count) -> dict[str, Tensor]:
         """None; checks that the groups divide the channels."""
         if num_channels % self.num_groups:
             raise OptionError(
@@ -98,9 +95,9 @@ class Layer(Normalizer):
     Source: Ba, Kiros & Hinton, "Layer Normalization" (2016).
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     per_position: bool = False
-    normalized_shape: tuple[int, ...] | None = None
+    normalized_shape: tuple[Count, ...] | None = None
     handles_channel_last: ClassVar[bool] = True
 
     def channel_axis(self, layer: LatentNorm) -> int:
@@ -160,7 +157,7 @@ class Instance(Normalizer):
     Source: Ulyanov, Vedaldi & Lempitsky, "Instance Normalization" (2016).
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
 
     def describe(self, layer: LatentNorm) -> str:
         """Each example and channel."""

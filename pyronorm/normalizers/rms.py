@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyronorm.checks import NotNegative
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.kernels import affine_each
 
@@ -39,7 +40,7 @@ class RMS(Normalizer):
     Source: Zhang & Sennrich, "Root Mean Square Layer Normalization" (NeurIPS 2019), eq. 4.
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     per_position: bool = False
     handles_channel_last: ClassVar[bool] = True
 

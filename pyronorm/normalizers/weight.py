@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from pyronorm.checks import NotNegative
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.kernels import affine_each
@@ -46,7 +47,7 @@ class Weight(StartNormalizer):
     other normalizer, and a trained layer's weight and bias carry over unchanged.
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     handles_channel_last: ClassVar[bool] = True
     owns_linear: ClassVar[bool] = True
     needs_example: ClassVar[bool] = True
@@ -74,7 +75,7 @@ class Weight(StartNormalizer):
         """The weights of the linear layer, by its name in the original network."""
         return f"weights of {layer.surroundings or type(layer.part('linear')).__name__}"
 
-    def adapted(self, eps: float) -> Weight:
+    def adapted(self, eps: NotNegative) -> Weight:
         """Itself: the ``eps`` of a converted layer belongs to a variance, not to a norm."""
         return self
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyronorm.checks import Count, NotNegative
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.kernels import affine_each, full_precision
@@ -58,19 +59,12 @@ class BatchWhitening(Normalizer):
     running average, in "Iterative Normalization" one of whitening matrices.
     """
 
-    channels_per_group: int
+    channels_per_group: Count
     whiten: InverseRoot = field(default_factory=Newton)
-    eps: float | None = None
+    eps: NotNegative | None = None
     uses_batch: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if self.channels_per_group < 1:
-            raise OptionError(
-                "BatchWhitening: channels_per_group must be positive, got "
-                f"{self.channels_per_group}."
-            )
-
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
+    def buffers(self, num_channels: Count) -> dict[str, Tensor]:
         """``running_mean``, ``running_cov`` (groups, dim, dim) and ``num_batches_tracked``."""
         _refuse_no_eps("BatchWhitening", self.eps)
         dim = self.channels_per_group
@@ -190,17 +184,11 @@ class GroupWhitening(Normalizer):
     Representational Capacity" (CVPR 2021).
     """
 
-    num_groups: int
+    num_groups: Count
     whiten: InverseRoot = field(default_factory=Newton)
-    eps: float | None = None
+    eps: NotNegative | None = None
 
-    def __post_init__(self) -> None:
-        if self.num_groups < 1:
-            raise OptionError(
-                f"GroupWhitening: num_groups must be positive, got {self.num_groups}."
-            )
-
-    def buffers(self, num_channels: int) -> dict[str, Tensor]:
+    def buffers(self, num_channels: Count) -> dict[str, Tensor]:
         """None; checks that the groups divide the channels."""
         _refuse_no_eps("GroupWhitening", self.eps)
         if num_channels % self.num_groups:
@@ -247,7 +235,7 @@ def _column(vector: Tensor, root: Tensor) -> Tensor:
     return vector.to(root.dtype).view(*root.shape[:2], 1)
 
 
-def _refuse_no_eps(kind: str, eps: float | None) -> None:
+def _refuse_no_eps(kind: str, eps: NotNegative | None) -> None:
     if eps is not None and eps <= 0:
         raise OptionError(
             f"{kind}: eps must be positive, got {eps}: constant or dependent channels have a covariance "

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyronorm.checks import Count, check_fields, checked
 from pyronorm.errors import OptionError
 from pyronorm.latents import Draws, HasLatents, LatentSpace
 from pyronorm.laws import Law
@@ -32,6 +33,9 @@ class Prior(ABC):
     is_proper: ClassVar[bool] = True
     """Whether the prior has draws."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @abstractmethod
     def law(self, space: LatentSpace, like: Tensor) -> Law:
         """The law of the latents of a space.
@@ -45,6 +49,7 @@ class Prior(ABC):
             ``Independent(shift, scale)`` of two Pyro distributions with event shape ``(channel,)``.
         """
 
+    @checked
     def sample(self, space: LatentSpace, like: Tensor) -> tuple[Tensor, Tensor]:
         """Sample the Pyro sites: the hyperparameters, then ``shift`` and ``scale``.
 
@@ -59,7 +64,8 @@ class Prior(ABC):
         return values[space.shift_site], values[space.scale_site]
 
     @torch.no_grad()
-    def draws(self, model: HasLatents, num_samples: int, seed: Seed = None) -> Draws:
+    @checked
+    def draws(self, model: HasLatents, num_samples: Count, seed: Seed = None) -> Draws:
         """Draw latents and hyperparameters, without Pyro.
 
         A prior is no posterior; ``pyronorm.predict(model, pyronorm.guides.Fixed(model, prior), x)`` is
@@ -82,6 +88,7 @@ class Prior(ABC):
         with seeded(seed, like):
             return self.law(model.space, like).draw(num_samples)
 
+    @checked
     def log_prob(
         self,
         space: LatentSpace,
@@ -103,6 +110,7 @@ class Prior(ABC):
             return self.marginal_log_prob(space, shift, scale)
         return law.log_prob(shift, scale, hyper)
 
+    @checked
     def marginal_log_prob(
         self,
         space: LatentSpace,

@@ -55,6 +55,7 @@ class BatchNoise(Prior):
     batch_size: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_batch_size(self.batch_size, "priors.BatchNoise")
 
     def law(self, space: LatentSpace, like: Tensor) -> Law:

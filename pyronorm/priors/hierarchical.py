@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pyro.distributions import Gamma
 from torch import Tensor
 
-from pyronorm.errors import OptionError
+from pyronorm.checks import Positive, checked
 from pyronorm.latents import LatentSpace, Per
 from pyronorm.laws import Hierarchical, Law
 from pyronorm.priors.base import Prior
@@ -61,17 +61,13 @@ class HierarchicalBatchNoise(Prior):
     """
 
     batch_size: float = 64.0
-    concentration: float = 2.0
+    concentration: Positive = 2.0
     per: Per | str = Per.LAYER
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "per", Per.of(self.per))
         check_batch_size(self.batch_size, "priors.HierarchicalBatchNoise")
-        if not 0 < self.concentration < math.inf:
-            raise OptionError(
-                "priors.HierarchicalBatchNoise: concentration must be positive and finite, got "
-                f"{self.concentration}."
-            )
 
     def law(self, space: LatentSpace, like: Tensor) -> Law:
         """Gamma distributions of ``n - 1``, one for each group; then the law of batch noise."""
@@ -84,6 +80,7 @@ class HierarchicalBatchNoise(Prior):
 
         return Hierarchical({_site(space): fn.to_event(1)}, given)
 
+    @checked
     def marginal_log_prob(
         self,
         space: LatentSpace,

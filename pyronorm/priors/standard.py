@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pyro.distributions import LogNormal, Normal
 from torch import Tensor
 
-from pyronorm.errors import OptionError
+from pyronorm.checks import Positive
 from pyronorm.latents import LatentSpace
 from pyronorm.laws import Independent, Law
 from pyronorm.priors.base import Prior
@@ -29,16 +29,8 @@ class Standard(Prior):
         OptionError: if one of them is not positive.
     """
 
-    shift_std: float = 1.0
-    log_scale_std: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("shift_std", "log_scale_std"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise OptionError(
-                    f"priors.Standard: {name} must be positive and finite, got "
-                    f"{getattr(self, name)}."
-                )
+    shift_std: Positive = 1.0
+    log_scale_std: Positive = 1.0
 
     def law(self, space: LatentSpace, like: Tensor) -> Law:
         """Normal shift and log-normal scale."""

@@ -33,11 +33,14 @@ def check_batch_size(batch_size: float, where: str) -> float:
     Raises:
         OptionError: if ``batch_size`` is not a finite number above 1.
     """
-    size = float(batch_size)
+    try:
+        size = float(batch_size)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
+        size = 0.0
     if not 1.0 < size < float("inf"):
         raise OptionError(
             f"{where}: batch_size must be a finite number above 1 (one value has no variance), "
-            f"got {batch_size}."
+            f"got {batch_size!r}."
         )
     return size
 

@@ -122,8 +122,8 @@ def test_what_is_no_network(network):
 
 @pytest.mark.parametrize("eps", [float("nan"), float("inf"), -1e-5])
 def test_an_eps_that_is_no_number(eps):
-    with pytest.raises(ConversionError, match="eps must be finite and not negative"):
-        convert(nn.BatchNorm1d(3), Batch(eps=eps))
+    with pytest.raises(OptionError, match="Batch: eps must be finite and not negative"):
+        Batch(eps=eps)
 
 
 def trained_net() -> tuple[nn.Module, torch.Tensor]:

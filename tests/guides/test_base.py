@@ -206,7 +206,7 @@ def test_a_guide_of_another_network_is_refused():
     guide, other = make_guide("MeanField"), make_model(network=mlp(5, 4))
     with pytest.raises(ShapeError, match="MeanField: the guide was made for another network"):
         guide.draw(other, 3)
-    with pytest.raises(OptionError, match="num_samples must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="num_samples must be at least 1, an integer, got 0"):
         guide.draw(make_model(), 0)
 
 

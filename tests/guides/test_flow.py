@@ -127,7 +127,7 @@ def test_it_comes_closer_to_a_skewed_posterior_than_a_gaussian():
 
 def test_errors():
     model = make_model()
-    with pytest.raises(OptionError, match="num_flows must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="num_flows must be at least 1, an integer, got 0"):
         Flow(model, num_flows=0)
     with pytest.raises(OptionError, match="hidden must be at least 20, the number of latents"):
         Flow(model, hidden=19)

@@ -93,7 +93,7 @@ def test_neutral_keeps_the_covariance_and_drops_the_means():
 def test_errors():
     model = make_model()
     for rank in (0, 21):
-        with pytest.raises(OptionError, match=f"rank must be between 1 and 20, got {rank}"):
+        with pytest.raises(OptionError, match=f"rank must be .*, got {rank}"):
             LowRank(model, rank=rank)
     with pytest.raises(OptionError, match="init_std must be positive"):
         LowRank(model, init_std=0.0)

@@ -142,7 +142,9 @@ def test_refusals():
     with pytest.raises(DataError, match="no batch"):
         run_nuts(model, [])
     for name, least in (("num_samples", 4), ("warmup", 1), ("num_chains", 1)):
-        with pytest.raises(OptionError, match=f"{name} must be at least {least}, got {least - 1}"):
+        with pytest.raises(
+            OptionError, match=f"{name} must be at least {least}, an integer, got {least - 1}"
+        ):
             run_nuts(model, (x, y), **{name: least - 1})
     stale = pn.NormalizationModel(
         pn.convert(torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.BatchNorm1d(3))),

@@ -80,7 +80,7 @@ def test_the_models_mode_is_kept():
 
 def test_errors():
     model = make_model()
-    with pytest.raises(OptionError, match="num_samples must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="num_samples must be at least 1, an integer, got 0"):
         as_posterior(make_guide("Point", model), "test").draw(model, 0)
     with pytest.raises(ShapeError, match="does not sample the site 'shift'"):
         PyroGuide(lambda: pyro.sample("x", dist.Normal(0.0, 1.0))).draw(model, 3)

@@ -49,8 +49,8 @@ def test_evenly_spaced_in_every_chain(model):
 
 def test_refuses_more_than_there_are_and_another_network(model):
     draws = some(5, model.space.num_channels)
-    for number in (0, 6):
-        with pytest.raises(OptionError, match="between 1 and 5"):
+    for number, message in ((0, "at least 1, an integer, got 0"), (6, "between 1 and 5")):
+        with pytest.raises(OptionError, match=message):
             draws.draw(model, number)
     with pytest.raises(ShapeError):
         some(5, model.space.num_channels + 1).draw(model, 2)

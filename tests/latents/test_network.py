@@ -303,7 +303,7 @@ def test_shapes_that_do_not_fit_are_refused():
         ShapeError, match=r"of length 1 or 5 .* \(8, 10\).* \(samples, 1, channel\)"
     ):
         network(x, many, many)
-    with pytest.raises(OptionError, match="samples_per_call must be positive"):
+    with pytest.raises(OptionError, match="samples_per_call must be at least 1"):
         LatentNetwork(network.network, samples_per_call=0)
     with pytest.raises(ConversionError, match="convert it first"):
         LatentNetwork(nn.Linear(2, 2))

@@ -652,5 +652,7 @@ def test_it_has_to_know_the_network():
 
 
 def test_a_negative_eps_is_refused():
-    with pytest.raises(ConversionError, match=r"layer .1.: LatentNorm: eps must be finite"):
-        convert(mlp(), Analytic(eps=-1.0), example_input=torch.randn(2, 5))
+    with pytest.raises(
+        OptionError, match="Analytic: eps must be finite and not negative, got -1.0"
+    ):
+        Analytic(eps=-1.0)

@@ -183,7 +183,7 @@ def test_latents_for_another_batch_are_refused():
 
 
 def test_no_channels_is_refused():
-    with pytest.raises(OptionError, match="num_channels must be positive, got 0"):
+    with pytest.raises(OptionError, match="num_channels must be at least 1, an integer, got 0"):
         LatentNorm(Batch(), 0)
     with pytest.raises(OptionError, match=r"eps must be finite and not negative, got -0\.1"):
         LatentNorm(Batch(eps=-0.1), 3)

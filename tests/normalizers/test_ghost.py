@@ -141,7 +141,9 @@ def test_a_rest_of_one_example_with_positions_is_its_own_virtual_batch():
 
 
 def test_no_virtual_batch_is_refused():
-    with pytest.raises(OptionError, match="virtual_batch_size must be positive, got 0"):
+    with pytest.raises(
+        OptionError, match="virtual_batch_size must be at least 1, an integer, got 0"
+    ):
         Ghost(0)
 
 

@@ -100,7 +100,7 @@ def test_layer_over_several_axes_refuses_other_shapes():
 def test_groups_must_divide_the_channels():
     with pytest.raises(OptionError, match="num_groups=4 does not divide 6 channels"):
         LatentNorm(Group(4), 6)
-    with pytest.raises(OptionError, match="must be positive"):
+    with pytest.raises(OptionError, match="num_groups must be at least 1"):
         Group(0)
 
 

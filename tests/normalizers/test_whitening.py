@@ -363,9 +363,11 @@ def test_settings_that_do_not_fit_are_refused():
         LatentNorm(BatchWhitening(4), C)
     with pytest.raises(OptionError, match="num_groups=4 does not divide 6 channels"):
         LatentNorm(GroupWhitening(4), C)
-    with pytest.raises(OptionError, match="channels_per_group must be positive, got 0"):
+    with pytest.raises(
+        OptionError, match="channels_per_group must be at least 1, an integer, got 0"
+    ):
         BatchWhitening(0)
-    with pytest.raises(OptionError, match="num_groups must be positive, got -2"):
+    with pytest.raises(OptionError, match="num_groups must be at least 1, an integer, got -2"):
         GroupWhitening(-2)
     for kind in (BatchWhitening, GroupWhitening):
         with pytest.raises(OptionError, match=f"{kind.__name__}: eps must be positive, got 0"):

@@ -52,6 +52,6 @@ def test_kl_between_widths():
 @pytest.mark.parametrize("name", ["shift_std", "log_scale_std"])
 @pytest.mark.parametrize("value", [0.0, -0.5, math.inf, math.nan])
 def test_refuses_widths(name, value):
-    match = rf"^priors\.Standard: {name} must be positive and finite, got {value}\.$"
+    match = rf"^Standard: {name} must be positive and finite, got {value}\.$"
     with pytest.raises(OptionError, match=match):
         Standard(**{name: value})
