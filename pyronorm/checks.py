@@ -134,7 +134,7 @@ def check_fields(settings: Any) -> None:
         ShapeError: as :func:`checked` says.
     """
     kind = type(settings)
-    hints = _field_hints(kind)
+    hints = _field_hints(kind)  # type: ignore[arg-type]
     for name, hint in hints.items():
         value = getattr(settings, name)
         if hint is not Any and not _fits(hint, value):

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Distribution
 
 from pyronorm.checks import Natural, checked
 from pyronorm.devices import move
-from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.errors import DataError, ShapeError
 from pyronorm.likelihoods.curvature import expected_curvature
 from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_values
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
@@ -24,7 +24,7 @@ from pyronorm.settings import arguments_of, settings_in_words
 if TYPE_CHECKING:
     from pyronorm.likelihoods.function import Function
 
-__all__ = ["Likelihood", "broadcast", "check_axes", "per_example", "positive"]
+__all__ = ["Likelihood", "check_axes", "per_example"]
 
 _SAMPLES = 1024  # of the data, where something has no closed form
 _ELEMENTS = 2**24  # of the largest intermediate result
@@ -378,32 +378,6 @@ def check_axes(where: str, output: Tensor, num_sample_dims: Natural, at_least: i
             f"{where}: expected an output of shape (batch, {'class, ' if at_least else ''}...), got "
             f"{tuple(output.shape)} with {num_sample_dims} sample axes in front."
         )
-
-
-def positive(where: str, name: str, value: float | Tensor) -> Tensor:
-    """A setting as a tensor of its own; OptionError if it is not positive and finite."""
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
-    if not bool(((tensor > 0) & tensor.isfinite()).all()):
-        raise OptionError(f"{where}: {name} must be positive and finite, got {value}.")
-    return tensor
-
-
-def broadcast(
-    where: str, name: str, value: Tensor, output: Tensor, num_sample_dims: Natural
-) -> Tensor:
-    """A setting in the shape of the output.
-
-    Raises:
-        ShapeError: if it does not broadcast with the axes after the batch.
-    """
-    out = output.shape[num_sample_dims + 1 :]
-    try:
-        return value.expand(out).expand(output.shape)
-    except RuntimeError as error:
-        raise ShapeError(
-            f"{where}: {name} of shape {tuple(value.shape)} does not broadcast to outputs of shape "
-            f"{tuple(out)} per example."
-        ) from error
 
 
 def _support(distribution: TorchDistributionMixin) -> str:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pyronorm.checks import checked
 from pyronorm.errors import OptionError, ShapeError
-from pyronorm.likelihoods.base import Likelihood, check_axes, per_example, positive
+from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
+from pyronorm.likelihoods.parameters import positive
 from pyronorm.likelihoods.tempered import check_temperature
 
 __all__ = ["MultivariateNormal"]

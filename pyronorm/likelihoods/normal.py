@@ -7,7 +7,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyronorm.checks import checked
-from pyronorm.likelihoods.base import Likelihood, broadcast, check_axes, per_example, positive
+from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
+from pyronorm.likelihoods.parameters import broadcast, positive
 
 __all__ = ["Normal"]
 
