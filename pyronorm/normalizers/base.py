@@ -14,12 +14,7 @@ from torch.fx import Proxy
 
 from pyronorm.checks import Count, Finite, NotNegative, check_fields, checked
 from pyronorm.errors import OptionError
-from pyronorm.normalizers.calls import (
-    check_examples,
-    check_input,
-    graph_node,
-    is_single_example,
-)
+from pyronorm.normalizers.calls import check_examples, check_input, graph_node, is_single_example
 from pyronorm.normalizers.handover import present_call
 from pyronorm.normalizers.kernels import affine_each
 from pyronorm.normalizers.origin import Origin
@@ -335,8 +330,7 @@ class LatentNorm(nn.Module):
 
     def state(self, name: str) -> Tensor:
         """The buffer of that name."""
-        value = self._buffers.get(name)
-        if value is None:
+        if (value := self._buffers.get(name)) is None:
             raise OptionError(f"{self.name} has no buffer {name!r}; it has {[*self._buffers]}.")
         return value
 

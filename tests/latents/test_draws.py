@@ -17,7 +17,7 @@ def some(count, channels, chains=1, start=0.0):
     value = start + torch.arange(count * channels, dtype=torch.float64).reshape(count, channels)
     return Draws(
         value,
-        value.exp(),
+        (value / 1000).exp(),
         value[:, 0],
         {"n": value[:, :2]},
         chains,

@@ -169,7 +169,7 @@ class NoGuide:
 BROKEN = [
     (Detached, "gradients", "no finite gradient reaches the parameter 'log_std': is it detached?"),
     (Detached, "svi_trains", "SVI does not move the parameter 'log_std' of guide 1"),
-    (Negative, "draws_have", "scales must be positive"),
+    (Negative, "draws_have", "every scale must be finite and above 0"),
     (NoEvent, "sites", r"Is \.to_event\(1\) missing\?"),
     (Single, "sites", r"in plates of shape \(4,\) all draws are equal: draw anew"),
     (Forgets, "settings", "draws other scales: something of the law is neither in settings"),

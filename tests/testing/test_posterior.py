@@ -146,7 +146,7 @@ class Raw(Wide):
 BROKEN = [
     (IgnoresSeed, "a_seed_repeats", "seed=5 gave other shifts the second time"),
     (SeedsGlobally, "a_seed_leaves", r"moved torch's generator: draw within"),
-    (Negative, "draws_have", "scales must be positive"),
+    (Negative, "draws_have", "every scale must be finite and above 0"),
     (Single, "draws_differ", r"all draws are equal \(or say is_random = False\)"),
     (Few, "draws_have", r"draw\(model, 6\) must return 6 draws of 9 channels, got shape \(4, 9\)"),
     (Tuple, "draws_have", "draw must return pyronorm.Draws, got tuple"),

@@ -124,7 +124,7 @@ class NoPrefix(Heavy):
 BROKEN = [
     (Melted(), "settings", "Melted is no frozen dataclass: its settings could change unseen"),
     (HoldsATensor(torch.ones(1)), "settings", r"settings\(\) are not ready for JSON: .* Tensor"),
-    (Negative(), "channels", "scales must be positive"),
+    (Negative(), "channels", "every scale must be finite and above 0"),
     (WrongCount(), "shapes", "Instead it raised|log density has shape"),
     (WrongCount(), "channels", r"have shapes \(5, 9\) and \(5, 9\): take space\.num_channels"),
     (DefaultDtype(), "shapes", r"the log density is torch\.float64 for torch\.float32"),
