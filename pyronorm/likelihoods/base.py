@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Distribution
 
 from pyronorm.checks import Natural, checked
 from pyronorm.devices import move
-from pyronorm.errors import DataError, ShapeError
+from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.curvature import expected_curvature
 from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_values
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
