@@ -28,6 +28,7 @@ from pyronorm.diagnostics.noise import (
     moment_batch_sizes,
     noise_law_test,
 )
+from pyronorm.diagnostics.realized_noise import RealizedNoise, realized_noise
 from pyronorm.diagnostics.restarts import compare_restarts
 from pyronorm.diagnostics.simulation import (
     Calibration,
@@ -60,6 +61,7 @@ __all__ = [
     "LeaveOneOut",
     "ModeGap",
     "ParetoK",
+    "RealizedNoise",
     "RiskCurve",
     "Uniformity",
     "adaptive_ece",
@@ -88,6 +90,7 @@ __all__ = [
     "out_of_distribution",
     "pareto_k",
     "probabilistic_regression_metrics",
+    "realized_noise",
     "regression_metrics",
     "selective_risk",
     "simulation_based_calibration",
