@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from itertools import islice
@@ -26,6 +26,7 @@ from pyronorm.checks import LATER, check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.infer.batch import MiniBatch, joined, num_examples, split
+from pyronorm.infer.targets import with_target
 from pyronorm.inputs import (
     EXAMPLES_FIRST,
     is_input,
@@ -215,6 +216,10 @@ def num_batches(batches: Iterable[Any]) -> int | None:
 
 def count_examples(batches: Iterable[Any]) -> int | None:
     """The number of examples of a pass over data, None where they do not say."""
+    if isinstance(batches, with_target):
+        return count_examples(batches.batches)
+    if isinstance(batches, Sequence):
+        return sum(num_examples(batch) for batch in batches)
     if not isinstance(batches, DataLoader) or isinstance(batches.dataset, IterableDataset):
         return None
     sampler: Any = batches.sampler if batches.batch_size is not None else None

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from pyronorm import LatentNetwork, convert
 from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.infer import with_target
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import (
     as_batches,
@@ -130,7 +131,9 @@ def test_examples_are_counted_where_the_data_say_so():
     assert count_examples(DataLoader(dataset, 3, drop_last=True)) == 7
     twice = RandomSampler(dataset, replacement=True, num_samples=14)
     assert count_examples(DataLoader(dataset, 3, sampler=twice)) == 14
-    assert count_examples([(X, Y)]) is None
+    assert count_examples([(X, Y), (X[:2], Y[:2])]) == 9
+    assert count_examples(with_target(DataLoader(dataset, 3), "y")) == 7
+    assert count_examples(map(tuple, [(X, Y)])) is None
 
 
 def test_batches_without_shuffling_move_no_generator():

@@ -439,8 +439,9 @@ def test_streams_train_predict_and_fill_banks(form):
     assert len(pn.collect_bank(model, stream, batch_size=16)) == 3
 
 
-@pytest.mark.parametrize("form", ["tensors", "loader", "batches"])
+@pytest.mark.parametrize("form", ["tensors", "loader", "batches", "named target", "stream"])
 def test_the_number_of_batches_is_no_number_of_examples(form):
+    """Before anything is trained, where the data say how many there are; else after an epoch."""
     x, y = data()
     model = make(num_data=6)
     train: object = (x, y)
@@ -448,8 +449,15 @@ def test_the_number_of_batches_is_no_number_of_examples(form):
         train = DataLoader(TensorDataset(x, y), batch_size=8)
     elif form == "batches":
         train = list(zip(x.split(8), y.split(8), strict=True))
+    elif form == "named target":
+        examples = [{"input": a, "label": b} for a, b in zip(x, y, strict=True)]
+        train = pn.with_target(DataLoader(examples, batch_size=8), "label")
+    elif form == "stream":
+        train = DataLoader(Stream(), batch_size=8)
+    before = state(model)
     with pytest.raises(OptionError, match=r"number of batches; the data have 48 examples"):
         pn.fit(model, Point(model), train, batch_size=8, progress=False)
+    assert equal(before, state(model)) == (form != "stream")
 
 
 def test_another_number_of_examples_is_said():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -149,3 +150,18 @@ def test_what_are_no_weights_is_refused():
         predictive_nll(model, guide, (x, y, 0 * COUNTS))
     with pytest.raises(DataError, match="either all batches have weights"):
         pn.evaluate(model, guide, [(x, y, COUNTS), (x, y)])
+
+
+def test_several_draws_and_particles_have_weights_too():
+    x, y = data(Categorical())
+    torch.manual_seed(3)
+    network = pn.convert(mlp(norm=nn.LayerNorm))
+    model = pn.NormalizationModel(network, Categorical(), 8, draws=4)
+    guide = pn.guides.Point(model)  # all draws are neutral, and their share of the batch differs
+    one = pn.NormalizationModel(network, Categorical(), 8)
+    elbo = Trace_ELBO(num_particles=3, vectorize_particles=True)
+    found = Trace_ELBO().loss(model, guide, x, y, COUNTS)
+    expected = Trace_ELBO().loss(one, pn.guides.Point(one), x, y, COUNTS)
+    assert found == pytest.approx(expected, rel=1e-5)
+    vectorized = elbo.loss(one, pn.guides.Point(one), x, y, COUNTS)
+    assert vectorized == pytest.approx(expected, rel=1e-5)
