@@ -71,7 +71,8 @@ def test_scores_wherever_the_data_are(simulated, likelihood, x_at, y_at):
 def test_targets_left_where_they_are_would_be_seen(simulated, monkeypatch):
     """The fault that this room was built for: targets that do not follow their inputs."""
     _, (model, guide) = pair("MeanField")
-    monkeypatch.setattr(import_module("pyronorm.infer.predict"), "move", lambda y, device: y)
+    room = import_module("pyronorm.infer.batch")
+    monkeypatch.setattr(room, "move", lambda y, device, dtype=None: y)
     for use in (predictive_nll, pn.to_arviz):
         with pytest.raises(MixedDevicesError):
             use(model, guide, make_data(), 4)
