@@ -254,17 +254,17 @@ def reference(
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(
         "results/reference"
     ),
-    force: Annotated[bool, typer.Option(help="Overwrite an existing folder.")] = False,
+    force: Force = False,
 ) -> None:
-    """Judge every posterior by NUTS, on a network small enough for it."""
+    """Judge every posterior by NUTS, on a network small enough for it, or go on with it."""
     from pyronorm.study import reference as study
 
     console = Console()
     if output.exists() and not output.is_dir():
         raise OptionError(f"{output} is a file; choose another --output.")
-    if output.exists() and not force:
+    if not force and output.exists() and any(output.iterdir()) and not (output / "kept").exists():
         raise OptionError(
-            f"{output} exists; choose another --output, or overwrite it with --force."
+            f"{output} has other files; choose another --output, or write there with --force."
         )
     chosen = study.choose_posteriors(posteriors)
     law = study.choose_prior(prior)
@@ -275,18 +275,21 @@ def reference(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(chosen) + 2)
-        started = 0
+    with _resumable(output):
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("", total=len(chosen) + 2)
+            started = 0
 
-        def report(job: str) -> None:
-            nonlocal started
-            progress.update(task, description=job, completed=started)
-            started += 1
+            def report(job: str) -> None:
+                nonlocal started
+                progress.update(task, description=job, completed=started)
+                started += 1
+                if not console.is_terminal:
+                    console.print(f"{started}/{len(chosen) + 2}  {job}", highlight=False)
 
-        result = study.run(settings, chosen, report)
-        progress.update(task, description="done", completed=started)
-    study.write(result, output, command=_command())
+            result = study.run(settings, chosen, report, output, command=_command(), force=force)
+            progress.update(task, description="done", completed=started)
+        study.write(result, output, command=_command())
     headings, rows = study.format_rows(study.table(result))
     view = Table(title=f"digits, {law!r}", title_justify="left", box=None, padding=(0, 1, 0, 0))
     for position, heading in enumerate(headings):
@@ -294,7 +297,7 @@ def reference(
     for row in rows:
         view.add_row(*row)
     _show(view)
-    console.print(f"Report, ArviZ files and plots: {output}", markup=False)
+    _say(f"Report, ArviZ files and plots: {output}")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -665,9 +665,22 @@ def test_reference(run: Run80, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     record = json.loads((tmp_path / "x" / "results.json").read_text(encoding="utf-8"))
     assert record["command"].startswith("pyronorm reference --prior batch-noise")
     assert record["settings"]["seed"] == 5
+    again = run(*arguments)  # nothing is judged twice
+    assert (again.status, again.err) == (0, "")
+    assert table_lines(again.out, [row[0] for row in rows]) == shown
+    monkeypatch.setattr(reference.Settings, "quick", lambda *_: replace(tiny, steps=3))
     refused = run(*arguments)
     assert refused.status == 2
+    assert "steps is 2 there, 3 here" in one_line(refused.err)
     assert "--force" in one_line(refused.err)
+
+
+def test_reference_leaves_other_files_alone(run: Run80, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    ended = run("reference", "--output", tmp_path)
+    assert ended.status == 2
+    assert "has other files" in one_line(ended.err)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_reference_refuses_unknown_names(run: Run80, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ __all__ = ["Folder"]
 
 _RECORD = {"study": str, "settings": dict, "fingerprint": str, "command": str, "environment": dict}
 _REPORT = ("report.html", "report.md", "results.csv", "table-*.csv")
-_PARTS = ("jobs", "arviz", "plots")
+_PARTS = ("jobs", "arviz", "plots", "chains")
 
 
 class Folder:

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from pyronorm.diagnostics import (
     pareto_k,
     to_arviz,
 )
+from pyronorm.files import StrPath
 from pyronorm.guides import Guide, Point
 from pyronorm.infer import (
     Objective,
@@ -41,6 +43,7 @@ from pyronorm.latents import Draws
 from pyronorm.likelihoods import Categorical
 from pyronorm.model import NormalizationModel
 from pyronorm.study.device import make_fabric
+from pyronorm.study.reference.keep import Keep, keep_in
 from pyronorm.study.reference.posteriors import Candidate, choose_posteriors
 from pyronorm.study.reference.result import Mixing, Result, Row
 from pyronorm.study.reference.settings import Settings
@@ -54,6 +57,10 @@ def run(
     settings: Settings | None = None,
     candidates: Sequence[Candidate] | None = None,
     report: Callable[[str], None] | None = None,
+    folder: StrPath | None = None,
+    *,
+    command: str = "",
+    force: bool = False,
 ) -> Result:
     """Train a digits network, sample the posterior of its latents, and judge others by it.
 
@@ -62,24 +69,37 @@ def run(
     the posterior of its latents given all training data. Guides are trained for the same posterior;
     implicit posteriors come from a statistics bank of the training. All of it runs in one thread.
 
+    With a ``folder`` chains and what has been judged are kept in ``folder/kept``, and after an
+    interruption or a kill the same call goes on: the network is trained again, to the same weights, and
+    the seconds of a posterior are those since the last start.
+
     Args:
         settings: the problem; None for the defaults.
         candidates: from :func:`choose_posteriors`; None for all.
         report: called with the name of each job when it begins.
+        folder: where to keep what is finished; None for nowhere.
+        command: what is run, for the record in the folder.
+        force: remove what an earlier run left in the folder.
 
     Returns:
         A row per posterior, with the two halves of the chains and all of them on top.
+
+    Raises:
+        OptionError: if the folder has results of other settings, or another run works in it.
+        FileError: if it cannot be written.
     """
-    with _one_thread():
-        return _run(
-            Settings() if settings is None else settings,
-            choose_posteriors() if candidates is None else candidates,
-            report,
-        )
+    settings = Settings() if settings is None else settings
+    candidates = choose_posteriors() if candidates is None else candidates
+    names = ["nuts", "nuts-half", *(candidate.name for candidate in candidates)]
+    with _one_thread(), keep_in(folder, settings, names, command, force) as keep:
+        return _run(settings, candidates, report, keep)
 
 
 def _run(
-    settings: Settings, candidates: Sequence[Candidate], report: Callable[[str], None] | None
+    settings: Settings,
+    candidates: Sequence[Candidate],
+    report: Callable[[str], None] | None,
+    keep: Keep,
 ) -> Result:
     say = report if report is not None else lambda job: None
     say("network")
@@ -97,22 +117,27 @@ def _run(
             settings.chains,
             jit=True,
             seed=settings.seed,
+            folder=keep.chains,
             progress=False,
         )
     judge = _Judge(model, train, test, latent_vectors(chains), settings)
     first, second = _halves(chains)
     rows = [
-        judge("nuts", chains, clock, None),
-        judge("nuts-half", first, _Clock(), latent_vectors(second)),
+        keep("nuts", lambda: judge("nuts", chains, clock, None)),
+        keep("nuts-half", lambda: judge("nuts-half", first, _Clock(), latent_vectors(second))),
     ]
-    for candidate in candidates:
-        say(candidate.name)
+
+    def judged(candidate: Candidate) -> tuple[Row, Any]:
         torch.manual_seed(settings.seed)
         with _clock() as clock:
             posterior = candidate.make(model, bank)
             if candidate.trained:
                 _train(model, posterior, train, settings)
-        rows.append(judge(candidate.name, posterior, clock, None))
+        return judge(candidate.name, posterior, clock, None)
+
+    for candidate in candidates:
+        say(candidate.name)
+        rows.append(keep(candidate.name, partial(judged, candidate)))
     covariance = torch.cov(judge.truth.T)
     spread = covariance.diagonal().sqrt()
     return Result(
@@ -131,7 +156,7 @@ def _run(
             },
         },
         rows=tuple(rows),
-        idatas=judge.idatas,
+        idatas=keep.idatas,
     )
 
 
@@ -226,10 +251,15 @@ class _Judge:
     test: _Pair
     truth: Tensor
     settings: Settings
-    idatas: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, name: str, posterior: Any, clock: _Clock, truth: Tensor | None) -> Row:
-        """Judge a posterior, by other draws than all of NUTS if ``truth`` is given."""
+    def __call__(
+        self, name: str, posterior: Any, clock: _Clock, truth: Tensor | None
+    ) -> tuple[Row, Any]:
+        """Judge a posterior, by other draws than all of NUTS if ``truth`` is given.
+
+        Returns:
+            The row, and ArviZ data; None for a part of the chains.
+        """
         settings = self.settings
         number, exported = settings.num_samples, settings.num_samples
         if isinstance(posterior, Draws):  # chains: all of them
@@ -251,11 +281,12 @@ class _Judge:
             settings.seed,
         )
         nll = predictive_nll(self.model, posterior, self.test, number, seed=settings.seed)
-        if name != "nuts-half":
-            del idata["posterior_predictive"]  # simulated training data: large, and of little use
-            self.idatas[name] = idata
         k, elbo, error = _by_density(idata)
-        return Row(name, agreement, draws, nll, k, elbo, error, clock.wall, clock.cpu)
+        row = Row(name, agreement, draws, nll, k, elbo, error, clock.wall, clock.cpu)
+        if truth is not None:
+            return row, None
+        del idata["posterior_predictive"]  # simulated training data: large, and of little use
+        return row, idata
 
 
 def _by_density(idata: Any) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import asdict
@@ -12,6 +13,8 @@ import pandas as pd
 
 from pyronorm import plots
 from pyronorm.diagnostics import correlation
+from pyronorm.diagnostics.arviz_versions import netcdf
+from pyronorm.files import StrPath, make_folder, write_file
 from pyronorm.study.environment import environment
 from pyronorm.study.reference.result import Result, Row, format_rows, table
 
@@ -38,28 +41,37 @@ _EXPLANATIONS = (
 )
 
 
-def write(result: Result, folder: Path, command: str) -> None:
+def write(result: Result, folder: StrPath, command: str) -> None:
     """Write table, results, ArviZ files, plots and a report.
 
     Args:
         result: the outcome.
         folder: where to write; made if it does not exist. Files of an earlier result are replaced.
         command: the command that produced it, for the report.
+
+    Raises:
+        FileError: if a file cannot be written.
     """
-    for part, suffix in (("arviz", "nc"), ("plots", "png")):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for old in (folder / part).glob(f"*.{suffix}"):
-            old.unlink()  # of an earlier result
+    place = Path(folder)
     summary = table(result)
-    summary.to_csv(folder / "table.csv")
     record = _record(result, command)
     text = json.dumps(_finite(record), indent=2, allow_nan=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    for part in ("arviz", "plots"):
+        make_folder(place / part)
+    write_file(place / "table.csv", summary.to_csv())
+    write_file(place / "results.json", text + "\n")
     for name, idata in result.idatas.items():
-        idata.to_netcdf(str(folder / "arviz" / f"{name}.nc"))
-    for name, figure in _figures(result).items():
-        figure.savefig(folder / "plots" / f"{name}.png", dpi=150)
-    (folder / "report.md").write_text(_report(result, summary, record), encoding="utf-8")
+        write_file(place / "arviz" / f"{name}.nc", netcdf(idata))
+    figures = _figures(result)
+    for name, figure in figures.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+        write_file(place / "plots" / f"{name}.png", buffer.getvalue())
+    write_file(place / "report.md", _report(result, summary, record))
+    for part, suffix, names in (("arviz", "nc", result.idatas), ("plots", "png", figures)):
+        for old in (place / part).glob(f"*.{suffix}"):
+            if old.stem not in names:
+                old.unlink()  # of an earlier result
 
 
 def _record(result: Result, command: str) -> dict[str, Any]:

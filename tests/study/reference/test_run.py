@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import arviz as az
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from pyronorm.diagnostics import compare_draws, latent_vectors, pareto_k
+from pyronorm.errors import OptionError
 from pyronorm.latents import Draws
 from pyronorm.study.reference import (
     Result,
@@ -175,3 +178,41 @@ def test_a_run_can_be_repeated_and_leaves_the_threads_alone(result: Result) -> N
     for row in again.rows:
         torch.testing.assert_close(row.draws, rows[row.name].draws)
         assert row.nll == pytest.approx(rows[row.name].nll, rel=1e-5)
+
+
+def test_a_run_that_stopped_goes_on(result: Result, tmp_path: Path) -> None:
+    """Stopped at each job in turn: what was judged is not judged again, and the rows are the same."""
+
+    class StopError(Exception):
+        pass
+
+    def stopping(name: str) -> Callable[[str], None]:
+        def report(job: str) -> None:
+            if job == name:
+                raise StopError
+
+        return report
+
+    candidates = choose_posteriors(NAMES)
+    for name in ("auto-full", "point"):
+        with pytest.raises(StopError):
+            run(TINY, candidates, stopping(name), tmp_path)
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "kept" / "jobs").iterdir()}
+    assert {f.name for f in kept if f.suffix == ".json"} == {
+        f"{name}-seed3.json" for name in ("nuts", "nuts-half", *NAMES[:3])
+    }
+    resumed = run(TINY, candidates, folder=str(tmp_path))
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+    times = ["seconds", "cpu_seconds"]
+    pd.testing.assert_frame_equal(
+        table(resumed).drop(columns=times), table(result).drop(columns=times), check_exact=True
+    )
+    assert list(resumed.idatas) == list(result.idatas)
+    for name, idata in result.idatas.items():
+        mine = resumed.idatas[name]["posterior"]["shift"].values
+        np.testing.assert_array_equal(mine, idata["posterior"]["shift"].values)
+    for a, b in zip(resumed.rows, result.rows, strict=True):
+        assert torch.equal(a.draws, b.draws)
+    write(resumed, str(tmp_path), "again")
+    with pytest.raises(OptionError, match="steps is 4 there, 5 here"):
+        run(replace(TINY, steps=5), candidates, folder=tmp_path)
