@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from pyronorm.normalizers.freshness import batch_layers
 __all__ = ["Jackknife", "fit_jackknife"]
 
 _MOST = 10_000  # parameters: their Hessian in float64 takes 0.8 gigabytes
+
+_TOGETHER = 64  # networks at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +45,11 @@ class Jackknife:
 
         From the :math:`\lfloor\alpha(n+1)\rfloor`-th smallest of :math:`f_{-i}(x) - |r_i|` to the
         :math:`\lceil(1-\alpha)(n+1)\rceil`-th smallest of :math:`f_{-i}(x) + |r_i|`,
-        :math:`\alpha` = 1 - ``coverage``, with residuals :math:`r_i` and the linearized
-        :math:`f_{-i}(x) = f(x) + \nabla f(x)^\top(\hat\theta_{-i} - \hat\theta)`. With exact
-        leave-one-out they hold a new target with probability :math:`1 - 2\alpha` at least, whatever the
-        network and the data, and in most cases about :math:`1 - \alpha`.
+        :math:`\alpha` = 1 - ``coverage``, with residuals :math:`r_i` and the network with the weights
+        :math:`\hat\theta_{-i}`, one pass for each training example. With exact leave-one-out and
+        exchangeable examples they hold a new target with probability :math:`1 - 2\alpha` at least,
+        whatever the network and the data, and in most cases about :math:`1 - \alpha`; the steps are
+        approximate, so there is no guarantee here.
 
         Args:
             data: inputs ``x``, alone or in pairs ``(x, y)`` of which ``y`` is not used.
@@ -71,9 +75,9 @@ class Jackknife:
         network = self.model.network
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for x in inputs(data, network, batch_size):
-            with evaluation_mode(self.model):
-                mean, gradient = _gradients(self.model, x)
-            left_out = mean.reshape(-1, 1).double() + gradient @ self.steps
+            with torch.no_grad(), evaluation_mode(self.model):
+                mean = network(x)
+                left_out = _left_out(self.model, self.steps, x)
             upper = (left_out + self.residuals.abs()).kthvalue(rank, 1).values
             lower = -(self.residuals.abs() - left_out).kthvalue(rank, 1).values
             parts.append((mean, lower.view_as(mean).to(mean), upper.view_as(mean).to(mean)))
@@ -94,9 +98,10 @@ def fit_jackknife(
 
     .. math::
         \hat\theta_{-i} - \hat\theta = -\frac{y_i - f(x_i)}{1 - h_i} H^{-1} g_i, \qquad
-        r_i = y_i - f_{-i}(x_i) = \frac{y_i - f(x_i)}{1 - h_i} .
+        r_i = y_i - f_{-i}(x_i),
 
-    For a network that is linear in its parameters this is exact.
+    with :math:`f_{-i}` the network at :math:`\hat\theta_{-i}`. For a network that is linear in its
+    parameters this is exact, and :math:`r_i = (y_i - f(x_i))/(1 - h_i)`.
 
     Args:
         model: a trained model with one real target and Gaussian noise of one width, as of
@@ -157,8 +162,12 @@ def fit_jackknife(
     hessian.diagonal().add_(damping)
     solved = torch.cholesky_solve(gradients.T, torch.linalg.cholesky(hessian))
     leverage = (gradients.T * solved).sum(0)
-    residuals = (y - mean).reshape(-1).double() / (1 - leverage)
-    return Jackknife(model, -solved * residuals, residuals)
+    steps = -solved * ((y - mean).reshape(-1).double() / (1 - leverage))
+    with torch.no_grad(), evaluation_mode(model):
+        own = torch.func.vmap(_evaluated(model), (0, 0))(
+            _weights(model, steps), x[present][:, None]
+        )
+    return Jackknife(model, steps, y.reshape(-1).double() - own.reshape(-1).double())
 
 
 def _refuse_other_losses(model: NormalizationModel, output: Tensor) -> None:
@@ -181,6 +190,31 @@ def _refuse_other_losses(model: NormalizationModel, output: Tensor) -> None:
 def _trained(model: NormalizationModel) -> dict[str, Tensor]:
     named = model.network.named_parameters()
     return {name: p.detach() for name, p in named if p.requires_grad}
+
+
+def _weights(model: NormalizationModel, steps: Tensor) -> dict[str, Tensor]:
+    """The parameters after each of the steps, on axis 0."""
+    parameters = _trained(model)
+    parts = steps.T.split([p.numel() for p in parameters.values()], 1)
+    return {
+        name: (p.double() + part.reshape(-1, *p.shape)).to(p)
+        for (name, p), part in zip(parameters.items(), parts, strict=True)
+    }
+
+
+def _evaluated(model: NormalizationModel) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+    def evaluate(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        result: Tensor = functional_call(model.network, parameters, (x,))
+        return result.reshape(-1)
+
+    return evaluate
+
+
+def _left_out(model: NormalizationModel, steps: Tensor, x: Tensor) -> Tensor:
+    """What the network predicts without each of the training examples, (batch, example)."""
+    evaluate = torch.func.vmap(_evaluated(model), (0, None))
+    parts = [evaluate(_weights(model, some), x) for some in steps.split(_TOGETHER, 1)]
+    return torch.cat(parts).T.double()
 
 
 def _gradients(model: NormalizationModel, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -118,6 +118,27 @@ def test_networks_trained_again_without_the_example() -> None:
     assert error < 0.4 * (plain_residual - residual).square().mean().sqrt()
 
 
+def test_the_network_is_evaluated_with_the_weights_left_out() -> None:
+    x, new = torch.randn(N, 2).double(), 2 * torch.randn(5, 2).double()
+    y = (2 * x[:, :1]).sin() + 0.2 * torch.randn(N, 1).double()
+    network = trained(x, y, smooth_network(), 0.1)
+    jackknife = fit_jackknife(plain(network), (x, y), damping=0.1)
+    left_out, residuals = [], []
+    for i in range(N):
+        again = copy.deepcopy(network)
+        start = torch.nn.utils.parameters_to_vector(again.parameters())
+        step = jackknife.steps[:, i]
+        torch.nn.utils.vector_to_parameters(start + step, again.parameters())
+        left_out.append(again(new).detach())
+        residuals.append((y[i] - again(x[i : i + 1])).detach().squeeze())
+    residual = torch.stack(residuals)
+    torch.testing.assert_close(jackknife.residuals, residual)
+    ends = torch.stack(left_out)
+    found = jackknife.intervals(new, 0.8, batch_size=3)
+    upper = (ends + residual.abs().view(-1, 1, 1)).sort(0).values[15]
+    torch.testing.assert_close(found.upper, upper)
+
+
 def test_intervals_are_wider_away_from_the_data() -> None:
     x = torch.randn(N, 1).double()
     y = x + torch.randn(N, 1).double()
@@ -144,10 +165,11 @@ def test_analytic_and_weight_normalization_have_gradients_too() -> None:
             gradients.append(torch.cat([g.flatten() for g in parts]).double())
         stacked = torch.stack(gradients)
         hessian = stacked.T @ stacked + torch.eye(len(flat)).double()
-        leverage = flat @ torch.linalg.solve(hessian, flat)
+        solved = torch.linalg.solve(hessian, flat)
+        leverage = flat @ solved
         output = model.network(x[:1]).detach().double().squeeze()
-        expected = (y[0, 0].double() - output) / (1 - leverage)
-        torch.testing.assert_close(jackknife.residuals[0], expected, rtol=1e-3, atol=1e-4)
+        expected = -solved * (y[0, 0].double() - output) / (1 - leverage)
+        torch.testing.assert_close(jackknife.steps[:, 0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_refusals() -> None:
