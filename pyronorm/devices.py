@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from pyronorm.errors import DeviceError
+from pyronorm.errors import DeviceError, SizeError
 
-__all__ = ["device_of", "move", "read_together"]
+__all__ = ["available_memory", "check_memory", "device_of", "move", "read_together"]
 
 
 def move(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -48,3 +50,44 @@ def read_together(values: list[Tensor]) -> list[int]:
         return []
     device = values[0].device
     return [int(value) for value in torch.stack([v.to(device) for v in values]).tolist()]
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on a device; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    kilobytes = (int(fields.get(name, "0").split()[0]) for name in ("MemAvailable", "SwapFree"))
+    return 1024 * sum(kilobytes)
+
+
+def check_memory(where: str, numbers: int, like: Tensor, fix: str) -> None:
+    """Refuse what cannot fit, before half of it is there.
+
+    Args:
+        where: what needs the memory, for the message.
+        numbers: how many numbers it holds, at least.
+        like: gives their dtype and device.
+        fix: what to do, for the message.
+
+    Raises:
+        SizeError: with the bytes that are needed and that there are.
+    """
+    needed = numbers * like.element_size()
+    if needed < _SMALL:
+        return
+    available = available_memory(like.device)
+    if available is not None and needed > available:
+        raise SizeError(
+            f"{where}: needs at least {needed / 2**30:.1f} GiB ({numbers:,} numbers), and "
+            f"{like.device} has {available / 2**30:.1f} GiB. {fix}"
+        )
+
+
+_SMALL = 2**28  # bytes that need no look at the device

@@ -17,6 +17,7 @@ __all__ = [
     "OptionError",
     "PyronormError",
     "ShapeError",
+    "SizeError",
     "StatisticsError",
 ]
 
@@ -35,6 +36,10 @@ class DataError(PyronormError, ValueError):
 
 class DeviceError(PyronormError, RuntimeError):
     """Tensors that belong together lie on different devices."""
+
+
+class SizeError(PyronormError, MemoryError):
+    """Something that cannot fit in memory, known before it is made."""
 
 
 class FileError(PyronormError, OSError):

@@ -10,6 +10,7 @@ BUILTIN = {
     "DataError": ValueError,
     "DeviceError": RuntimeError,
     "FileError": OSError,
+    "SizeError": MemoryError,
     "MissingDataError": FileNotFoundError,
     "OptionError": ValueError,
     "ConversionError": TypeError,

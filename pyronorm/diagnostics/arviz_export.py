@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,6 +35,8 @@ from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
 
 __all__ = ["channels", "to_arviz"]
+
+_ELEMENTS = 2**25  # of the outputs that data are drawn for at once
 
 
 def to_arviz(
@@ -223,11 +225,35 @@ def _drawn_data(
     model: NormalizationModel, draws: Draws, x: Any, batch_size: int
 ) -> dict[str, NDArray[Any]]:
     """One data set for each draw."""
-    parts = [
-        model.likelihood.distribution(output, 1).sample()
-        for _, output in evaluate_draws([(model, draws)], MiniBatch(x).arguments(), batch_size)
-    ]
-    return {"y": numpy_of(torch.cat(parts, 1))}
+    found = evaluate_draws([(model, draws)], MiniBatch(x).arguments(), batch_size)
+    return _samples(model, (output for _, output in found))
+
+
+def _samples(model: NormalizationModel, outputs: Iterable[Tensor]) -> dict[str, NDArray[Any]]:
+    """Data for each output, drawn alike whatever the batches are that the outputs come in."""
+    return {
+        "y": np.concatenate(
+            [
+                numpy_of(model.likelihood.distribution(block, 1).sample())
+                for block in _blocks(outputs)
+            ],
+            axis=1,
+        )
+    }
+
+
+def _blocks(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The outputs anew, in blocks of as many examples as their size alone says."""
+    waiting: list[Tensor] = []
+    rows = 0
+    for output in outputs:
+        rows = rows or max(1, min(256, _ELEMENTS // max(1, output[:, :1].numel())))
+        waiting.append(output)
+        if sum(part.shape[1] for part in waiting) >= rows:
+            *whole, rest = torch.cat(waiting, 1).split(rows, 1)
+            yield from whole
+            waiting = [rest]
+    yield torch.cat(waiting, 1)
 
 
 def _add_data(
@@ -239,14 +265,17 @@ def _add_data(
     batch_size: int,
 ) -> NDArray[Any] | None:
     """Add what the data say; return which examples have any, None if all."""
-    predictive, log_likelihood = [], []
-    for batch, output in evaluate_draws(members, data.arguments(), batch_size):
-        predictive.append(model.likelihood.distribution(output, 1).sample())
-        if batch.y is not None:
-            log_p = model.likelihood.log_prob(output, batch.y, 1)
-            log_likelihood.append(log_p if batch.weight is None else log_p * batch.weight)
+    log_likelihood = []
+
+    def outputs() -> Iterator[Tensor]:
+        for batch, output in evaluate_draws(members, data.arguments(), batch_size):
+            if batch.y is not None:
+                log_p = model.likelihood.log_prob(output, batch.y, 1)
+                log_likelihood.append(log_p if batch.weight is None else log_p * batch.weight)
+            yield output
+
     y = data.y
-    groups["posterior_predictive"] = {"y": numpy_of(torch.cat(predictive, 1))}
+    groups["posterior_predictive"] = _samples(model, outputs())
     if y is None:
         return None
     pointwise = torch.cat(log_likelihood, 1)

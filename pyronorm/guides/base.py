@@ -26,7 +26,12 @@ from pyronorm.priors import Prior
 from pyronorm.randomness import Seed, seeded
 from pyronorm.settings import settings_in_words
 
-__all__ = ["Guide", "refuse_other_space"]
+__all__ = ["TOO_MANY", "Guide", "refuse_other_space"]
+
+TOO_MANY = (
+    "Take a guide that grows with the channels alone: MeanField, Paired, LowRank of a low rank."
+)
+"""What to do where a guide of all pairs of latents is too large, for messages."""
 
 
 class Guide(PyroModule):

@@ -12,8 +12,9 @@ from torch import nn
 from torch.distributions.transforms import AffineTransform
 
 from pyronorm.checks import Count, Positive, checked
+from pyronorm.devices import check_memory
 from pyronorm.errors import OptionError
-from pyronorm.guides.base import Guide
+from pyronorm.guides.base import TOO_MANY, Guide
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Joint, Law
 from pyronorm.model import NormalizationModel
@@ -51,6 +52,7 @@ class Flow(Guide):
     Raises:
         OptionError: if ``num_flows`` or ``init_std`` is not positive, or ``hidden`` is smaller than
             ``2 * channel``.
+        SizeError: if there is no memory for so many latents.
 
     Source: Kingma, Salimans, Jozefowicz, Chen, Sutskever & Welling, "Improving Variational Inference
     with Inverse Autoregressive Flow" (NeurIPS 2016); the masked networks are those of Pyro.
@@ -72,6 +74,9 @@ class Flow(Guide):
                 f"guides.Flow: hidden must be at least {size}, the number of latents, got {hidden}."
             )
         like = self.like
+        # Two masked layers, of weights and masks, (latents, hidden) and (hidden, 2 latents).
+        numbers = 6 * num_flows * size * hidden
+        check_memory(f"guides.Flow of {size:,} latents", numbers, like, TOO_MANY)
         self.num_flows, self.hidden, self.init_std = num_flows, hidden, init_std
         self.loc = nn.Parameter(like.new_zeros(size))
         self.log_std = nn.Parameter(like.new_full((size,), math.log(init_std)))

@@ -10,9 +10,10 @@ from pyro.distributions import LowRankMultivariateNormal
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, Positive, checked
+from pyronorm.devices import check_memory
 from pyronorm.errors import OptionError
 from pyronorm.guides.bank import StatisticsBank
-from pyronorm.guides.base import Guide
+from pyronorm.guides.base import TOO_MANY, Guide
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Joint, Law
 from pyronorm.model import NormalizationModel
@@ -46,6 +47,7 @@ class LowRank(Guide):
 
     Raises:
         OptionError: if ``rank`` or ``init_std`` is not positive.
+        SizeError: if there is no memory for so many latents.
     """
 
     loc: Tensor
@@ -64,6 +66,7 @@ class LowRank(Guide):
         if rank > size:
             raise OptionError(f"guides.LowRank: rank must be between 1 and {size}, got {rank}.")
         like = self.like
+        check_memory(f"guides.LowRank of {size:,} latents", size * rank, like, TOO_MANY)
         half = init_std / math.sqrt(2)
         self.rank, self.init_std, self.neutral = rank, init_std, neutral
         self._add_location("loc", like.new_zeros(size), neutral)
@@ -114,7 +117,17 @@ class LowRank(Guide):
         return guide
 
     def covariance(self) -> Float[Tensor, "size size"]:
-        """Covariance of shifts and log scales, shape ``(2 * channel, 2 * channel)``."""
+        """Covariance of shifts and log scales, shape ``(2 * channel, 2 * channel)``.
+
+        Raises:
+            SizeError: if there is no memory for it.
+        """
+        check_memory(
+            "LowRank.covariance",
+            len(self.log_std) ** 2,
+            self.log_std,
+            "The attributes factor and log_std have all that it holds.",
+        )
         return self.factor @ self.factor.T + torch.diag((2 * self.log_std).exp())
 
     def law(self) -> Law:

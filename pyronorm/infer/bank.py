@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, checked
+from pyronorm.devices import check_memory
 from pyronorm.errors import ConversionError, DataError, StatisticsError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
@@ -84,6 +85,13 @@ def collect_bank(
                 "for each example of a batch, so a batch has no single row. Its noise is that of the "
                 "law: use guides.BatchNoise(model, batch_size - 1)."
             )
+    if num_batches is not None:
+        check_memory(
+            f"collect_bank of {num_batches:,} batches",
+            2 * num_batches * latent.space.num_channels,
+            latent.like,
+            "Collect fewer batches.",
+        )
     latent.check_statistics()
     row: dict[LatentNorm, Moments] = {}
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyronorm.checks import Count, checked
-from pyronorm.devices import read_together
+from pyronorm.devices import check_memory, read_together
 from pyronorm.errors import DataError
 from pyronorm.infer.batch import MiniBatch, split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
@@ -71,15 +71,30 @@ def predict(
         OptionError: if ``posterior`` is none, or has not that many draws.
         DataError: if there are no data.
         StatisticsError: if population statistics are missing or stale.
+        SizeError: if samples are to be kept and there is no memory for them.
     """
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "predict")
+    parts: list[Prediction] = []
     with torch.no_grad():
-        parts = [
-            model.likelihood.predict(output, keep_samples=keep_samples)
-            for _, output in evaluate_draws(members, batches)
-        ]
+        for _, output in evaluate_draws(members, batches):
+            if keep_samples and not parts:
+                _check_kept(output, data)
+            parts.append(model.likelihood.predict(output, keep_samples=keep_samples))
     return Prediction.join(parts)
+
+
+def _check_kept(output: Tensor, data: Any) -> None:
+    """Refuse to keep outputs that do not fit; ``output`` is that of the first examples."""
+    data = data[0] if isinstance(data, tuple) else getattr(data, "dataset", data)
+    examples = len(data) if isinstance(data, Sized) else 1
+    if output.ndim > 1:
+        check_memory(
+            f"predict, {len(output)} draws for {examples:,} examples",
+            output[:, :1].numel() * examples,
+            output,
+            "Predict with keep_samples=False, or take fewer draws or examples at a time.",
+        )
 
 
 def draws_for(

@@ -13,15 +13,16 @@ import torch
 from pyro import poutine
 from pyro.distributions import Delta
 from pyro.infer import MCMC
-from pyro.infer.autoguide import AutoGuide, AutoMessenger
+from pyro.infer.autoguide import AutoGuide, AutoMessenger, AutoMultivariateNormal
 from pyro.nn import PyroModule
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Independent
 
 from pyronorm.checks import Count, checked
+from pyronorm.devices import check_memory
 from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
-from pyronorm.guides.base import refuse_other_space
+from pyronorm.guides.base import TOO_MANY, refuse_other_space
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.infer.recorded import RECORDED
@@ -240,7 +241,12 @@ def check_pyro_guide(guide: Any, model: NormalizationModel) -> None:
 
     Raises:
         ShapeError: if layers or channels differ.
+        SizeError: if it has a covariance matrix of all latents, and there is no memory for that.
     """
+    size = 2 * model.space.num_channels
+    if isinstance(guide, AutoMultivariateNormal):
+        name = f"{type(guide).__name__} of {size:,} latents"
+        check_memory(name, size * size, model.network.like, TOO_MANY)
     try:
         made_for = guide.model if is_pyro_guide(guide) else None
     except TypeError:  # a copy has lost it

@@ -9,6 +9,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from pyronorm import NormalizationModel, channels, convert, guides, to_arviz
+from pyronorm.diagnostics import arviz_export
 from pyronorm.errors import OptionError, StatisticsError
 from pyronorm.infer import as_posterior, log_likelihoods
 from pyronorm.likelihoods import Categorical, Normal
@@ -291,3 +292,27 @@ def test_errors():
         to_arviz(
             stale, guides.MeanField(stale), (torch.randn(3, *SHAPES[2]), torch.zeros(3).long()), 5
         )
+
+
+def test_what_is_drawn_does_not_depend_on_the_batch_size():
+    torch.manual_seed(0)
+    model = make_model()
+    guide = guides.MeanField(model)
+    x, y = data(40)
+    first, *others = (
+        to_arviz(model, guide, (x, y), 6, batch_size=size, seed=0) for size in (256, 1, 7)
+    )
+    for other in others:
+        for group in ("posterior", "prior", "posterior_predictive", "log_likelihood"):
+            for name, value in first[group].data_vars.items():
+                np.testing.assert_allclose(other[group][name].values, value.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1, 2**25])
+def test_blocks_of_outputs_do_not_depend_on_the_batches(monkeypatch, limit):
+    monkeypatch.setattr(arviz_export, "_ELEMENTS", limit * 6)
+    whole = torch.randn(2, 700, 3)
+    found = [list(arviz_export._blocks(whole.split(rows, 1))) for rows in (700, 1, 300)]
+    for blocks in found:
+        assert [b.shape for b in blocks] == [b.shape for b in found[0]]
+        assert torch.equal(torch.cat(blocks, 1), whole)
