@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _EXAMPLES = {
+    "Draws": "posterior.draw(model, 1000)",
     "Likelihood": "Categorical()",
     "NormalizationModel": "NormalizationModel(network, ...)",
     "Normalizer": "Batch()",

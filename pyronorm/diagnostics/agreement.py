@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.latents import Draws
 from pyronorm.randomness import Seed, seed_value
@@ -46,6 +47,7 @@ class Agreement:
     sliced_wasserstein: float
 
 
+@checked
 def latent_vectors(draws: Draws) -> Float[Tensor, "sample latent"]:
     """Shifts, then logarithms of scales, in one vector per draw; in double precision.
 

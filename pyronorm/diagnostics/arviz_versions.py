@@ -6,7 +6,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Groups", "build", "netcdf"]
+from pyronorm.errors import OptionError
+
+__all__ = ["Groups", "build", "group_of", "netcdf"]
 
 Groups = dict[str, dict[str, Any]]
 """NumPy arrays by group and variable."""
@@ -68,3 +70,28 @@ def netcdf(data: Any) -> bytes:
             smaller = [k for k, v in dataset.variables.items() if v.dtype.kind in "biufc"]
             dataset.dump_to_store(store, encoding={k: {"zlib": True} for k in smaller})
     return buffer.getvalue()
+
+
+def group_of(idata: Any, name: str, where: str) -> Any:
+    """A group of ArviZ data.
+
+    Args:
+        idata: what :func:`pyronorm.to_arviz` returned, or something else.
+        name: the group.
+        where: the caller, for the message.
+
+    Raises:
+        OptionError: if it is no ArviZ data, or has no such group.
+    """
+    if isinstance(idata, type) or not (hasattr(idata, "groups") or isinstance(idata, Mapping)):
+        raise OptionError(
+            f"{where}: expected ArviZ data, got {type(idata).__name__}. Export the posterior first: "
+            "pyronorm.to_arviz(model, posterior, train_data)."
+        )
+    try:
+        return idata[name]
+    except KeyError:
+        raise OptionError(
+            f"{where}: there is no group {name}; give what pyronorm.to_arviz returns for training data, "
+            "pairs (x, y)."
+        ) from None

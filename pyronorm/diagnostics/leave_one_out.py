@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyronorm.diagnostics.arviz_versions import group_of
 from pyronorm.diagnostics.variational import undefined_ratios
 from pyronorm.errors import OptionError
 
@@ -151,13 +152,8 @@ def compare(idatas: Mapping[str, Any], method: str = "stacking") -> Any:
 
 def _log_likelihood(idata: Any) -> NDArray[np.float64]:
     """The group's values, (chain, draw, example), if they are of all training data."""
-    try:
-        log_p = np.asarray(idata["log_likelihood"]["y"].values, dtype=np.float64)
-        log_p = log_p.reshape(log_p.shape[:3])  # y may have an axis of length 1
-    except KeyError:
-        raise OptionError(
-            "loo: there is no log likelihood: give pyronorm.to_arviz the training data, pairs (x, y)."
-        ) from None
+    log_p = np.asarray(group_of(idata, "log_likelihood", "loo")["y"].values, dtype=np.float64)
+    log_p = log_p.reshape(log_p.shape[:3])  # y may have an axis of length 1
     examples = len(idata["observed_data"]["y"])  # some of them may have no data
     expected = int(idata["posterior"].attrs.get("num_data", examples))
     if examples != expected:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.diagnostics.layer_inputs import InputShape
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.guides import StatisticsBank
@@ -75,6 +76,7 @@ class BatchSizes:
     layer_scale: Interval
 
 
+@checked
 def moment_batch_sizes(bank: StatisticsBank, *, level: float = 0.95, seed: Seed = 0) -> BatchSizes:
     r"""Measure by means and by variances apart how many independent values a batch is worth.
 
@@ -168,6 +170,7 @@ class LawTest:
         return {name: p < self.level for name, p in self.p.items()}
 
 
+@checked
 def noise_law_test(
     bank: StatisticsBank,
     n: float | None = None,

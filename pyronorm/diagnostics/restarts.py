@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pyronorm.diagnostics.arviz_versions import group_of
 from pyronorm.errors import OptionError
 
 __all__ = ["compare_restarts"]
@@ -45,7 +46,7 @@ def compare_restarts(idatas: Sequence[Any], var_names: Iterable[str] = ("shift",
     if len(idatas) < 2:
         raise OptionError(f"compare_restarts: needs at least two fits, got {len(idatas)}.")
     names = list(var_names)
-    posteriors = [idata["posterior"] for idata in idatas]
+    posteriors = [group_of(idata, "posterior", "compare_restarts") for idata in idatas]
     for position, posterior in enumerate(posteriors):
         missing = [name for name in names if name not in posterior.data_vars]
         if missing:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyronorm.diagnostics.arviz_versions import group_of
 from pyronorm.errors import NoDensityError, OptionError
 
 __all__ = ["ParetoK", "importance_summary", "pareto_k"]
@@ -97,12 +98,7 @@ def undefined_ratios(idata: Any, where: str) -> str:
     Raises:
         OptionError: if ``idata`` has no ``sample_stats``, or fewer than 25 draws.
     """
-    try:
-        stats = idata["sample_stats"]
-    except KeyError:
-        raise OptionError(
-            f"{where}: there is no group sample_stats; give what pyronorm.to_arviz returns."
-        ) from None
+    stats = group_of(idata, "sample_stats", where)
     num_draws = int(stats["log_prior"].size)
     if num_draws < _MIN_DRAWS:
         raise OptionError(f"{where}: needs at least {_MIN_DRAWS} draws, got {num_draws}.")
@@ -134,6 +130,7 @@ def importance_summary(idata: Any, var_names: Iterable[str] = ("shift", "scale")
     """
     import xarray as xr
 
+    group_of(idata, "sample_stats", "importance_summary")
     found = pareto_k(idata)
     if found.log_weights is None:
         raise NoDensityError(f"importance_summary: there are no weights: {found.undefined}.")

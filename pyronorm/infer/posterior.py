@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sized
 from typing import Any, Protocol, runtime_checkable
 
@@ -75,12 +76,24 @@ def as_posterior(value: Any, where: str, model: NormalizationModel | None = None
             f"{value.__name__}(...)."
         )
     if isinstance(value, Posterior):
+        _check_draw(value, where)
         return value
     fix = " Wrap a function that samples the sites: pyronorm.PyroGuide(function)."
     raise OptionError(
         f"{where}: expected a posterior, that is {KINDS}; got {type(value).__name__}."
         f"{fix if callable(value) and not isinstance(value, torch.nn.Module) else ''}"
     )
+
+
+def _check_draw(value: Posterior, where: str) -> None:
+    """Refuse what has a method of that name for something else, a law say."""
+    try:
+        inspect.signature(value.draw).bind(None, 1, data=None, seed=None)
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"{where}: expected a posterior, that is {KINDS}; got {type(value).__name__}, whose draw "
+            "does not take (model, num_samples, *, data=None, seed=None)."
+        ) from None
 
 
 def choose_num_samples(

@@ -313,7 +313,7 @@ def _encode_posterior(
     fix = (
         "Save each of its members."
         if isinstance(posterior, Ensemble)
-        else "Save draws of it: pyronorm.infer.as_posterior(posterior, 'save', model.space)"
+        else "Save draws of it: pyronorm.infer.as_posterior(posterior, 'save', model)"
         ".draw(model, 1000)."
     )
     raise OptionError(

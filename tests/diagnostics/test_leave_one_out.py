@@ -176,7 +176,7 @@ def test_refusals():
     whole = to_arviz(model, guide, given, 30)
     with pytest.raises(OptionError, match=r"num_data=50 examples, the export has 20"):
         loo(to_arviz(model, guide, (given[0][:20], given[1][:20]), 30))
-    with pytest.raises(OptionError, match="there is no log likelihood"):
+    with pytest.raises(OptionError, match="there is no group log_likelihood"):
         loo(to_arviz(model, guide, given[0], 30))
     with pytest.raises(OptionError, match="loo: needs at least 25 draws, got 24"):
         loo(to_arviz(model, guide, given, 24))

@@ -15,9 +15,13 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 import pyronorm as pn
+from pyronorm import diagnostics
+from pyronorm.diagnostics import calibrate, simulation_based_calibration
 from pyronorm.errors import OptionError
 from pyronorm.infer import Posterior, as_posterior, log_likelihoods, predictive_nll
+from pyronorm.infer.refresh import refresh_draws
 from pyronorm.latents import Draws
+from pyronorm.laws import Independent
 from pyronorm.priors import Standard
 from tests.guides.cases import CASES, make_bank, make_guide, make_model
 
@@ -147,6 +151,19 @@ CALLS = {
         dropout(), data()[0], posterior=wrong
     ),
     "Ensemble": lambda model, wrong: pn.Ensemble([(model, wrong)]),
+    "predictive_nll": lambda model, wrong: predictive_nll(model, wrong, data()),
+    "refresh_draws": lambda model, wrong: refresh_draws(model, wrong, data()[0]),
+    "simulation_based_calibration": lambda model, wrong: simulation_based_calibration(
+        pn.NormalizationModel(model.network, model.likelihood, 9, Standard()),
+        data()[0],
+        lambda x, y: wrong,
+        1,
+        3,
+    ),
+    "calibrate": lambda model, wrong: calibrate(
+        model, data(), candidates={"wrong": wrong}, num_samples=2, num_folds=2
+    ),
+    "save": lambda model, wrong: pn.save("nowhere", model, wrong),
 }
 WRONG = {
     "class": pn.guides.MeanField,
@@ -158,6 +175,11 @@ WRONG = {
     "tensor": torch.zeros(4, 10),
     "function": lambda: None,
     "prior": Standard(),
+    "law": Independent(
+        dist.Normal(torch.zeros(2), 1.0).to_event(1),
+        dist.LogNormal(torch.zeros(2), 1.0).to_event(1),
+    ),
+    "likelihood": pn.likelihoods.Categorical(),
 }
 
 
@@ -179,6 +201,47 @@ def test_everything_else_is_refused_by_name(call, wrong):
     else:
         assert "StatisticsBank, Draws" in str(error.value)
     assert ("PyroGuide(function)" in str(error.value)) == (wrong == "function")
+
+
+EXPORTED = {
+    "pareto_k": diagnostics.pareto_k,
+    "importance_summary": diagnostics.importance_summary,
+    "loo": diagnostics.loo,
+    "compare_restarts": lambda wrong: diagnostics.compare_restarts([wrong, wrong]),
+}
+BANKS = {
+    "MonteCarloBatchNorm": pn.guides.MonteCarloBatchNorm,
+    "StochasticBatchNorm": pn.guides.StochasticBatchNorm,
+    "LowRank.from_bank": pn.guides.LowRank.from_bank,
+    "Paired.from_bank": pn.guides.Paired.from_bank,
+    "EffectiveBatchSize.from_bank": pn.guides.EffectiveBatchSize.from_bank,
+    "PopulationStatistics.from_bank": lambda m, b: pn.guides.PopulationStatistics.from_bank(
+        m, b, 9
+    ),
+    "moment_batch_sizes": lambda m, b: diagnostics.moment_batch_sizes(b),
+    "noise_law_test": lambda m, b: diagnostics.noise_law_test(b),
+}
+
+
+@pytest.mark.parametrize("wrong", [None, "list", "tensor", "class", "prior", "guide", "prediction"])
+@pytest.mark.parametrize("call", [*EXPORTED, *BANKS, "latent_vectors", "join"])
+def test_what_asks_for_one_kind_says_how_to_make_it(unchecked, call, wrong):
+    model = make_model()
+    guide = pn.guides.MeanField(model)
+    others = {"guide": guide, "prediction": pn.predict(model, guide, data()[0], 2)}
+    value = others.get(wrong, WRONG.get(wrong))
+    if call in EXPORTED:
+        with pytest.raises(OptionError, match=rf"{call}: expected ArviZ data.*pyronorm.to_arviz"):
+            EXPORTED[call](value)
+    elif call in BANKS:
+        with pytest.raises(OptionError, match=rf"{call}: bank must be a StatisticsBank, such as collect_bank"):
+            BANKS[call](model, value)
+    else:
+        run = diagnostics.latent_vectors if call == "latent_vectors" else lambda x: Draws.join([x])
+        with pytest.raises(
+            OptionError, match=r"a Draws, such as posterior.draw\(model, 1000"
+        ):
+            run(value)
 
 
 def test_a_network_that_samples_itself_is_refused():
