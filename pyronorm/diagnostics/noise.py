@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyronorm.checks import checked
+from pyronorm.checks import Probability, checked
 from pyronorm.diagnostics.layer_inputs import InputShape
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.guides import StatisticsBank
@@ -77,7 +77,9 @@ class BatchSizes:
 
 
 @checked
-def moment_batch_sizes(bank: StatisticsBank, *, level: float = 0.95, seed: Seed = 0) -> BatchSizes:
+def moment_batch_sizes(
+    bank: StatisticsBank, *, level: Probability = 0.95, seed: Seed = 0
+) -> BatchSizes:
     r"""Measure by means and by variances apart how many independent values a batch is worth.
 
     Where the two agree the Gaussian law of batch noise holds, and one number says it all. For that one
@@ -106,7 +108,7 @@ def moment_batch_sizes(bank: StatisticsBank, *, level: float = 0.95, seed: Seed 
     Raises:
         OptionError: if the bank has fewer than 20 rows, or ``level`` is not between 0 and 1.
     """
-    _check(bank, level, "moment_batch_sizes")
+    _check(bank, "moment_batch_sizes")
     shift, log_var = noise_statistics(bank)
     rows, tail = len(shift), (1 - level) / 2
     v_shift, v_scale = shift.var(0), log_var.var(0)
@@ -176,7 +178,7 @@ def noise_law_test(
     n: float | None = None,
     *,
     shape: InputShape | None = None,
-    level: float = 0.01,
+    level: Probability = 0.01,
 ) -> LawTest:
     r"""Test a bank against the law of batch noise.
 
@@ -221,7 +223,7 @@ def noise_law_test(
     Source: Cochran's theorem; for the moments Mood, Graybill & Boes, "Introduction to the Theory of
     Statistics" (1974), chapter VI. The tests and their combination are ours.
     """
-    _check(bank, level, "noise_law_test")
+    _check(bank, "noise_law_test")
     if n is not None and not 1 < n < float("inf"):
         raise OptionError(f"noise_law_test: n must be a finite number above 1, got {n}.")
     shift, log_var = noise_statistics(bank)
@@ -239,14 +241,12 @@ def noise_law_test(
     return LawTest(bank.space, level, size, *(torch.from_numpy(x) for x in p))
 
 
-def _check(bank: StatisticsBank, level: float, where: str) -> None:
+def _check(bank: StatisticsBank, where: str) -> None:
     if len(bank) < _MIN_ROWS:
         raise OptionError(
             f"{where}: needs a bank of at least {_MIN_ROWS} rows, got {len(bank)}; collect more with "
             "pyronorm.collect_bank(..., num_batches=...)."
         )
-    if not 0 < level < 1:
-        raise OptionError(f"{where}: level must be between 0 and 1, got {level}.")
 
 
 def noise_statistics(bank: StatisticsBank) -> tuple[Tensor, Tensor]:
