@@ -13,7 +13,8 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
-from pyro.params.param_store import param_with_module_name
+from pyro.params.param_store import param_with_module_name, user_param_name
+from pyro.poutine.lift_messenger import LiftMessenger
 from pyro.poutine.messenger import Messenger, block_messengers
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
@@ -55,8 +56,14 @@ def sample_latents(
     Returns:
         ``shift`` and ``scale``, each of shape ``(channel,)``, with the plates around the call in
         front.
+
+    Raises:
+        OptionError: if SVI would train the parameters of another network by the same names in Pyro's
+            store; or if handlers sample the network's parameters (``poutine.lift``).
     """
     prior = Standard() if prior is None else prior
+    _refuse_lifted(network)
+    _refuse_another_network(network)
     return prior.sample(network.space, network.like)
 
 
@@ -287,7 +294,7 @@ class NormalizationModel(PyroModule):
         Unlike ``pyro.module`` this keeps quiet about frozen parameters, and refuses to run under SVI
         if the global store holds another model's parameters by these names: SVI would train those.
         """
-        trained_by_svi = _runs_under(lambda h: isinstance(h, TraceMessenger) and h.param_only)
+        trained_by_svi = _runs_under(_states_parameters)
         store = pyro.get_param_store()
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
@@ -299,6 +306,42 @@ class NormalizationModel(PyroModule):
                         f"Pyro's parameter store holds {name!r} of another model, so this one would "
                         "not be trained. Call pyro.clear_param_store() first."
                     )
+
+
+def _refuse_another_network(network: LatentNetwork) -> None:
+    """Refuse SVI if ``pyro.module`` has found another network's parameters by these names."""
+    with block_messengers(_states_parameters) as tracers:
+        if not tracers:
+            return
+    own = {id(parameter) for parameter in network.parameters()}
+    store = pyro.get_param_store()
+    for tracer in tracers:
+        for name, site in tracer.trace.nodes.items():  # type: ignore[attr-defined]
+            stated = site["args"][1:] if site["type"] == "param" else ()
+            if stated and id(stated[0]) in own and store[name] is not stated[0]:
+                raise OptionError(
+                    f"Pyro's parameter store holds {name!r} of another network, so this one would not "
+                    "be trained. Call pyro.clear_param_store() first, or give pyro.module another name."
+                )
+
+
+def _refuse_lifted(network: LatentNetwork) -> None:
+    """Refuse ``poutine.lift`` of the network's parameters: the values would not be used."""
+    with block_messengers(lambda h: isinstance(h, LiftMessenger)) as lifts:
+        names = [name for name, _ in network.named_parameters()] if lifts else []
+    for lift in lifts:
+        prior = lift.prior  # type: ignore[attr-defined]
+        lifted = prior if isinstance(prior, dict) else names
+        if any(user_param_name(key) in names for key in lifted):
+            raise OptionError(
+                "poutine.lift would sample the network's parameters, and the network would run "
+                "without these values. Give layers a prior of their own before pyronorm.convert: "
+                "PyroModule[nn.Linear](...), and a PyroSample for its weight."
+            )
+
+
+def _states_parameters(handler: Messenger) -> bool:
+    return isinstance(handler, TraceMessenger) and bool(handler.param_only)
 
 
 def _check_weight(weight: Tensor, examples: int, values: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -10,21 +11,31 @@ from pyro.infer import (
     MCMC,
     NUTS,
     SVI,
+    JitTrace_ELBO,
     Predictive,
     Trace_ELBO,
+    TraceEnum_ELBO,
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
 )
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
+    AutoGuideList,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
     AutoNormal,
 )
 from torch import nn
 
-from pyronorm import NormalizationModel, convert, guides, init_to_neutral
+from pyronorm import (
+    LatentNetwork,
+    NormalizationModel,
+    convert,
+    guides,
+    init_to_neutral,
+    sample_latents,
+)
 from pyronorm.errors import NoDensityError, OptionError
 from pyronorm.likelihoods import Categorical
 from pyronorm.normalizers import Analytic, Batch, Group, Instance, Layer, Population, Weight
@@ -294,3 +305,142 @@ def test_autoguides_that_track_dependencies_train(name):
     before = model.network.network[0].weight.clone()
     assert svi.step(x, y) > 0
     assert not torch.equal(model.network.network[0].weight, before)
+
+
+def own(prefix: str = "") -> LatentNetwork:
+    """The network of a Pyro model of one's own."""
+    body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+    return LatentNetwork(convert(body), prefix=prefix)
+
+
+def regression(**networks: LatentNetwork):
+    """A sum of networks, each with latents of its own."""
+
+    def model(x, y):
+        loc = 0.0
+        for name, network in networks.items():
+            pyro.module(name, network)
+            loc = loc + network(x, *sample_latents(network, Standard(0.3, 0.3))).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(loc, 0.5), obs=y)
+
+    return model
+
+
+def moved(modules, run) -> list[float]:
+    before = [[p.detach().clone() for p in module.parameters()] for module in modules]
+    run()
+    return [
+        max(float((p.detach() - q).abs().max()) for p, q in zip(m.parameters(), old, strict=True))
+        for m, old in zip(modules, before, strict=True)
+    ]
+
+
+def svi_steps(model, guide, elbo=None, steps=5):
+    x = torch.randn(16, 3)
+    y = x[:, 0]
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), elbo or Trace_ELBO())
+    return [svi.step(x, y) for _ in range(steps)]
+
+
+def test_a_pattern_that_runs_twice_is_refused_where_it_would_not_train():
+    def once():
+        network = own()
+        guide = guides.MeanField(network)
+        run = lambda: svi_steps(regression(network=network), guide)  # noqa: E731
+        return moved([network, guide], run)
+
+    assert min(once()) > 0.05
+    with pytest.raises(OptionError, match=r"'network\$\$\$network.0.weight' of another network"):
+        once()
+    pyro.clear_param_store()
+    assert min(once()) > 0.05
+
+
+def test_a_list_of_guides_has_medians_and_quantiles_of_ours():
+    model = make(Group(2))
+    ours = guides.MeanField(model, 0.3)
+    whole = AutoGuideList(model)
+    whole.append(ours)
+    x, y = data()
+    assert whole(x, y).keys() == whole.median(x, y).keys() == {"shift", "scale"}
+    torch.testing.assert_close(whole.median()["scale"], ours.median()["scale"])
+    torch.testing.assert_close(whole.quantiles([0.1, 0.9]), ours.quantiles([0.1, 0.9]))
+
+
+@pytest.mark.filterwarnings("ignore:pyro.module prior:UserWarning")
+def test_parameters_that_handlers_sample_are_refused():
+    model = make(Group(2))
+    x, y = data()
+    with pytest.raises(OptionError, match="poutine.lift would sample the network's parameters"):
+        poutine.trace(poutine.lift(model, dist.Normal(0.0, 1.0))).get_trace(x, y)
+    network = own()
+    inner = regression(network=network)
+    prior = {"network$$$network.3.bias": dist.Normal(torch.zeros(1), 1.0).to_event(1)}
+    with pytest.raises(OptionError, match="PyroSample"):
+        poutine.lift(inner, prior)(torch.randn(4, 3), torch.randn(4))
+    poutine.lift(inner, {"other": dist.Normal(0.0, 1.0)})(torch.randn(4, 3), torch.randn(4))
+
+
+@pytest.mark.parametrize(
+    "elbo",
+    [
+        JitTrace_ELBO(),
+        JitTrace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1),
+        TraceEnum_ELBO(max_plate_nesting=1),
+        TraceEnum_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1),
+    ],
+    ids=["jit", "jit vectorized", "enum", "enum vectorized"],
+)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites:UserWarning")
+def test_other_estimators(elbo):
+    model = make(Group(2))
+    train_svi(model, guides.MeanField(model, 0.1), elbo, steps=20)
+
+
+def test_enumeration_beside_the_latents_sums_over_the_components():
+    """Noise of two kinds, a hidden one for each example: the ELBO is that of the mixture."""
+    network = own()
+    std = torch.tensor([0.3, 2.0])
+    weights = torch.tensor([0.7, 0.3])
+    x, y = torch.randn(6, 3), torch.randn(6)
+
+    def hidden(x, y):
+        loc = network(x, *sample_latents(network)).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            kind = pyro.sample("kind", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            pyro.sample("y", dist.Normal(loc, std[kind]), obs=y)
+
+    def summed(x, y):
+        loc = network(x, *sample_latents(network)).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            mixture = dist.MixtureSameFamily(
+                dist.Categorical(weights.expand(6, 2)), dist.Normal(loc[:, None], std)
+            )
+            pyro.sample("y", mixture, obs=y)
+
+    guide = guides.MeanField(network, 0.2)
+    losses = []
+    for model, elbo in ((hidden, TraceEnum_ELBO(max_plate_nesting=1)), (summed, Trace_ELBO())):
+        torch.manual_seed(3)
+        losses.append(elbo.loss(model, guide, x, y))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_subsampled_plates_scale_the_data():
+    network = own()
+    x, y = torch.randn(12, 3), torch.randn(12)
+
+    def model(size):
+        shift, scale = sample_latents(network)
+        with pyro.plate("data", 12, subsample=torch.arange(size)) as index:
+            loc = network(x[index], shift, scale).squeeze(-1)
+            pyro.sample("y", dist.Normal(loc, 1.0), obs=y[index])
+
+    network_values = poutine.trace(guides.MeanField(network)).get_trace()
+    part = poutine.trace(poutine.replay(model, network_values)).get_trace(4)
+    part.compute_log_prob()
+    loc = part.nodes["y"]["fn"].loc
+    expected = dist.Normal(loc, 1.0).log_prob(y[:4]).sum() * 3
+    torch.testing.assert_close(part.nodes["y"]["log_prob_sum"], expected)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, checked
@@ -34,11 +34,12 @@ TOO_MANY = (
 """What to do where a guide of all pairs of latents is too large, for messages."""
 
 
-class Guide(PyroModule):
+class Guide(AutoGuide):
     """A distribution of the latents of a network: an approximate posterior.
 
     A subclass says its law in :meth:`law`; the Pyro sites ``shift`` and ``scale``, draws and densities
-    follow from that. A guide works wherever Pyro takes a guide, and is a posterior for
+    follow from that. A guide works wherever Pyro takes a guide, is an ``AutoGuide`` (a part of an
+    ``AutoGuideList``, say), and is a posterior for
     :func:`pyronorm.predict` and the rest. Of the model it keeps what it needs, the latent space, and
     follows its number of draws per mini-batch. Where the model's prior has hyperparameters, a guide
     with a density has a log-normal factor for them, ``hyper`` (:class:`~pyronorm.guides.HyperGuide`),
@@ -76,7 +77,8 @@ class Guide(PyroModule):
                 f"{type(self).__name__}: expected a NormalizationModel, or the LatentNetwork of a "
                 f"model of your own, got {type(model).__name__}."
             )
-        super().__init__(name=f"{model.space.prefix}{type(self).__name__}")
+        super().__init__(None)  # type: ignore[no-untyped-call]  # the model is not kept
+        self._pyro_name = f"{model.space.prefix}{type(self).__name__}"
         network = _network(model)
         if self.needs_latents:
             network.refuse_plain(type(self).__name__)

@@ -22,6 +22,7 @@ from torch.distributions import Independent
 from pyronorm.checks import Count, checked
 from pyronorm.devices import check_memory
 from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
+from pyronorm.guides import Guide
 from pyronorm.guides.base import TOO_MANY, refuse_other_space
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
@@ -43,7 +44,8 @@ __all__ = [
 
 def is_pyro_guide(value: Any) -> bool:
     """Whether it is of one of the classes of guides that Pyro has."""
-    return isinstance(value, (AutoGuide, AutoMessenger, *_easy_guide()))
+    theirs = isinstance(value, (AutoGuide, AutoMessenger, *_easy_guide()))
+    return theirs and not isinstance(value, Guide)
 
 
 def _easy_guide() -> tuple[type, ...]:
@@ -156,7 +158,7 @@ class PyroGuide:
 
     def _arguments(self, model: NormalizationModel, data: Data | None) -> tuple[Any, ...]:
         guide = self.guide
-        if isinstance(guide, AutoGuide):
+        if isinstance(guide, AutoGuide):  # those of the library, too
             return ()
         if data is None:
             if isinstance(guide, AutoMessenger):

@@ -296,7 +296,7 @@ class LatentNetwork(nn.Module):
         with handed_over({}, seen=seen):
             outputs = [self._evaluate_one(x, shift[0], scale[0])[None]]
         device = first_tensor(x).device
-        chunk = self.samples_per_call or self._chunk(device, seen.largest)
+        chunk = self.samples_per_call or self._chunk(device, int(seen.largest))
         if under_autocast(device.type) or seen.packed:
             chunk = 1  # inside of vmap torch ignores autocast, and has no checkpoints
         for start in range(1, len(shift), chunk):

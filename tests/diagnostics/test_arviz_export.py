@@ -8,9 +8,10 @@ from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
+import pyronorm as pn
 from pyronorm import NormalizationModel, channels, convert, guides, to_arviz
 from pyronorm.diagnostics import arviz_export
-from pyronorm.errors import OptionError, StatisticsError
+from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.infer import as_posterior, log_likelihoods
 from pyronorm.likelihoods import Categorical, Normal
 from pyronorm.priors import BatchNoise, ScaleInvariant, Standard
@@ -316,3 +317,103 @@ def test_blocks_of_outputs_do_not_depend_on_the_batches(monkeypatch, limit):
     for blocks in found:
         assert [b.shape for b in blocks] == [b.shape for b in found[0]]
         assert torch.equal(torch.cat(blocks, 1), whole)
+
+
+def test_data_frames_and_json(tmp_path, exported):
+    idata = exported[-1]
+    if OLD:
+        frame = idata.to_dataframe()
+        column = frame[("posterior", "scale[3]", "1[3]")].to_numpy()
+        np.testing.assert_array_equal(column, idata["posterior"]["scale"].values[0, :, 3])
+        idata.to_json(str(tmp_path / "posterior.json"))
+        back = az.from_json(str(tmp_path / "posterior.json"))
+        np.testing.assert_allclose(back["posterior"]["shift"], idata["posterior"]["shift"])
+        assert channels(back, "4") == channels(idata, "4")
+    frame = idata["posterior"]["scale"].to_dataframe()
+    assert len(frame) == 500
+
+
+def test_bfloat16_networks_and_data():
+    model = make_model()
+    model.network.to(torch.bfloat16)
+    pn.trust_statistics(model.network)
+    x, y = data()
+    idata = to_arviz(model, make_guide("MeanField", model), (x.bfloat16(), y), 4)
+    assert idata["posterior"]["mean"].values.dtype == np.float32
+    assert idata["constant_data"]["x"].values.dtype == np.float32
+
+
+def test_labels_of_the_users(exported):
+    model, guide, x, y, _ = exported
+    names = [f"patient {i}" for i in range(9)]
+    idata = to_arviz(
+        model,
+        guide,
+        (x, y),
+        4,
+        coords={"patient": names, "blood": list("abcde")},
+        dims={"y": ["patient"], "x": ["patient", "blood"]},
+    )
+    assert idata["observed_data"]["y"].sel(patient="patient 3") == y[3]
+    assert idata["log_likelihood"]["y"].dims == ("chain", "draw", "patient")
+    value = idata["constant_data"]["x"].sel(patient="patient 2", blood="d")
+    assert float(value) == float(x[2, 3])
+    for wrong, message in (
+        ({"coords": {"patient": names}}, "coords names the dimension 'patient'"),
+        ({"coords": {"example": names[:3]}}, "3 labels for 'example', which has 9"),
+        ({"dims": {"z": ["a"]}}, "dims names the variable 'z'"),
+        ({"dims": {"x": ["a"]}}, r"must name the 2 axes of 'x'"),
+        ({"dims": {"x": ["channel", "b"]}}, "the dimension 'channel' has 10 entries .* and 9"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            to_arviz(model, guide, (x, y), 4, **wrong)
+
+
+def test_prior_predictive(exported):
+    model, guide, x, y, _ = exported
+    idata = to_arviz(model, guide, (x, y), 40, prior_predictive=True, seed=1)
+    drawn = torch.from_numpy(idata["prior_predictive"]["y"].values[0])
+    assert drawn.shape == (40, 9)
+    prior = idata["prior"]
+    shift, scale = (torch.from_numpy(prior[name].values[0]) for name in ("shift", "scale"))
+    prediction = pn.predict(model, pn.Draws(shift, scale), x)
+    shares = nn.functional.one_hot(drawn, 3).double().mean(0)
+    # 40 draws of one category each: standard errors of at most .08
+    assert (shares - prediction.mean).abs().max() < 0.32
+    with pytest.raises(DataError, match="prior_predictive needs data"):
+        to_arviz(model, guide, None, 4, prior_predictive=True)
+    improper = make_model(prior=ScaleInvariant())
+    with pytest.raises(OptionError, match="ScaleInvariant is improper"):
+        to_arviz(improper, make_guide("Point", improper), (x, y), 4, prior_predictive=True)
+
+
+def test_targets_with_an_axis_of_length_one():
+    network = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 1))
+    model = NormalizationModel(convert(network), pn.likelihoods.Normal(), 9)
+    x = torch.randn(9, 5)
+    idata = to_arviz(model, guides.MeanField(model), (x, x[:, :1]), 40, seed=0)
+    assert idata["log_likelihood"]["y"].dims == ("chain", "draw", "example", "y_dim_0")
+    if OLD:
+        values = az.loo_pit(idata, y="y")
+        assert values.shape == (9, 1)
+        assert ((values >= 0) & (values <= 1)).all()
+
+
+def test_what_nuts_knows_of_each_draw():
+    model = make_model(network=nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)))
+    x, y = data()
+    model = NormalizationModel(model.network, Categorical(), 9)
+    draws = pn.run_nuts(model, (x, y), 12, 10, 2, max_tree_depth=3, seed=0, progress=False)
+    idata = to_arviz(model, draws, (x, y))
+    stats = idata["sample_stats"]
+    assert stats["energy"].shape == (2, 12)
+    assert ((stats["acceptance_rate"] >= 0) & (stats["acceptance_rate"] <= 1)).all()
+    assert set(np.unique(stats["tree_depth"])) <= {0, 1, 2, 3}
+    # potential energy before a step is that of the draw before it; the rest is kinetic
+    jacobian = np.log(idata["posterior"]["scale"].values).sum(-1)
+    potential = -(stats["lp"].values + jacobian)
+    kinetic = stats["energy"].values[:, 1:] - potential[:, :-1]
+    assert (kinetic > -1e-3).all()
+    # half a chi-squared variable with 8 degrees of freedom; 22 of them
+    assert 2 < kinetic.mean() < 7
+    assert (np.asarray(az.bfmi(idata)) > 0).all() if OLD else True
