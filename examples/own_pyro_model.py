@@ -1,9 +1,6 @@
-"""Latent normalization inside a Pyro model of your own: a variational autoencoder.
+"""Normalization latents inside a Pyro model of your own: a variational autoencoder, up to ArviZ."""
 
-The decoder's normalization statistics are global latents beside the local code of each image. Run
-with ``python examples/own_pyro_model.py`` (about 20 seconds on two cores).
-"""
-
+import arviz as az
 import pyro
 import pyro.distributions as dist
 import torch
@@ -17,52 +14,44 @@ torch.manual_seed(0)
 pyro.clear_param_store()
 
 
-def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """A hidden layer with batch normalization."""
-    return nn.Sequential(
-        nn.Linear(inputs, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, outputs)
-    )
+def mlp(inputs: int, outputs: int) -> nn.Module:
+    """A hidden layer with batch normalization, converted."""
+    hidden = (nn.Linear(inputs, 64), nn.BatchNorm1d(64), nn.ReLU())
+    return pn.convert(nn.Sequential(*hidden, nn.Linear(64, outputs)))
 
 
-encoder = mlp(64, 2 * CODE)
-decoder = pn.LatentNetwork(pn.convert(mlp(CODE, 64)), prefix="decoder.")
-prior = pn.priors.BatchNoise(batch_size=64)
-posterior = pn.guides.MeanField.from_batch_size(decoder, 64)
 images = pn.datasets.load("digits").train.x.flatten(1)
+encoder = pn.LatentNetwork(mlp(64, 2 * CODE))  # without latents in a call: batch normalization
+decoder = pn.LatentNetwork(mlp(CODE, 64), prefix="decoder.")
+statistics = pn.guides.MeanField.from_batch_size(decoder, 64)
 
 
-def model(x: Tensor, num_data: int) -> None:
+def model(x: Tensor) -> None:
     """Global statistics of the decoder, a local code, Bernoulli pixels."""
     pyro.module("decoder", decoder)
-    shift, scale = pn.sample_latents(decoder, prior)
-    with pyro.plate("data", len(x)), pyro.poutine.scale(scale=num_data / len(x)):
-        z = pyro.sample("z", dist.Normal(torch.zeros(len(x), CODE), 1.0).to_event(1))
-        logits = decoder(z, shift, scale)
-        pixels = dist.Bernoulli(logits=logits, validate_args=False)  # grey values in [0, 1]
+    shift, scale = pn.sample_latents(decoder, pn.priors.BatchNoise(64))
+    with pyro.plate("image", len(x)), pyro.poutine.scale(scale=len(images) / len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(CODE), 1.0).to_event(1))
+        pixels = dist.Bernoulli(logits=decoder(z, shift, scale), validate_args=False)  # greys
         pyro.sample("x", pixels.to_event(1), obs=x)
 
 
-def guide(x: Tensor, num_data: int) -> None:
+def guide(x: Tensor) -> None:
     """The decoder's statistics from a guide of the library, the code from the encoder."""
     pyro.module("encoder", encoder)
-    posterior()
-    with pyro.plate("data", len(x)), pyro.poutine.scale(scale=num_data / len(x)):
+    statistics()
+    with pyro.plate("image", len(x)), pyro.poutine.scale(scale=len(images) / len(x)):
         loc, log_std = encoder(x).chunk(2, dim=-1)
         pyro.sample("z", dist.Normal(loc, log_std.exp()).to_event(1))
 
 
 svi = SVI(model, guide, pyro.optim.Adam({"lr": 3e-3}), Trace_ELBO())
 for _ in range(40):
-    order = torch.randperm(len(images)).split(64)
-    loss = sum(svi.step(images[batch], len(images)) for batch in order)
-print(f"-ELBO per image {loss / len(order) / len(images):.2f}")
+    loss = sum(svi.step(images[batch]) for batch in torch.randperm(len(images)).split(64))
+print(f"-ELBO {loss:.4g}")
 
-# Prediction wants population statistics: of the encoder for images, of the decoder for codes.
-encoder.eval()
-with torch.no_grad():
-    codes = encoder(images)[:, :CODE]
-pn.estimate_population_statistics(decoder, codes)
-decoder.eval()
-
-idata = pn.to_arviz(model, guide, (images[:50], len(images)), num_samples=100, seed=0)
-print("sites:", {name: value.dims for name, value in idata["posterior"].data_vars.items()})
+pn.estimate_population_statistics(encoder, images)  # of images, and of codes
+pn.estimate_population_statistics(decoder.eval(), encoder.eval()(images)[:, :CODE].detach())
+idata = pn.to_arviz(model, guide, (images[:50],), num_samples=100, seed=0)
+print(az.summary(idata, var_names="decoder.scale", kind="stats").head())
+print({name: value.dims for name, value in idata["posterior"].data_vars.items()})

@@ -39,19 +39,11 @@ likelihood = pn.likelihoods.Categorical(ignore_index=UNKNOWN)
 model = pn.NormalizationModel(
     pn.convert(network), likelihood, len(images), pn.priors.BatchNoise(256)
 )
-pn.fit(
-    model,
-    pn.guides.Point(model),
-    (images, labelled),
-    epochs=15,
-    batch_size=20,
-    lr=1e-2,
-    seed=0,
-    progress=False,
-)
+point = pn.guides.Point(model)
+pn.fit(model, point, (images, labelled), epochs=15, batch_size=20, lr=1e-2, seed=0, progress=False)
 bank = pn.collect_bank(model, images, batch_size=20, num_batches=32)  # batch noise as a posterior
 
-for name, posterior in {"plain": pn.guides.Point(model), "batch noise": bank}.items():
+for name, posterior in {"plain": point, "batch noise": bank}.items():
     metrics = pn.evaluate(model, posterior, test)
     print(name, {key: round(value, 4) for key, value in metrics.items()})
 prediction = pn.predict(model, bank, test[0])
