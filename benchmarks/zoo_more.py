@@ -127,7 +127,7 @@ def _segmentation(name: str, encoder: str, size: int = 64, **options: Any) -> Ca
 
 SEGMENTATION_MODELS: dict[str, Callable[[], Built]] = {
     **{
-        f"{name}, resnet18": _segmentation(name, "resnet18")
+        f"{name}, resnet18": _segmentation(name, "resnet18", 128 if name == "PAN" else 64)
         for name in _words(
             "Unet UnetPlusPlus FPN PSPNet DeepLabV3 DeepLabV3Plus Linknet MAnet PAN UPerNet Segformer"
         )
@@ -144,7 +144,7 @@ SEGMENTATION_MODELS: dict[str, Callable[[], Built]] = {
     "FPN, mit_b0": _segmentation("FPN", "mit_b0"),
     "Unet, with a head for classes": _segmentation("Unet", "resnet18", aux_params={"classes": 2}),
     "Unet, decoder with instance normalization": _segmentation(
-        "Unet", "resnet18", decoder_use_norm="instancenorm"
+        "Unet", "resnet18", decoder_use_norm={"type": "instancenorm", "affine": True}
     ),
     "DPT, tu-vit_tiny_patch16_224.augreg_in21k": _segmentation(
         "DPT", "tu-vit_tiny_patch16_224.augreg_in21k", 224

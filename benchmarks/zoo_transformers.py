@@ -55,6 +55,10 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         _CAUSAL,
         {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
     ),
+    "gpt2, to Group(4)": (
+        _CAUSAL,
+        {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
+    ),
     "bert": ("AutoModelForMaskedLM", _BERT),
     "convnext": (
         _IMAGES,
@@ -109,7 +113,7 @@ def build_transformer(name: str, classes: int) -> tuple[nn.Module, Tensor]:
     from transformers import AutoConfig
 
     head, settings = CONFIGURATIONS[name]
-    config = AutoConfig.for_model(name, **settings)
+    config = AutoConfig.for_model(name.partition(",")[0], **settings)
     if "Classification" in head:
         config.num_labels = classes
     config.use_cache = False
