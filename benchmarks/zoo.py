@@ -1,6 +1,7 @@
 """Convert real architectures of other packages, with random weights, and write down what came of it.
 
-Needs an environment of its own: torchvision, timm and transformers beside pyronorm. For each family:
+Needs an environment of its own: torchvision, timm, transformers, MONAI, diffusers, torch_geometric and
+segmentation-models-pytorch beside pyronorm. For each family:
 are all normalization layers converted, is the copy exact in evaluation mode (1e-4), has it the same
 ``state_dict`` keys, does a step of training run, and a prediction?
 

@@ -9,8 +9,6 @@ The short of it::
     idata = pn.to_arviz(model, guide, test_data, num_samples=200)
 """
 
-from importlib.metadata import version
-
 from pyronorm import (
     baselines,
     conversion,
@@ -58,8 +56,9 @@ from pyronorm.infer import (
 from pyronorm.latents import Draws, LatentNetwork, LatentSpace
 from pyronorm.model import NormalizationModel, init_to_neutral, sample_latents
 from pyronorm.normalizers import LatentNorm, trust_statistics
+from pyronorm.version import installed_version
 
-__version__ = version("pyronorm")
+__version__ = installed_version("pyronorm")
 
 __all__ = [
     "Checkpoint",

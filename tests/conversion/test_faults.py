@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -266,3 +268,61 @@ def test_layers_that_never_run():
 def test_a_network_without_any_statistics_has_no_unused_layers():
     with pytest.raises(StatisticsError, match=r"first\.1 has no population statistics"):
         convert(CutShort()).eval()(torch.randn(4, 3))
+
+
+class Attention(nn.Module):
+    """As in GPT-2: views of what a normalization with channels last returns."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.head = nn.Linear(width, 3 * width), nn.Linear(width, 3)
+
+    def forward(self, x):
+        batch, steps, width = x.shape
+        rows = self.qkv(self.before(x).view(-1, width))
+        q, k, v = rows.view(batch, steps, 3 * width).split(width, 2)
+        y = x + (q @ k.mT).softmax(-1) @ v
+        return self.head(self.after(y).view(batch * steps, width)).view(batch, steps, 3).mean(1)
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [None, Group(2), RMS(), Batch(), Ghost(2), Instance(), GroupWhitening(2), BatchWhitening(2)],
+    ids=str,
+)
+def test_an_attention_network_that_takes_views(normalizer):
+    torch.manual_seed(0)
+    original, x = Attention(), torch.randn(8, 5, 8)
+    network = convert(original, normalizer)
+    if normalizer is None:
+        torch.testing.assert_close(network(x), original(x))
+    model = NormalizationModel(network, likelihoods.Categorical(), num_data=8)
+    guide = guides.MeanField(model)
+    history = fit(model, guide, (x, torch.arange(8) % 3), epochs=1, batch_size=4, progress=False)
+    assert torch.tensor(history.losses).isfinite().all()
+    shift, scale = torch.randn(5, 1, 16), torch.rand(5, 1, 16) + 0.5
+    with torch.no_grad():
+        loop = [model.network(x, *pair) for pair in zip(shift, scale, strict=True)]
+        together = model.network(x, shift, scale)
+    torch.testing.assert_close(together, torch.stack(loop), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
+def test_prediction_by_a_recurrent_network(cell):
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.cell = nn.LayerNorm(4), cell(4, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.cell(self.norm(x))[0][:, -1]
+
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 5, 4), torch.arange(32) % 2
+    model = NormalizationModel(convert(Recurrent()), likelihoods.Categorical(), num_data=32)
+    guide = guides.MeanField(model)
+    fit(model, guide, (x, y), epochs=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert predict(model, guide, x, 8).mean.shape == (32, 2)

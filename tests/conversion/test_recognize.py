@@ -161,6 +161,29 @@ class FrozenBatchNormAct2d(nn.Module):
         return self.act(x * scale + b - m * scale)
 
 
+class FrozenBatchNorm2d(nn.Module):
+    """As detection packages have it: another kernel where no gradient is asked for."""
+
+    def __init__(self, num_features, eps=1e-5):
+        super().__init__()
+        self.num_features, self.eps = num_features, eps
+        for key, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            self.register_buffer(key, torch.full((num_features,), float(value)))
+
+    def forward(self, x):
+        if not x.requires_grad:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
+            )
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        bias = self.bias - self.running_mean * scale
+        return x * scale.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
 class InstanceNormPlain(nn.Module):
     def __init__(self, channels):
         super().__init__()
@@ -190,6 +213,7 @@ KINDS = {
     "batch drop act": (BatchNormAct2d(C, nn.PReLU, nn.Dropout2d(0.4)), IMAGE, Batch(eps=1e-5)),
     "group 1": (GroupNorm1(C), IMAGE, Group(1, eps=1e-5)),
     "group act": (GroupNormAct(C, 3), IMAGE, Group(3, eps=1e-5)),
+    "frozen": (FrozenBatchNorm2d(C), IMAGE, Population(eps=1e-5)),
     "frozen act": (FrozenBatchNormAct2d(C), IMAGE, Population(eps=1e-4)),
     "instance": (InstanceNormPlain(C), IMAGE, Instance(eps=1e-5)),
     "sync": (nn.SyncBatchNorm(C), IMAGE, Batch(eps=1e-5)),
@@ -442,6 +466,13 @@ def test_recognition_leaves_layer_and_generators_alone():
     assert torch.equal(torch.get_rng_state(), state)
     assert layer.training
     assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
+
+
+def test_statistics_of_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ConversionError, match="shares statistics between the processes"):
+        convert(nn.Sequential(nn.SyncBatchNorm(C)))
 
 
 def test_what_the_network_reads_of_a_layer_stays_there():

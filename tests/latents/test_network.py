@@ -188,6 +188,31 @@ class Branching(nn.Module):
         return y if y.sum().item() > 0 else -y
 
 
+class Numpy(Branching):
+    def forward(self, x):
+        y = self.norm(x)
+        return y * float(y.detach().numpy().max())
+
+
+class Nonzero(Branching):
+    def forward(self, x):
+        y = self.norm(x)
+        return y.index_add(0, torch.nonzero(y[:, 0] > 0).squeeze(1), y[y[:, 0] > 0])
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.cell = nn.LayerNorm(4), nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x):
+        lengths = torch.arange(len(x)) % 3 + 1
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.norm(x[:, None].expand(-1, 3, -1)), lengths, True, False
+        )
+        return self.cell(packed)[1][-1]
+
+
 class Recurrent(nn.Module):
     def __init__(self, cell) -> None:
         super().__init__()
@@ -199,8 +224,16 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "build", [Branching, *(lambda c=c: Recurrent(c) for c in (nn.GRU, nn.LSTM, nn.RNN))]
+    "build",
+    [
+        Branching,
+        Numpy,
+        Nonzero,
+        Packed,
+        *(lambda c=c: Recurrent(c) for c in (nn.GRU, nn.LSTM, nn.RNN)),
+    ],
 )
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's, for Packed
 def test_a_network_that_vmap_cannot_run_takes_one_draw_after_the_other(build):
     network = LatentNetwork(convert(build()))
     x, (shift, scale) = torch.randn(5, 4), draw(network, 9, 1)
