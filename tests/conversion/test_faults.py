@@ -118,7 +118,7 @@ def test_empty_batches_of_whitening(normalizer):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("network", [None, "resnet18", nn.BatchNorm1d, [nn.BatchNorm1d(3)]])
 def test_what_is_no_network(network):
-    with pytest.raises(OptionError, match=r"convert: expected a network, a torch\.nn\.Module, got"):
+    with pytest.raises(OptionError, match=r"convert: network must be a Module, got"):
         convert(network)
 
 
