@@ -210,7 +210,7 @@ def test_an_output_that_is_no_tensor_lists_the_choices():
 
 def test_selected_outputs_are_saved(tmp_path):
     network = pn.convert(Verbose())
-    pn.trust_statistics(network)
+    pn.estimate_population_statistics(network, {"image": image, "table": table})
     model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), N, output="logits").eval()
     guide = pn.guides.MeanField(model)
     pn.save(tmp_path / "m", model, guide)

@@ -85,7 +85,7 @@ def split(batch: Any) -> MiniBatch:
     else:
         if 1 <= len(batch) <= 3 and is_input(batch[0]):
             x, *rest = batch
-            if all(isinstance(part, Tensor) for part in rest):
+            if all(isinstance(part, Tensor) and part.ndim for part in rest):
                 if len(rest) == 2:
                     _check_weight(rest[0], rest[1])
                 return MiniBatch(
@@ -96,7 +96,8 @@ def split(batch: Any) -> MiniBatch:
         "data: a batch must be x, a pair (x, y) with a tensor y, or (x, y, weight), where x is a "
         "tensor, a tuple, dictionary or dataclass of tensors, or an object such as a batch of graphs; "
         f"got {kinds}. Where y is a part of a dictionary or object, name it: pyronorm.with_target(data, "
-        "'labels'); numpy arrays become tensors by torch.as_tensor."
+        "'labels'); numpy arrays become tensors by torch.as_tensor, a list of examples batches by a "
+        "DataLoader."
     )
 
 

@@ -107,6 +107,8 @@ def as_batches(
                 f"data: {type(data).__name__} is a Dataset without a length. Give it a __len__, or make "
                 "it an IterableDataset."
             )
+        if shuffle and not len(data):
+            raise DataError("data: there are no examples.")
         order = RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
         return DataLoader(
             data,
@@ -219,7 +221,10 @@ def count_examples(batches: Iterable[Any]) -> int | None:
     if isinstance(batches, with_target):
         return count_examples(batches.batches)
     if isinstance(batches, Sequence):
-        return sum(num_examples(batch) for batch in batches)
+        try:
+            return sum(num_examples(split(batch)) for batch in batches)
+        except DataError:  # no list of batches: it comes again when they are read
+            return None
     if not isinstance(batches, DataLoader) or isinstance(batches.dataset, IterableDataset):
         return None
     sampler: Any = batches.sampler if batches.batch_size is not None else None

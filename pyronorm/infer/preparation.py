@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyronorm.checks import check_count, check_instance, check_positive
 from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.guides import Guide
-from pyronorm.infer.data import num_batches
+from pyronorm.infer.batch import split
+from pyronorm.infer.data import as_batches, num_batches
 from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.pyro_guide import check_pyro_guide
 from pyronorm.model import NormalizationModel
@@ -66,6 +67,11 @@ def check_arguments(
     check_instance("fit", "objective", objective, Objective, "Objective(kl_weight=0.5)")
     if validation is not None:
         check_instance("fit", "validation", validation, Validation, "Validation((x, y))")
+        # What lies there as tensors is looked at now, and not after the first epoch.
+        if isinstance(validation.data, (Tensor, tuple, list, Mapping)):
+            for batch in as_batches(validation.data, 1):
+                split(batch).targets("fit, validation")
+                break
 
 
 def check_others(callbacks: Any, fabric: Any, augment: Any, train_network: Any) -> None:

@@ -294,6 +294,7 @@ def test_what_is_no_batch_is_refused():
         ({"x": "text"}, "dict"),
         ((), r"\[\]"),
         ((X, Y, W, W), r"\['Tensor', 'Tensor', 'Tensor', 'Tensor'\]"),
+        ((X[0], Y[0]), r"\['Tensor', 'Tensor'\]"),  # an example
         ((X, [0] * 7), r"\['Tensor', 'list'\]"),
         (X.numpy(), "ndarray"),
         ((np.zeros((7, 2)), np.zeros(7)), r"\['ndarray', 'ndarray'\]"),
@@ -317,6 +318,20 @@ class OnDevice(Dataset):
 
     def to(self, device):
         return self
+
+
+def test_lists_are_of_batches(unchecked):
+    model = pn.NormalizationModel(pn.convert(nn.BatchNorm1d(2)), pn.likelihoods.Categorical(), 7)
+    guide = pn.guides.Point(model)
+    for examples in (
+        [*zip(X, Y % 2, strict=True)],
+        [*zip(X.numpy(), (Y % 2).tolist(), strict=True)],
+    ):
+        with pytest.raises(DataError, match="a list of examples batches by a DataLoader"):
+            pn.fit(model, guide, examples, epochs=1, progress=False)
+        pn.fit(model, guide, DataLoader(examples, 4), epochs=1, progress=False)
+    with pytest.raises(DataError, match="there are no examples"):
+        pn.fit(model, guide, (X[:0], Y[:0]), epochs=1, progress=False)
 
 
 @dataclass
@@ -351,7 +366,13 @@ def test_examples_on_another_axis_are_refused_with_the_fix():
         pn.fit(model, guide, (x, y), epochs=1, progress=False)
     several = pn.NormalizationModel(pn.convert(WithPlaces()), pn.likelihoods.Categorical(), 8)
     with pytest.raises(ShapeError, match=fix):
-        pn.fit(several, guide, [((x, torch.ones(3)), y)], epochs=1, progress=False)
+        pn.fit(
+            several,
+            pn.guides.Point(several),
+            [((x, torch.ones(3)), y)],
+            epochs=1,
+            progress=False,
+        )
 
     class TimeFirst(nn.Module):
         def __init__(self) -> None:

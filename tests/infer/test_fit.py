@@ -320,6 +320,17 @@ def test_objects_that_do_not_fit_are_named(unchecked):
         quiet(model, guide, data(), optimization=Optimization(optimizer=list))
 
 
+@pytest.mark.parametrize("bad", ["no targets", "other lengths", "batches without"])
+def test_validation_is_looked_at_before_training(bad):
+    model = make()
+    x, y = data()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    found = {"no targets": x, "other lengths": (x, y[:5]), "batches without": [x, x]}[bad]
+    with pytest.raises((DataError, ShapeError), match="fit, validation: needs pairs|one length"):
+        quiet(model, MeanField(model), (x, y), validation=Validation(found))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
 def test_a_bad_option_changes_nothing():
     """The statistics of a pretrained network are there until a step is taken."""
     original = train_briefly(mlp(), (5,), steps=3)
