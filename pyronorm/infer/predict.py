@@ -21,6 +21,7 @@ from pyronorm.inputs import all_finite, first_tensor, is_one_piece, num_examples
 from pyronorm.latents import Draws
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
+from pyronorm.normalizers.watch import unchecked
 from pyronorm.randomness import Seed
 
 __all__ = [
@@ -161,12 +162,13 @@ def evaluate_draws(
         if empty:
             whole = is_one_piece(given.x)
             first = given.x if whole else given.rows(0, 1).x
-            sizes = [
-                check_own_sites(
-                    model, model.network.prepare(first), shift[:1], scale[:1], draws.others
-                ).numel()
-                for (model, draws), (shift, scale, _) in zip(members, unique, strict=True)
-            ]
+            with unchecked():
+                sizes = [
+                    check_own_sites(
+                        model, model.network.prepare(first), shift[:1], scale[:1], draws.others
+                    ).numel()
+                    for (model, draws), (shift, scale, _) in zip(members, unique, strict=True)
+                ]
             if not whole:
                 number = sum(len(index) for _, _, index in unique)
                 rows = max(1, _ELEMENTS // max(1, number * max(sizes)))
@@ -178,7 +180,7 @@ def evaluate_draws(
             outputs: list[Tensor] = []
             for (model, draws), (shift, scale, index) in zip(members, unique, strict=True):
                 mine = model.network.prepare(batch.x) if outputs else ready.x
-                with evaluation_mode(model):
+                with evaluation_mode(model), unchecked():  # they were checked above
                     output = run_with_own_sites(model.network, mine, shift, scale, draws.others)
                 output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
                 outputs.append(output.to(first_tensor(ready.x).device))

@@ -49,6 +49,7 @@ class Watch:
         self._network = None if network is None else weakref.ref(network)
         self._known: _Known | None = None
         self._accepted: tuple[list[Stamp | None], Mapping[str, int]] | None = None
+        self._weights: tuple[Mapping[str, int], int] | None = None
         # For compiled code, which calls an operator with these.
         self.key, self.token = next(_KEYS), torch.zeros(())
         _WATCHES[self.key] = self
@@ -140,16 +141,11 @@ class Watch:
             A number between 1 and ``2**63 - 1``.
         """
         hashes = self._fingerprint(network, read=True)
-        hashes = fingerprint(network) if hashes is None else hashes
-        statistics = {
-            f"{name}.{key}" if name else key
-            for name, layer in network.named_modules()
-            if isinstance(layer, LatentNorm)
-            for key in layer.normalizer.buffers(layer.num_channels)
-        }
-        kept = [(name, value) for name, value in hashes.items() if name not in statistics]
-        digest = hashlib.sha256(repr(kept).encode()).digest()
-        return max(1, int.from_bytes(digest[:8]) >> 1)
+        if hashes is None:
+            return _weights(network, fingerprint(network))
+        if self._weights is None or self._weights[0] is not hashes:
+            self._weights = hashes, _weights(network, hashes)
+        return self._weights[1]
 
     def _check(self, network: nn.Module, layers: Sequence[LatentNorm], read: bool) -> None:
         present = self._fingerprint(network, read)
@@ -175,6 +171,18 @@ class Watch:
         if known is None or not known.is_as(places, versions, read):
             known = self._known = _Known(places, versions, values, fingerprint(network))
         return known.hashes
+
+
+def _weights(network: nn.Module, hashes: Mapping[str, int]) -> int:
+    statistics = {
+        f"{name}.{key}" if name else key
+        for name, layer in network.named_modules()
+        if isinstance(layer, LatentNorm)
+        for key in layer.normalizer.buffers(layer.num_channels)
+    }
+    kept = [(name, value) for name, value in hashes.items() if name not in statistics]
+    digest = hashlib.sha256(repr(kept).encode()).digest()
+    return max(1, int.from_bytes(digest[:8]) >> 1)
 
 
 class _Known:
