@@ -136,6 +136,6 @@ def _outcome(row: Row, idata: Any) -> Outcome:
 def _row(found: table.Row, arrays: Any) -> Row:
     tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     parts: dict[str, Any] = {name: tensors[name] for name in _ARRAYS}
-    agreement = Agreement(**parts, **{name: found.values[name] for name in _OF_AGREEMENT})
+    parts |= {name: found.values[name] for name in _OF_AGREEMENT}
     numbers = {name: found.values[name] for name in _NUMBERS}
-    return Row(found.method, agreement, tensors["draws"], **numbers)
+    return Row(found.method, Agreement(**parts), tensors["draws"], **numbers)
