@@ -38,6 +38,7 @@ from pyronorm.study import (
     training,
     write_report,
 )
+from tests.processes import kill_again_and_again, runs_in
 
 SEEDS = (3, 0)
 SETTINGS = Settings(
