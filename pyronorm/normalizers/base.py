@@ -240,8 +240,8 @@ class LatentNorm(nn.Module):
             normalizer alone.
 
     Shape:
-        ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if ``channel_last``; so is
-        the output (if the normalizer owns the linear layer: that layer's).
+        - input and output: ``(batch, channel, *spatial)``, or ``(batch, *spatial, channel)`` if
+          ``channel_last`` (if the normalizer owns the linear layer: that layer's output)
 
     Raises:
         ShapeError: if an input does not have the layer's channels.
