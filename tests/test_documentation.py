@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,3 +69,16 @@ def test_each_wrong_block_fails(tmp_path: Path) -> None:
     assert "4 failed, 2 passed" in printed, printed
     for problem in ("Expected:", "No such option: --bogus", "say python, sh", "name 'pn' is not"):
         assert problem in printed, printed
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/own_*.md")), ids=lambda path: path.stem)
+def test_pages_on_ones_own_run_as_pasted(page: Path) -> None:
+    """What a reader sees is whole: nothing is defined in a block that is not shown."""
+    shown = re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", shown, flags=re.DOTALL)
+    assert blocks
+    names = {"__name__": "__main__"}
+    with torch.random.fork_rng():
+        for block in blocks:
+            assert len([line for line in block.splitlines() if line.strip()]) <= 30
+            exec(compile(block, page.name, "exec"), names)

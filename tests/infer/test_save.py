@@ -97,12 +97,17 @@ def test_what_belongs_to_the_model_comes_back(tmp_path):
 
 def test_statistics_that_were_stale_stay_refused(tmp_path):
     model, guide = make("own", "Categorical", "MeanField")
+    draws = guide.draw(model, 4)
     with torch.no_grad():
         model.network.network[0].weight.mul_(1.5)
-    pn.save(tmp_path / "m", model, guide)
-    loaded, found = pn.load(tmp_path / "m", make_network(3))
-    with pytest.raises(StatisticsError, match="estimate_population_statistics"):
-        pn.predict(loaded, found, torch.randn(3, 2, 5, 5))
+    for posterior, problem in (
+        (draws, "estimate_population_statistics"),
+        (guide, "the guide belongs to other weights"),
+    ):
+        pn.save(tmp_path / "m", model, posterior)
+        loaded, found = pn.load(tmp_path / "m", make_network(3))
+        with pytest.raises(StatisticsError, match=problem):
+            pn.predict(loaded, found, torch.randn(3, 2, 5, 5))
 
 
 def test_doubles_and_half_precision(tmp_path):
