@@ -10,25 +10,12 @@ from lightning_fabric.accelerators import CPUAccelerator
 from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
-from pyronorm import NormalizationModel, convert, estimate_population_statistics, normalizers
+from pyronorm import NormalizationModel, convert, estimate_population_statistics
 from pyronorm.likelihoods import Bernoulli, Categorical, Likelihood, Normal
 from pyronorm.priors import BatchNoise, HierarchicalBatchNoise, Prior, ScaleInvariant, Standard
+from tests.normalizers.cases import NORMALIZERS
 from tests.simulated_device import DEVICE
 
-NORMALIZERS = {
-    "Batch": None,
-    "Population": normalizers.Population(),
-    "Ghost": normalizers.Ghost(4),
-    "Exclusive": normalizers.Exclusive(),
-    "Group": normalizers.Group(2),
-    "Layer": normalizers.Layer(),
-    "Instance": normalizers.Instance(),
-    "RMS": normalizers.RMS(),
-    "Weight": normalizers.Weight(),
-    "Analytic": normalizers.Analytic(),
-    "BatchWhitening": normalizers.BatchWhitening(2),
-    "GroupWhitening": normalizers.GroupWhitening(2),
-}
 PRIORS: dict[str, Prior] = {
     "BatchNoise": BatchNoise(16.0),
     "Standard": Standard(0.3, 0.3),

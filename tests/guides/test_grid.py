@@ -18,6 +18,7 @@ from pyronorm.infer.elbo import default_elbo
 from pyronorm.likelihoods import Categorical
 from pyronorm.priors import BatchNoise, HierarchicalBatchNoise, ScaleInvariant, Standard
 from tests.guides.cases import CASES, make_guide, make_model
+from tests.normalizers import cases
 
 PRIORS = {
     "BatchNoise": BatchNoise(16.0),
@@ -25,20 +26,7 @@ PRIORS = {
     "Flat": ScaleInvariant(),
     "Hierarchical": HierarchicalBatchNoise(16.0, 3.0),
 }
-NORMALIZERS = {
-    "Batch": None,
-    "Population": normalizers.Population(),
-    "Ghost": normalizers.Ghost(8),
-    "Exclusive": normalizers.Exclusive(),
-    "Group": normalizers.Group(2),
-    "Layer": normalizers.Layer(),
-    "Instance": normalizers.Instance(),
-    "RMS": normalizers.RMS(),
-    "Weight": normalizers.Weight(),
-    "Analytic": normalizers.Analytic(),
-    "BatchWhitening": normalizers.BatchWhitening(2),
-    "GroupWhitening": normalizers.GroupWhitening(2),
-}
+NORMALIZERS = {**cases.NORMALIZERS, "Ghost": normalizers.Ghost(8)}
 # A point has no density, and a bank neither: pareto_k says so.
 WITHOUT_K = {"Point", "MonteCarloBatchNorm"}
 

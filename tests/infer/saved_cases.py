@@ -11,21 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import pyronorm as pn
-from pyronorm import guides, likelihoods, normalizers, priors
+from pyronorm import guides, likelihoods, priors
+from tests.normalizers import cases
 
 NORMALIZERS = {
-    "own": None,
-    "Population": normalizers.Population(),
-    "Ghost": normalizers.Ghost(4),
-    "Exclusive": normalizers.Exclusive(),
-    "Group": normalizers.Group(2),
-    "Layer": normalizers.Layer(),
-    "Instance": normalizers.Instance(),
-    "RMS": normalizers.RMS(),
-    "Weight": normalizers.Weight(),
-    "Analytic": normalizers.Analytic(),
-    "BatchWhitening": normalizers.BatchWhitening(2),
-    "GroupWhitening": normalizers.GroupWhitening(2),
+    "own" if name == "Batch" else name: value for name, value in cases.NORMALIZERS.items()
 }
 LIKELIHOODS = {
     "Categorical": (likelihoods.Categorical, 3),
