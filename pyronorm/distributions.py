@@ -58,6 +58,7 @@ class InverseChi(TorchDistribution):
     support: ClassVar[Any] = constraints.positive
     has_rsample = True
 
+    @checked
     def __init__(
         self, df: Tensor | float, scale: Tensor | float, validate_args: bool | None = None
     ) -> None:
@@ -82,6 +83,7 @@ class InverseChi(TorchDistribution):
         chi2 = chi2.clamp(min=torch.finfo(chi2.dtype).tiny)
         return self.scale * torch.rsqrt(chi2)
 
+    @checked
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density at ``value`` (formula above)."""
         if self._validate_args:
@@ -153,6 +155,7 @@ class _Improper(TorchDistribution):
     arg_constraints: ClassVar[Any] = {}
     has_rsample = True
 
+    @checked
     def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
         self.like = like
         super().__init__(like.shape, validate_args=validate_args)

@@ -50,6 +50,8 @@ def write_file(path: StrPath, content: str | bytes | Iterable[bytes | memoryview
         FileError: if it cannot be written; what was there is as it was.
     """
     place = Path(path)
+    if not place.name or place.is_dir():
+        raise FileError(f"{place}: is a folder; give the path of a file.")
     if isinstance(content, str):
         content = content.encode()
     parts = (content,) if isinstance(content, bytes) else content

@@ -248,6 +248,11 @@ class NormalizationModel(PyroModule):
             if y is None:
                 drawn: Tensor = pyro.sample("y", self.likelihood.distribution(output, sample_dims))
                 return drawn
+            for name, given in (("y", y), ("weight", weight)):
+                if given is not None and not isinstance(given, Tensor):
+                    raise DataError(
+                        f"NormalizationModel: {name} must be a tensor, got {type(given).__name__}."
+                    )
             values = is_validation_enabled()
             self.likelihood.check_training(y, output, sample_dims, values=values)
             if weight is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import Point
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs
@@ -21,13 +22,14 @@ from pyronorm.randomness import Seed, seeded
 __all__ = ["predict_dropout"]
 
 
+@checked
 def predict_dropout(
     model: NormalizationModel,
     data: Data,
-    num_samples: int = 32,
+    num_samples: Count = 32,
     *,
     posterior: Any = None,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     keep_samples: bool = True,
     seed: Seed = None,
 ) -> Prediction:
@@ -77,7 +79,7 @@ def _outputs(
     dropouts: list[nn.Module],
     draws: Draws,
     batches: Data,
-    batch_size: int,
+    batch_size: Count,
 ) -> Iterator[Tensor]:
     """Yield outputs of all passes, (pass, batch, *out), by batch."""
     network = model.network

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 from torch.func import functional_call, grad, vmap
 
+from pyronorm.checks import Count, Positive, Probability, checked
 from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError
 from pyronorm.infer.data import Data, evaluation_mode, gather, inputs
 from pyronorm.likelihoods import Intervals
@@ -40,7 +41,10 @@ class Jackknife:
     steps: Float[Tensor, "parameter example"]
     residuals: Float[Tensor, " example"]
 
-    def intervals(self, data: Data, coverage: float = 0.9, *, batch_size: int = 256) -> Intervals:
+    @checked
+    def intervals(
+        self, data: Data, coverage: Probability = 0.9, *, batch_size: Count = 256
+    ) -> Intervals:
         r"""Intervals for new examples, wider where leaving out an example changes the network more.
 
         From the :math:`\lfloor\alpha(n+1)\rfloor`-th smallest of :math:`f_{-i}(x) - |r_i|` to the
@@ -86,8 +90,9 @@ class Jackknife:
         return Intervals(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
+@checked
 def fit_jackknife(
-    model: NormalizationModel, data: Data, *, damping: float = 1.0, batch_size: int = 256
+    model: NormalizationModel, data: Data, *, damping: Positive = 1.0, batch_size: Count = 256
 ) -> Jackknife:
     r"""Leave out each training example in turn, without training again.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, Positive, checked
 from pyronorm.errors import ConversionError, DataError, OptionError
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
@@ -40,15 +41,16 @@ class LastLayerLaplace:
     layer: str
     mean: Float[Tensor, "out feature"]
     root: Float[Tensor, "parameter parameter"]
-    prior_precision: float
+    prior_precision: Positive
 
     @torch.no_grad()
+    @checked
     def predict(
         self,
         data: Data,
-        num_samples: int = 32,
+        num_samples: Count = 32,
         *,
-        batch_size: int = 256,
+        batch_size: Count = 256,
         keep_samples: bool = True,
         seed: Seed = None,
     ) -> Prediction:
@@ -83,13 +85,14 @@ class LastLayerLaplace:
 
 
 @torch.no_grad()
+@checked
 def fit_laplace(
     model: NormalizationModel,
     data: Data,
     *,
-    prior_precision: float | None = None,
+    prior_precision: Positive | None = None,
     layer: str | None = None,
-    batch_size: int = 256,
+    batch_size: Count = 256,
 ) -> LastLayerLaplace:
     r"""Approximate the posterior of the last linear layer by a Gaussian around its weights.
 
@@ -177,7 +180,7 @@ def _complete(model: NormalizationModel, y: Tensor) -> Tensor:
 
 
 def _evaluate(
-    model: NormalizationModel, layer: str, data: Data, batch_size: int
+    model: NormalizationModel, layer: str, data: Data, batch_size: Count
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
     """Yield features with a one, (batch, feature) in float64, outputs, ``y`` and weights, by batch."""
     network = model.network

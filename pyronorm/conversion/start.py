@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyronorm.checks import checked
 from pyronorm.errors import ConversionError
-from pyronorm.inputs import move_to, run
+from pyronorm.inputs import first_tensor, move_to, run
 from pyronorm.normalizers.analytic import Analytic
 from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.start import StartNormalizer
@@ -49,6 +49,7 @@ def data_dependent_start(network: nn.Module, x: Any) -> None:
     """
     layers = _layers(network, "data_dependent_start")
     handles = [layer.register_forward_pre_hook(_start) for layer, _ in layers]
+    first_tensor(x)  # refuses what has none
     try:
         run(network, move_to(network, x))
     finally:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Natural, check_fields, checked
 from pyronorm.errors import OptionError, ShapeError
 
 __all__ = ["PadCropFlip"]
@@ -32,12 +33,13 @@ class PadCropFlip:
     Source: He, Zhang, Ren & Sun, "Deep residual learning for image recognition", CVPR 2016, 4.2.
     """
 
-    padding: int = 4
+    padding: Natural = 4
     flip: bool = True
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if self.padding < 0 or not (self.padding or self.flip):
+        check_fields(self)
+        if not (self.padding or self.flip):
             raise OptionError(
                 "PadCropFlip: padding must not be negative, nor zero without flip, got "
                 f"{self.padding}."
@@ -54,6 +56,7 @@ class PadCropFlip:
         """
         return self.images(x), y
 
+    @checked
     def images(
         self, x: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel height width"]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pyronorm.checks import Count, Probability, checked
 from pyronorm.datasets.images import ImageData, Split
 from pyronorm.datasets.tables import Table
 from pyronorm.errors import OptionError
@@ -14,7 +15,8 @@ from pyronorm.randomness import Seed, seed_value
 __all__ = ["load_breast_cancer", "load_diabetes", "load_digits", "load_iris", "load_wine"]
 
 
-def load_digits(seed: Seed = 0, test_share: float = 0.2) -> ImageData:
+@checked
+def load_digits(seed: Seed = 0, test_share: Probability = 0.2) -> ImageData:
     """Scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, scaled to [0, 1].
 
     Args:
@@ -85,7 +87,7 @@ def load_diabetes() -> Table:
     return _table("diabetes", bundled(scaled=False), "progression", num_classes=None)
 
 
-def _table(name: str, bunch: Any, target_name: str, num_classes: int | None) -> Table:
+def _table(name: str, bunch: Any, target_name: str, num_classes: Count | None) -> Table:
     x = torch.tensor(bunch.data, dtype=torch.float64)
     y = torch.tensor(bunch.target, dtype=torch.float64 if num_classes is None else torch.long)
     names = tuple(str(feature) for feature in bunch.feature_names)

@@ -13,6 +13,7 @@ from jaxtyping import Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.datasets.files import (
     PublishedFile,
     fetch,
@@ -141,7 +142,7 @@ class CifarSource:
     python: PythonLayout
     folders: tuple[str, ...]
     count: tuple[int, int]
-    num_classes: int
+    num_classes: Count
     class_names: tuple[str, ...] = ()
 
     def read(
@@ -303,6 +304,7 @@ CIFAR100 = CifarSource(
 )
 
 
+@checked
 def load_cifar10(
     data_root: StrPath | None = None, *, download: bool = False, allow_incomplete: bool = False
 ) -> ImageData:
@@ -329,6 +331,7 @@ def load_cifar10(
     return CIFAR10.read(data_root, get=download, allow_incomplete=allow_incomplete)
 
 
+@checked
 def load_cifar100(
     data_root: StrPath | None = None, *, download: bool = False, allow_incomplete: bool = False
 ) -> ImageData:

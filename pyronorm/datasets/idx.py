@@ -15,8 +15,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.datasets.files import verify
-from pyronorm.errors import DataError
+from pyronorm.errors import DataError, MissingDataError
 from pyronorm.files import StrPath
 
 __all__ = ["read_idx"]
@@ -33,6 +34,7 @@ _TYPES = {
 }
 
 
+@checked
 def read_idx(
     path: StrPath, md5: str | None = None, shape: Sequence[int] | None = None
 ) -> UInt8[Tensor, "*shape"]:
@@ -54,6 +56,8 @@ def read_idx(
     Source: LeCun, Cortes & Burges, "The MNIST database of handwritten digits" (file formats).
     """
     path = Path(path)
+    if not path.is_file():
+        raise MissingDataError(f"read_idx: there is no file {path}.")
     verify(path, md5)
     with path.open("rb") as file:
         zipped = file.read(len(_GZIP)) == _GZIP

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.datasets.splits import choose_stratified
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.randomness import Seed
@@ -46,7 +47,7 @@ class ImageData:
     name: str
     train: Split
     test: Split
-    num_classes: int
+    num_classes: Count
     class_names: tuple[str, ...] = ()
     note: str = ""
 
@@ -69,6 +70,7 @@ class ImageData:
                 f"{tuple(self.test.x.shape[1:])}."
             )
 
+    @checked
     def standardized(self, reference: Split | None = None) -> ImageData:
         r"""Each channel of both parts less its training mean, over its training standard deviation.
 
@@ -94,8 +96,9 @@ class ImageData:
         train, test = (Split((part.x - mean).div_(std), part.y) for part in (self.train, self.test))
         return replace(self, train=train, test=test)
 
+    @checked
     def subset(
-        self, num_train: int | None = None, num_test: int | None = None, seed: Seed = 0
+        self, num_train: Count | None = None, num_test: Count | None = None, seed: Seed = 0
     ) -> ImageData:
         """Fewer images, each class in its share.
 
@@ -116,7 +119,8 @@ class ImageData:
         )
         return replace(self, train=train, test=test)
 
-    def split_off(self, num_validation: int, seed: Seed = 0) -> tuple[ImageData, Split]:
+    @checked
+    def split_off(self, num_validation: Count, seed: Seed = 0) -> tuple[ImageData, Split]:
         """Take a validation part out of the training part, each class in its share.
 
         Args:

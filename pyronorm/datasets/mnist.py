@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyronorm.checks import checked
 from pyronorm.datasets.files import (
     PublishedFile,
     fetch,
@@ -187,6 +188,7 @@ NOTMNIST = IdxSource(
 )
 
 
+@checked
 def load_mnist(data_root: StrPath | None = None, *, download: bool = False) -> ImageData:
     """MNIST: handwritten digits, 60,000 and 10,000 images of 28x28 pixels.
 
@@ -207,6 +209,7 @@ def load_mnist(data_root: StrPath | None = None, *, download: bool = False) -> I
     return MNIST.read(data_root, get=download)
 
 
+@checked
 def load_fashion_mnist(data_root: StrPath | None = None, *, download: bool = False) -> ImageData:
     """Fashion-MNIST: articles of clothing, 60,000 and 10,000 images of 28x28 pixels.
 
@@ -219,6 +222,7 @@ def load_fashion_mnist(data_root: StrPath | None = None, *, download: bool = Fal
     return FASHION_MNIST.read(data_root, get=download)
 
 
+@checked
 def load_notmnist(data_root: StrPath | None = None, *, download: bool = False) -> ImageData:
     """The test images of notMNIST, letters A to J in many fonts, as outliers for MNIST.
 

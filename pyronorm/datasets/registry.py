@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from pyronorm.checks import Probability, checked
 from pyronorm.datasets import bundled
 from pyronorm.datasets.cifar import load_cifar10, load_cifar100
 from pyronorm.datasets.images import ImageData
@@ -44,6 +45,7 @@ TABLES: dict[str, Callable[..., Table]] = {
 """Tables: those that come with scikit-learn, and UCI regression tables."""
 
 
+@checked
 def load(
     name: str,
     seed: Seed = 0,
@@ -78,12 +80,13 @@ def load(
     return choices[name](data_root, download=download, **options)
 
 
+@checked
 def load_table(
     name: str,
     seed: Seed = 0,
     data_root: StrPath | None = None,
     *,
-    test_share: float = 0.1,
+    test_share: Probability = 0.1,
     download: bool = False,
 ) -> TabularData:
     """Load a table by name, split and standardized; see :meth:`Table.split`.

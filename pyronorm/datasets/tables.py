@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pyronorm.checks import Count, Probability, check_fields, checked
 from pyronorm.datasets.splits import choose, choose_stratified
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.randomness import Seed
@@ -54,9 +55,10 @@ class TabularData:
     y_std: float | None
     feature_names: tuple[str, ...]
     target_name: str
-    num_classes: int | None = None
+    num_classes: Count | None = None
 
-    def split_off(self, num_validation: int, seed: Seed = 0) -> tuple[TabularData, TableSplit]:
+    @checked
+    def split_off(self, num_validation: Count, seed: Seed = 0) -> tuple[TabularData, TableSplit]:
         """Take a validation part out of the training part; classes keep their shares.
 
         Both stay standardized by the whole training part.
@@ -97,9 +99,12 @@ class Table:
     y: Target
     feature_names: tuple[str, ...]
     target_name: str
-    num_classes: int | None = None
+    num_classes: Count | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not isinstance(self.y, Tensor) or self.y.is_complex() or self.y.ndim != 1:
+            raise ShapeError(f"{self.name}: y must be a tensor of real numbers, one per row.")
         if self.x.shape != (len(self.y), len(self.feature_names)):
             raise ShapeError(
                 f"{self.name}: expected {len(self.y)} rows of {len(self.feature_names)} features, got "
@@ -112,7 +117,8 @@ class Table:
         ):
             raise DataError(f"{self.name}: expected classes 0 to {self.num_classes - 1}.")
 
-    def split(self, seed: Seed = 0, test_share: float = 0.1) -> TabularData:
+    @checked
+    def split(self, seed: Seed = 0, test_share: Probability = 0.1) -> TabularData:
         """Hold out a random share, and standardize by the rest.
 
         Features, and the target of a regression, get mean 0 and biased variance 1 over the training

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyronorm.checks import Count, checked
 from pyronorm.datasets.images import ImageData, Split
 from pyronorm.errors import DataError, ShapeError
 
 __all__ = ["from_dataset"]
 
 
+@checked
 def from_dataset(
     train: Dataset[Any],
     test: Dataset[Any],
     name: str = "dataset",
-    num_classes: int | None = None,
+    num_classes: Count | None = None,
 ) -> ImageData:
     """Read all examples of two torch data sets, such as torchvision's, into tensors.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.datasets.files import (
     PublishedFile,
     fetch,
@@ -43,7 +44,7 @@ class UciSource:
 
     name: str
     file: PublishedFile
-    rows: int
+    rows: Count
     feature_names: tuple[str, ...]
     target_name: str
 
@@ -68,6 +69,7 @@ class UciSource:
         return table
 
 
+@checked
 def read_table(folder: StrPath, name: str | None = None) -> Table:
     """Read a regression table of your own, in the same layout.
 
@@ -156,7 +158,7 @@ def _read_columns(path: Path, available: int) -> list[int]:
     return columns
 
 
-def _source(name: str, file: str, md5: str, rows: int, features: str, target: str) -> UciSource:
+def _source(name: str, file: str, md5: str, rows: Count, features: str, target: str) -> UciSource:
     published = PublishedFile(file, md5, f"{_URL}/{name}/{file}")
     return UciSource(name, published, rows, tuple(features.split()), target)
 
@@ -234,6 +236,7 @@ UCI = {source.name: source for source in _SOURCES}
 """UCI tables by name."""
 
 
+@checked
 def load_uci(name: str, data_root: StrPath | None = None, *, download: bool = False) -> Table:
     """One of the regression tables of the Monte-Carlo batch normalization paper.
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyronorm.checks import checked
+from pyronorm.checks import Count, Probability, checked
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.latents import Draws
 from pyronorm.randomness import Seed, seed_value
@@ -42,7 +42,7 @@ class Agreement:
     mean_error: Float[Tensor, " latent"]
     sd_ratio: Float[Tensor, " latent"]
     coverage: Float[Tensor, " latent"]
-    level: float
+    level: Probability
     correlation_error: float
     sliced_wasserstein: float
 
@@ -57,11 +57,12 @@ def latent_vectors(draws: Draws) -> Float[Tensor, "sample latent"]:
     return torch.cat([draws.shift, draws.scale.log()], -1).double().cpu()
 
 
+@checked
 def compare_draws(
     draws: Float[Tensor, "sample latent"],
     reference: Float[Tensor, "draw latent"],
-    level: float = 0.9,
-    num_directions: int = 500,
+    level: Probability = 0.9,
+    num_directions: Count = 500,
     seed: Seed = 0,
 ) -> Agreement:
     """Compare draws of an approximate posterior with draws of the posterior.
@@ -101,10 +102,11 @@ def compare_draws(
     )
 
 
+@checked
 def sliced_wasserstein(
     a: Float[Tensor, "sample dim"],
     b: Float[Tensor, "draw dim"],
-    num_directions: int = 500,
+    num_directions: Count = 500,
     seed: Seed = 0,
 ) -> float:
     r"""Sliced Wasserstein distance of order 1 between two sets of draws.
@@ -148,6 +150,7 @@ def sliced_wasserstein(
     return float(((f_u - f_v).abs() * jumps.diff()).sum(1).mean())
 
 
+@checked
 def correlation(draws: Float[Tensor, "sample latent"]) -> Float[Tensor, "latent latent"]:
     """Correlation matrix of draws; NaN in the rows of latents that do not vary.
 
@@ -160,8 +163,16 @@ def correlation(draws: Float[Tensor, "sample latent"]) -> Float[Tensor, "latent 
     return found
 
 
+def _check_covariance(covariance: Tensor, where: str) -> None:
+    if covariance.shape[0] != covariance.shape[1] or not len(covariance):
+        raise ShapeError(f"{where}: covariance must be square, got {tuple(covariance.shape)}.")
+    if int(torch.linalg.cholesky_ex(covariance.double()).info):
+        raise DataError(f"{where}: covariance must be positive definite, and it is not.")
+
+
+@checked
 def factorized_spread(
-    covariance: Float[Tensor, "latent latent"], block: int = 1
+    covariance: Float[Tensor, "latent latent"], block: Count = 1
 ) -> Float[Tensor, " latent"]:
     r"""Standard deviations that a factorized Gaussian has at the optimum of the ELBO.
 
@@ -180,8 +191,9 @@ def factorized_spread(
     Source: Bishop, "Pattern Recognition and Machine Learning" (2006), section 10.1.2.
     """
     size = len(covariance)
-    if block < 1 or size % block:
+    if size % block:
         raise OptionError(f"factorized_spread: {size} latents have no blocks of {block}.")
+    _check_covariance(covariance, "factorized_spread")
     precision = covariance.double().inverse()
     # Latents of one block are size / block apart.
     member = torch.arange(size, device=covariance.device) % (size // block)
@@ -190,8 +202,9 @@ def factorized_spread(
     return spread
 
 
+@checked
 def low_rank_spread(
-    covariance: Float[Tensor, "latent latent"], rank: int
+    covariance: Float[Tensor, "latent latent"], rank: Count
 ) -> Float[Tensor, " latent"]:
     r"""Standard deviations that a low-rank Gaussian has at the optimum of the ELBO.
 
@@ -208,8 +221,9 @@ def low_rank_spread(
         OptionError: if the rank is not between 1 and the number of latents.
     """
     size = len(covariance)
-    if not 1 <= rank <= size:
+    if rank > size:
         raise OptionError(f"low_rank_spread: rank must be between 1 and {size}, got {rank}.")
+    _check_covariance(covariance, "low_rank_spread")
     covariance = covariance.detach().double()
     precision = covariance.inverse()
     log_std = precision.diagonal().log() / -2

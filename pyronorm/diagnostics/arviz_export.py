@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.diagnostics.arviz_labels import (
     DATA_GROUPS,
     Coords,
@@ -39,13 +40,14 @@ __all__ = ["channels", "to_arviz"]
 _ELEMENTS = 2**25  # of the outputs that data are drawn for at once
 
 
+@checked
 def to_arviz(
     model: NormalizationModel | Callable[..., Any],
     posterior: Any,
     data: Any = None,
-    num_samples: int | None = None,
+    num_samples: Count | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     include_inputs: bool = True,
     prior_predictive: bool = False,
     coords: Coords | None = None,
@@ -176,6 +178,7 @@ def to_arviz(
     return _build(groups, model, _attributes(model, posterior, seed), present, coords, dims)
 
 
+@checked
 def channels(idata: Any, layer: str | Iterable[str], prefix: str = "") -> dict[str, list[str]]:
     """Select the channels of a layer, as the ``coords`` of ArviZ functions.
 
@@ -222,7 +225,7 @@ def _needed(value: Any, what: str) -> Any:
 
 
 def _drawn_data(
-    model: NormalizationModel, draws: Draws, x: Any, batch_size: int
+    model: NormalizationModel, draws: Draws, x: Any, batch_size: Count
 ) -> dict[str, NDArray[Any]]:
     """One data set for each draw."""
     found = evaluate_draws([(model, draws)], MiniBatch(x).arguments(), batch_size)
@@ -262,7 +265,7 @@ def _add_data(
     members: Members,
     log_prior: Tensor,
     data: MiniBatch,
-    batch_size: int,
+    batch_size: Count,
 ) -> NDArray[Any] | None:
     """Add what the data say; return which examples have any, None if all."""
     log_likelihood = []
@@ -290,7 +293,7 @@ def _add_data(
     return None if present.all() else np.flatnonzero(present)
 
 
-def _split_chains(groups: Groups, chains: int) -> None:
+def _split_chains(groups: Groups, chains: Count) -> None:
     """Give every variable over draws the axes (chain, draw)."""
     for group, variables in groups.items():
         if group not in DATA_GROUPS:

@@ -103,7 +103,7 @@ def layers_of(idata: Any, where: str, prefix: str = "") -> list[str]:
     try:
         constant = idata["constant_data"]
         return [str(name) for name in constant[f"{prefix}layer"].values]
-    except KeyError:
+    except (KeyError, TypeError, AttributeError):
         raise OptionError(
             f"{where}: the export has no channels of a network with the prefix {prefix!r}; give what "
             "pyronorm.to_arviz returned, and the prefix of the LatentNetwork if it has one."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyronorm.checks import check_count
+from pyronorm.checks import Count, check_count, checked
 from pyronorm.devices import move
 from pyronorm.diagnostics.temperature import fit_temperature, value_log_prob
 from pyronorm.errors import DataError, OptionError
@@ -114,15 +114,16 @@ class CalibratedPosterior:
         return "\n".join(lines)
 
 
+@checked
 def calibrate(
     model: NormalizationModel,
     validation: Data,
     *,
     train: Data | None = None,
     candidates: Mapping[str, Any] | None = None,
-    num_samples: int = 32,
+    num_samples: Count = 32,
     num_folds: int = 5,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     seed: Seed = 0,
 ) -> CalibratedPosterior:
     r"""Choose a posterior for a trained network, and its temperature, by held-out data.
@@ -276,8 +277,8 @@ def _candidates(
     model: NormalizationModel,
     train: Data | None,
     given: Mapping[str, Any] | None,
-    num_samples: int,
-    batch_size: int,
+    num_samples: Count,
+    batch_size: Count,
 ) -> Iterator[tuple[str, float | None, Posterior]]:
     yield _PLAIN, None, Point(model)
     if given is not None:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.normalizers import LatentNorm
@@ -32,7 +33,7 @@ class Disturbance:
         output_dim: number of values of the output per example.
     """
 
-    batch_size: int
+    batch_size: Count
     layers: dict[str, Float[Tensor, " example"]]
     output: Float[Tensor, " example"]
     dims: dict[str, int]
@@ -52,12 +53,13 @@ class Disturbance:
 
 
 @torch.no_grad()
+@checked
 def normalization_disturbance(
     network: nn.Module,
     x: Shaped[Tensor, "example *dims"],
     batch_sizes: Sequence[int] = (4, 8, 16, 32, 64, 128),
     *,
-    num_draws: int = 20,
+    num_draws: Count = 20,
     seed: Seed = 0,
 ) -> list[Disturbance]:
     r"""Measure how much the rest of the batch moves an example, layer by layer.
@@ -117,8 +119,8 @@ def _measure(
     network: nn.Module,
     names: dict[LatentNorm, str],
     x: Tensor,
-    batch_size: int,
-    num_draws: int,
+    batch_size: Count,
+    num_draws: Count,
     seed: int,
 ) -> Disturbance:
     mean: dict[str, Tensor] = {}
@@ -152,8 +154,8 @@ def _runs(
     network: nn.Module,
     names: dict[LatentNorm, str],
     x: Tensor,
-    batch_size: int,
-    num_draws: int,
+    batch_size: Count,
+    num_draws: Count,
     seed: int,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Which examples were together, and what became of them: (example, value) in float64."""

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
 from pyronorm.diagnostics.layer_inputs import watching
 from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs
 from pyronorm.infer.population import batch_statistics_mode, latent_network
-from pyronorm.inputs import num_examples, run
+from pyronorm.inputs import all_finite, num_examples, run
 from pyronorm.latents import LatentSpace
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
@@ -83,7 +84,8 @@ class EstimationShift:
 
 
 @torch.no_grad()
-def estimation_shift(network: nn.Module, data: Data, batch_size: int = 256) -> EstimationShift:
+@checked
+def estimation_shift(network: nn.Module, data: Data, batch_size: Count = 256) -> EstimationShift:
     r"""Compare the population statistics with those that data have, layer by layer.
 
     The network runs in evaluation mode with neutral latents, each layer normalizing with its
@@ -160,7 +162,7 @@ class ModeGap:
             of the output.
     """
 
-    batch_size: int
+    batch_size: Count
     batch_loss: float
     evaluation_loss: float
     output_distance: float
@@ -172,8 +174,9 @@ class ModeGap:
 
 
 @torch.no_grad()
+@checked
 def mode_gap(
-    model: NormalizationModel, data: Data, batch_size: int = 32, *, seed: Seed = 0
+    model: NormalizationModel, data: Data, batch_size: Count = 32, *, seed: Seed = 0
 ) -> ModeGap:
     """Compare losses and outputs with batch statistics and in evaluation mode, on the same examples.
 
@@ -197,6 +200,8 @@ def mode_gap(
     distance = 0.0
     for batch in as_batches(data, batch_size, shuffle=True, seed=seed):
         whole = split(batch).to(latent)
+        if not bool(all_finite(whole.x)):
+            raise DataError("mode_gap: the data have inputs that are not finite.")
         x, (y, weight) = whole.x, whole.targets("mode_gap")
         if num_examples(x) < size:
             continue

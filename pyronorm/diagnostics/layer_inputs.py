@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.population import batch_statistics_mode, latent_network
@@ -57,8 +58,9 @@ def watching(layers: list[LatentNorm], see: Callable[[LatentNorm, Tensor], None]
 
 
 @torch.no_grad()
+@checked
 def input_shape(
-    network: nn.Module, data: Data, batch_size: int = 256, *, seed: Seed = 0
+    network: nn.Module, data: Data, batch_size: Count = 256, *, seed: Seed = 0
 ) -> InputShape:
     r"""Measure skewness and kurtosis of the inputs of all batch layers over data.
 

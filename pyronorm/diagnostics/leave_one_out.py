@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyronorm.checks import checked
 from pyronorm.diagnostics.arviz_versions import group_of
 from pyronorm.diagnostics.variational import undefined_ratios
 from pyronorm.errors import OptionError
@@ -43,6 +44,7 @@ class LeaveOneOut:
     arviz: Any
 
 
+@checked
 def loo(idata: Any) -> LeaveOneOut:
     r"""Estimate the predictive density of each training example given the others.
 
@@ -110,6 +112,10 @@ def loo(idata: Any) -> LeaveOneOut:
     )
 
 
+_METHODS = ("stacking", "BB-pseudo-BMA", "pseudo-BMA")  # ArviZ's
+
+
+@checked
 def compare(idatas: Mapping[str, Any], method: str = "stacking") -> Any:
     """Compare posteriors of one data set by leave-one-out cross-validation.
 
@@ -136,6 +142,8 @@ def compare(idatas: Mapping[str, Any], method: str = "stacking") -> Any:
     run: Any = az.compare
     if len(idatas) < 2:
         raise OptionError(f"compare: needs at least two posteriors, got {len(idatas)}.")
+    if method not in _METHODS:
+        raise OptionError(f"compare: method must be one of {', '.join(_METHODS)}, got {method!r}.")
     found = {name: loo(idata) for name, idata in idatas.items()}
     names = list(idatas)
     data = [np.asarray(idatas[name]["observed_data"]["y"].values) for name in names]

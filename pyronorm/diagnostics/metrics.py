@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.diagnostics.temperature import fit_temperature
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.infer.data import Data, as_batches
@@ -19,6 +20,7 @@ from pyronorm.randomness import Seed
 __all__ = ["evaluate", "regression_metrics"]
 
 
+@checked
 def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
     r"""Root mean squared error :math:`\sqrt{\frac1N\sum_i (m_i - y_i)^2}` (torchmetrics).
 
@@ -28,6 +30,7 @@ def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
 
     Raises:
         ShapeError: if the shapes differ.
+        DataError: if values are not finite.
     """
     from torchmetrics.functional.regression import mean_squared_error
 
@@ -37,18 +40,21 @@ def regression_metrics(mean: Tensor, y: Tensor) -> dict[str, float]:
             f"{tuple(y.shape)}."
         )
     y = y.to(mean.device)
+    if not bool(mean.isfinite().all() & y.isfinite().all()):
+        raise DataError("regression_metrics: mean and y must be finite.")
     return {"rmse": float(mean_squared_error(mean.flatten(), y.flatten(), squared=False))}
 
 
 @torch.no_grad()
+@checked
 def evaluate(
     model: NormalizationModel,
     posterior: Any,
     data: Data,
-    num_samples: int | None = None,
+    num_samples: Count | None = None,
     *,
     calibrate_on: Data | None = None,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     seed: Seed = None,
 ) -> dict[str, float]:
     """Metrics of the posterior predictive distribution on held-out data.

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyronorm.checks import Probability, checked
+from pyronorm.checks import Count, Positive, Probability, checked
 from pyronorm.diagnostics.layer_inputs import InputShape
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.guides import StatisticsBank
@@ -69,7 +69,7 @@ class BatchSizes:
     """
 
     space: LatentSpace
-    batch_size: int
+    batch_size: Count
     channel_shift: Interval
     channel_scale: Interval
     layer_shift: Interval
@@ -106,9 +106,9 @@ def moment_batch_sizes(
         seed: seeds the bootstrap, apart from torch's own generator.
 
     Raises:
-        OptionError: if the bank has fewer than 20 rows, or ``level`` is not between 0 and 1.
+        OptionError: if the bank has fewer than 20 rows.
     """
-    _check(bank, "moment_batch_sizes")
+    bank.check(bank.space, "moment_batch_sizes", _MIN_ROWS)
     shift, log_var = noise_statistics(bank)
     rows, tail = len(shift), (1 - level) / 2
     v_shift, v_scale = shift.var(0), log_var.var(0)
@@ -145,7 +145,7 @@ class LawTest:
     """
 
     space: LatentSpace
-    level: float
+    level: Probability
     n: Float[Tensor, " channel"]
     p_shift: Float[Tensor, " channel"]
     p_scale: Float[Tensor, " channel"]
@@ -174,7 +174,7 @@ class LawTest:
 @checked
 def noise_law_test(
     bank: StatisticsBank,
-    n: float | None = None,
+    n: Positive | None = None,
     *,
     shape: InputShape | None = None,
     level: Probability = 0.01,
@@ -222,7 +222,7 @@ def noise_law_test(
     Source: Cochran's theorem; for the moments Mood, Graybill & Boes, "Introduction to the Theory of
     Statistics" (1974), chapter VI. The tests and their combination are ours.
     """
-    _check(bank, "noise_law_test")
+    bank.check(bank.space, "noise_law_test", _MIN_ROWS)
     if n is not None and not 1 < n < float("inf"):
         raise OptionError(f"noise_law_test: n must be a finite number above 1, got {n}.")
     shift, log_var = noise_statistics(bank)
@@ -238,14 +238,6 @@ def noise_law_test(
             )
         p = _corrected_law(shift, log_var.exp(), size, shape, fitted=n is None)
     return LawTest(bank.space, level, size, *(torch.from_numpy(x) for x in p))
-
-
-def _check(bank: StatisticsBank, where: str) -> None:
-    if len(bank) < _MIN_ROWS:
-        raise OptionError(
-            f"{where}: needs a bank of at least {_MIN_ROWS} rows, got {len(bank)}; collect more with "
-            "pyronorm.collect_bank(..., num_batches=...)."
-        )
 
 
 def noise_statistics(bank: StatisticsBank) -> tuple[Tensor, Tensor]:
@@ -283,13 +275,13 @@ def _chi2_quantile(tail: float, freedom: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(chi2.ppf(tail, freedom.numpy())))
 
 
-def _freedom(excess: Tensor, rows: int) -> Tensor:
+def _freedom(excess: Tensor, rows: Count) -> Tensor:
     """Degrees of freedom of the chi-square that the variance of the rows scatters like."""
     return 2 / (2 / (rows - 1) + excess / rows)
 
 
 def _channel_interval(
-    variance: Tensor, excess: Tensor, rows: int, tail: float, size: Callable[[Tensor], Tensor]
+    variance: Tensor, excess: Tensor, rows: Count, tail: float, size: Callable[[Tensor], Tensor]
 ) -> Interval:
     nu = _freedom(excess, rows)
     low, high = (nu * variance / _chi2_quantile(q, nu) for q in (tail, 1 - tail))

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from pyronorm.checks import checked
 from pyronorm.diagnostics.arviz_versions import group_of
 from pyronorm.errors import OptionError
 
 __all__ = ["compare_restarts"]
 
 
+@checked
 def compare_restarts(idatas: Sequence[Any], var_names: Iterable[str] = ("shift", "scale")) -> Any:
     r"""Compare several fits of a guide, from different starts, as if they were Markov chains.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pyronorm.checks import Count, Probability, checked
 from pyronorm.errors import OptionError
 from pyronorm.infer import as_posterior
 from pyronorm.infer.data import evaluation_mode
@@ -35,7 +36,7 @@ class Uniformity:
 
     shift: Float[Tensor, " channel"]
     scale: Float[Tensor, " channel"]
-    level: float
+    level: Probability
 
     @property
     def p(self) -> float:
@@ -62,10 +63,11 @@ class Calibration:
 
     shift: Int[Tensor, "simulation channel"]
     scale: Int[Tensor, "simulation channel"]
-    num_draws: int
+    num_draws: Count
     labels: tuple[str, ...]
 
-    def histogram(self, bins: int = 20) -> dict[str, Int[Tensor, "channel bins"]]:
+    @checked
+    def histogram(self, bins: Count = 20) -> dict[str, Int[Tensor, "channel bins"]]:
         """Numbers of simulations by rank, in bins of equally many ranks.
 
         Args:
@@ -90,7 +92,8 @@ class Calibration:
             for name, ranks in (("shift", self.shift), ("scale", self.scale))
         }
 
-    def uniformity(self, bins: int = 20, level: float = 0.01) -> Uniformity:
+    @checked
+    def uniformity(self, bins: Count = 20, level: Probability = 0.01) -> Uniformity:
         r"""Test that the ranks are uniform, :math:`\sum_b (k_b - E)^2/E \sim \chi^2_{B-1}`.
 
         Args:
@@ -116,12 +119,13 @@ class Calibration:
         return Uniformity(p["shift"], p["scale"], level)
 
 
+@checked
 def simulation_based_calibration(
     model: NormalizationModel,
     x: Tensor,
     fit: Callable[[Tensor, Tensor], Any],
-    num_simulations: int = 200,
-    num_draws: int = 99,
+    num_simulations: Count = 200,
+    num_draws: Count = 99,
     *,
     seed: Seed = None,
     report: Callable[[int], None] | None = None,

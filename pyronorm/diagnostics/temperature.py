@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.devices import move
 from pyronorm.errors import DataError, OptionError
 from pyronorm.likelihoods import Likelihood, Prediction
@@ -23,6 +24,7 @@ _REMEDY = (
 
 
 @torch.no_grad()
+@checked
 def fit_temperature(prediction: Prediction, y: Tensor) -> float:
     r"""Fit a temperature to held-out data by maximum likelihood.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.stats.classification import check_classes
 from pyronorm.stats.crps import check_regression, crps_normal_mixture
@@ -23,8 +24,9 @@ __all__ = [
 ]
 
 
+@checked
 def adaptive_ece(
-    probabilities: Float[Tensor, "*batch classes"], y: Int[Tensor, "*batch"], *, bins: int = 15
+    probabilities: Float[Tensor, "*batch classes"], y: Int[Tensor, "*batch"], *, bins: Count = 15
 ) -> float:
     r"""Calibration error of the most probable class, in bins of equal numbers of examples.
 
@@ -75,6 +77,7 @@ class RiskCurve:
         return self.aurc - self.best_aurc
 
 
+@checked
 def selective_risk(
     uncertainty: Float[Tensor, " example"], loss: Float[Tensor, " example"]
 ) -> RiskCurve:
@@ -110,6 +113,7 @@ def selective_risk(
     return RiskCurve(rejected.flip(0), risk.flip(0), float(risk.mean()), float(best.mean()))
 
 
+@checked
 def out_of_distribution(
     inside: Float[Tensor, " example"], outside: Float[Tensor, " outlier"]
 ) -> dict[str, float]:
@@ -146,6 +150,7 @@ def out_of_distribution(
     return {"auroc": auroc, "fpr95": float((outside.double() <= threshold).double().mean())}
 
 
+@checked
 def probabilistic_regression_metrics(
     mean: Float[Tensor, "sample example *out"],
     std: Float[Tensor, "..."],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyronorm.checks import Count, checked
 from pyronorm.diagnostics.arviz_versions import group_of
 from pyronorm.errors import NoDensityError, OptionError
 
@@ -32,7 +33,7 @@ class ParetoK:
     """
 
     k: float
-    num_draws: int
+    num_draws: Count
     log_weights: NDArray[np.float64] | None
     undefined: str
 
@@ -54,6 +55,7 @@ class ParetoK:
         return float(1 / np.exp(2 * self.log_weights).sum())
 
 
+@checked
 def pareto_k(idata: Any) -> ParetoK:
     r"""Diagnose a variational posterior by the ratios :math:`p(y, z_s)/q(z_s)` of its draws.
 
@@ -112,6 +114,7 @@ def undefined_ratios(idata: Any, where: str) -> str:
     return ""
 
 
+@checked
 def importance_summary(idata: Any, var_names: Iterable[str] = ("shift", "scale")) -> Any:
     """Mean and standard deviation of the draws, as they are and weighted by importance.
 

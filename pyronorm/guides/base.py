@@ -72,11 +72,6 @@ class Guide(AutoGuide):
 
     @checked
     def __init__(self, model: NormalizationModel | LatentNetwork) -> None:
-        if not isinstance(model, (NormalizationModel, LatentNetwork)):
-            raise OptionError(
-                f"{type(self).__name__}: expected a NormalizationModel, or the LatentNetwork of a "
-                f"model of your own, got {type(model).__name__}."
-            )
         super().__init__(None)  # type: ignore[no-untyped-call]  # the model is not kept
         self._pyro_name = f"{model.space.prefix}{type(self).__name__}"
         network = _network(model)
@@ -141,8 +136,6 @@ class Guide(AutoGuide):
             ShapeError: if it is a guide for another network.
             StatisticsError: if it belongs to other weights than the network has.
         """
-        if num_samples < 1:
-            raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
         self.check(model.space)
         self.check_weights(model)
         with seeded(seed, self.like):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyronorm.checks import Count, check_count
+from pyronorm.checks import Count, check_fields
 from pyronorm.errors import FileError, OptionError
 from pyronorm.files import make_folder, remove_leftovers, write_file
 from pyronorm.infer.callbacks import Callback
@@ -54,7 +54,7 @@ class Checkpoint(Callback):
     resume: bool = False
 
     def __post_init__(self) -> None:
-        check_count("Checkpoint", "every", self.every)
+        check_fields(self)
 
     @property
     def path(self) -> Path:

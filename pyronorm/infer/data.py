@@ -29,6 +29,8 @@ from pyronorm.infer.batch import MiniBatch, joined, num_examples, split
 from pyronorm.infer.targets import with_target
 from pyronorm.inputs import (
     EXAMPLES_FIRST,
+    all_finite,
+    first_tensor,
     is_input,
     is_object,
     is_one_piece,
@@ -294,8 +296,11 @@ def inputs(
         least: as in :func:`folded`.
     """
     batches = as_batches(data, batch_size, shuffle=shuffle, seed=seed, least=least)
-    for batch in folded(batches, least):
-        yield network.prepare(split(batch).x)
+    for position, batch in enumerate(folded(batches, least)):
+        x = split(batch).x
+        if not is_object(x) and first_tensor(x).device.type == "cpu" and not bool(all_finite(x)):
+            raise DataError(f"data: batch {position} has inputs that are not finite.")
+        yield network.prepare(x)
 
 
 def gather(data: Data, batch_size: int = 256) -> MiniBatch:

@@ -9,18 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pyro.infer import MCMC
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, Probability, check_count, checked
-from pyronorm.errors import OptionError
+from pyronorm.errors import DataError, OptionError
 from pyronorm.files import StrPath, make_folder, only_run, remove_leftovers
 from pyronorm.infer.chain import KeptChain, digest
 from pyronorm.infer.data import Data, evaluation_mode, gather
+from pyronorm.infer.messages import plain_messages
 from pyronorm.infer.pyro_guide import draws_of_mcmc
 from pyronorm.infer.recorded import RecordedNUTS
-from pyronorm.inputs import num_examples, tensors_of
+from pyronorm.inputs import all_finite, num_examples, tensors_of
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel, init_to_neutral
 from pyronorm.normalizers.watch import verified
@@ -79,7 +81,7 @@ def run_nuts(
         :class:`~pyronorm.infer.RecordedNUTS`.
 
     Raises:
-        DataError: if there is no ``y``.
+        DataError: if there is no ``y``, or if data are impossible or not finite.
         OptionError: if the data are not the model's ``num_data`` examples, an option is too small,
             or the folder has chains of another run or is in use.
         FileError: if a chain's file is damaged, or cannot be written.
@@ -98,6 +100,8 @@ def run_nuts(
             f"num_data={model.num_data} examples, got {num_examples(y)}. For the posterior of a "
             "subset make a NormalizationModel of that size on the same network."
         )
+    if not bool(all_finite(batch.x)):
+        raise DataError("run_nuts: the data have inputs that are not finite.")
     if folder is not None and seed is None:
         raise OptionError("run_nuts: chains in a folder need a seed, for the same ones to go on.")
     first = None if seed is None else seed_value(seed)
@@ -111,6 +115,11 @@ def run_nuts(
     }
     chains: list[Draws] = []
     with verified(network.network), evaluation_mode(model), _frozen(model), _owned(folder):
+        with torch.no_grad():
+            output = network(batch.x)
+        model.likelihood.check_training(
+            y, output.to(torch.promote_types(output.dtype, torch.float32))
+        )
         for chain in range(num_chains):
             kernel = RecordedNUTS(
                 model,
@@ -130,7 +139,7 @@ def run_nuts(
                 kernel: KeptChain, number: int, seed: int | None = own, show: bool = progress
             ) -> Draws:
                 mcmc = MCMC(kernel, number, warmup, disable_progbar=not show)
-                with seeded(seed, network.like), InitMessenger(init_to_neutral):
+                with plain_messages(), seeded(seed, network.like), InitMessenger(init_to_neutral):
                     mcmc.run(*batch.arguments())
                 return draws_of_mcmc(mcmc, model)
 

@@ -15,6 +15,7 @@ from pyronorm.errors import DataError
 from pyronorm.infer.batch import MiniBatch, split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.infer.ensemble import Members, draw_members
+from pyronorm.infer.messages import refuse_non_finite
 from pyronorm.infer.own_sites import check_own_sites, run_with_own_sites
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
 from pyronorm.inputs import all_finite, first_tensor, is_one_piece, num_examples, tensors_of
@@ -182,6 +183,8 @@ def evaluate_draws(
                 mine = model.network.prepare(batch.x) if outputs else ready.x
                 with evaluation_mode(model), unchecked():  # they were checked above
                     output = run_with_own_sites(model.network, mine, shift, scale, draws.others)
+                if output.device.type == "cpu" and bool(output.isnan().any()):
+                    refuse_non_finite("the network", model.network.network)
                 output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
                 outputs.append(output.to(first_tensor(ready.x).device))
             yield ready, outputs[0] if len(outputs) == 1 else torch.cat(outputs)

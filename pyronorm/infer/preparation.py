@@ -47,7 +47,8 @@ def check_arguments(
 ) -> None:
     """Refuse objects of the wrong kind, classes and functions in particular."""
     check_instance("fit", "model", model, NormalizationModel, "NormalizationModel(network, ...)")
-    if not isinstance(guide, nn.Module) or guide is model:
+    runs = isinstance(guide, nn.Module) and type(guide).forward is not nn.Module.forward
+    if not runs or guide is model:
         came = f"the class {guide.__name__}" if isinstance(guide, type) else type(guide).__name__
         fix = ""
         if callable(guide) and not isinstance(guide, type) and guide is not model:
@@ -76,7 +77,7 @@ def check_arguments(
 
 def check_others(callbacks: Any, fabric: Any, augment: Any, train_network: Any) -> None:
     """Refuse a callback that is not in a list, or a class; a device for a Fabric; and the like."""
-    if not isinstance(callbacks, Sequence):
+    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
         raise OptionError(
             f"fit: callbacks must be a list of objects, such as [EarlyStopping(5)], got "
             f"{type(callbacks).__name__}."

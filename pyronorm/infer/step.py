@@ -18,6 +18,7 @@ from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.infer.batch import MiniBatch
 from pyronorm.infer.elbo import KLWeight
 from pyronorm.infer.generators import replayed
+from pyronorm.infer.messages import plain_messages, refuse_non_finite
 from pyronorm.infer.options import Objective, Optimization, needs_closure
 from pyronorm.inputs import all_finite, is_one_piece, num_examples, tensors_of
 from pyronorm.latents import LatentNetwork
@@ -164,7 +165,10 @@ class Step:
         self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
 
     def _loss(self, batch: MiniBatch) -> Tensor:
-        with nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight):
+        with (
+            plain_messages(),
+            nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight),
+        ):
             loss: Tensor = self._module(*batch.arguments()) / self._num_data
         return loss
 
@@ -220,6 +224,8 @@ class Step:
         self.loss = float(loss)
         self.total += self.loss
         if not math.isfinite(self.loss):
+            if epochs_done == 0:
+                refuse_non_finite("fit", self._module.elbo)
             raise DataError(
                 f"fit: the loss is {self.loss} after {epochs_done:.2f} epochs: training diverged. "
                 "Lower the learning rate, or set gradient_clip_norm."

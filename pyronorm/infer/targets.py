@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.errors import DataError
 
 __all__ = ["with_target"]
@@ -27,6 +28,7 @@ class with_target(Iterable[Any]):  # noqa: N801 - read like a function
         DataError: if a batch is a tensor, tuple or list, or has no such entry.
     """
 
+    @checked
     def __init__(self, batches: Iterable[Any], key: str) -> None:
         self.batches, self.key = batches, key
 

@@ -167,6 +167,11 @@ class Likelihood(nn.Module, ABC):
         self.check_data(y, output, 1)
         parts = self.parts(output)
         sizes = [part.shape[1] for part in parts]
+        if weight is not None and weight.shape != y.shape[:1]:
+            raise ShapeError(
+                f"{type(self).__name__}: weight must have the shape ({len(y)},), one per example, got "
+                f"{tuple(weight.shape)}."
+            )
         weights = [None] * len(parts) if weight is None else weight.split(sizes)
         found = zip(parts, y.split(sizes), weights, strict=True)
         return Scores.join([score(self, *part) for part in found])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, Positive, checked
 from pyronorm.errors import OptionError
 from pyronorm.networks.parts import Norm, check_dropout, convolution, initialize, make_norm
 
@@ -40,15 +41,16 @@ class AllCNN(nn.Module):
     average instead of before, which is then the same.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: Count = 10,
+        in_channels: Count = 3,
         norm: Norm = nn.BatchNorm2d,
         dropout: float = 0.0,
         *,
         input_dropout: float = 0.0,
-        width: float = 1.0,
+        width: Positive = 1.0,
     ) -> None:
         super().__init__()
         check_dropout("AllCNN", dropout=dropout, input_dropout=input_dropout)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, Natural, checked
 from pyronorm.errors import OptionError
 from pyronorm.networks.parts import Norm, check_dropout, convolution, initialize, make_norm
 
@@ -44,17 +45,18 @@ class LeNet5(nn.Module):
     (C5), and so is the second (1x1), so that one ``norm`` serves all layers.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 10,
-        in_channels: int = 1,
+        num_classes: Count = 10,
+        in_channels: Count = 1,
         norm: Norm = nn.BatchNorm2d,
         dropout: float = 0.0,
         *,
         channels: tuple[int, int] = (6, 16),
-        hidden: Sequence[int] = (120, 84),
-        padding: int = 2,
-        image_size: int = 28,
+        hidden: Sequence[Count] = (120, 84),
+        padding: Natural = 2,
+        image_size: Count = 28,
     ) -> None:
         super().__init__()
         check_dropout("LeNet5", dropout=dropout)
@@ -85,14 +87,15 @@ class LeNet5(nn.Module):
         initialize(self)
 
     @classmethod
+    @checked
     def caffe(
         cls,
-        num_classes: int = 10,
-        in_channels: int = 1,
+        num_classes: Count = 10,
+        in_channels: Count = 1,
         norm: Norm = nn.BatchNorm2d,
         dropout: float = 0.0,
         *,
-        image_size: int = 28,
+        image_size: Count = 28,
     ) -> LeNet5:
         """The larger one of Caffe's MNIST example, which papers on dropout use: 20, 50, 500.
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pyronorm.errors import OptionError
+from pyronorm.checks import Count, checked
 from pyronorm.networks.parts import Norm, check_dropout, make_norm
 
 __all__ = ["MLP"]
@@ -40,18 +40,17 @@ class MLP(nn.Module):
     Departs from the paper: Gal & Ghahramani (2016) also drop inputs.
     """
 
+    @checked
     def __init__(
         self,
-        in_features: int,
-        out_features: int = 1,
-        hidden: Sequence[int] = (50, 50),
+        in_features: Count,
+        out_features: Count = 1,
+        hidden: Sequence[Count] = (50, 50),
         norm: Norm = nn.BatchNorm1d,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         sizes = [in_features, *hidden]
-        if min(*sizes, out_features) < 1:
-            raise OptionError(f"MLP: sizes must be positive, got {[*sizes, out_features]}.")
         check_dropout("MLP", dropout=dropout)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):

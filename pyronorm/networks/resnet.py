@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import OptionError
 from pyronorm.networks.parts import Norm, check_dropout, convolution, initialize, make_norm
 
@@ -92,15 +93,16 @@ class ResNet18(nn.Module):
     shortcuts of option B.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: Count = 10,
+        in_channels: Count = 3,
         norm: Norm = nn.BatchNorm2d,
         dropout: float = 0.0,
         *,
         cifar_stem: bool = True,
-        width: int = 64,
+        width: Count = 64,
     ) -> None:
         super().__init__()
         check_dropout("ResNet18", dropout=dropout)
@@ -158,15 +160,16 @@ class CifarResNet(nn.Module):
     Source: He, Zhang, Ren & Sun (CVPR 2016), section 4.2; shortcuts of option A, without parameters.
     """
 
+    @checked
     def __init__(
         self,
-        depth: int = 20,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        depth: Count = 20,
+        num_classes: Count = 10,
+        in_channels: Count = 3,
         norm: Norm = nn.BatchNorm2d,
         dropout: float = 0.0,
         *,
-        width: int = 16,
+        width: Count = 16,
     ) -> None:
         super().__init__()
         check_dropout("CifarResNet", dropout=dropout)

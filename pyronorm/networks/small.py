@@ -5,6 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
+
 __all__ = ["SmallConvNet"]
 
 
@@ -21,7 +23,8 @@ class SmallConvNet(nn.Module):
         - output: ``(batch, num_classes)``
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 1, width: int = 16) -> None:
+    @checked
+    def __init__(self, num_classes: Count = 10, in_channels: Count = 1, width: Count = 16) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

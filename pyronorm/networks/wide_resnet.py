@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import OptionError
 from pyronorm.networks.parts import Norm, check_dropout, convolution, initialize, make_norm
 
@@ -57,12 +58,13 @@ class WideResNet(nn.Module):
     Source: Zagoruyko & Komodakis, "Wide Residual Networks" (BMVC 2016), table 1.
     """
 
+    @checked
     def __init__(
         self,
-        depth: int = 28,
-        widen_factor: int = 10,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        depth: Count = 28,
+        widen_factor: Count = 10,
+        num_classes: Count = 10,
+        in_channels: Count = 3,
         norm: Norm = nn.BatchNorm2d,
         dropout: float = 0.0,
     ) -> None:

@@ -136,8 +136,8 @@ class Batch(Normalizer):
         if count < 2:
             raise ShapeError(
                 f"{layer.name}: batch statistics need at least 2 values per channel, got {count} "
-                f"(input of shape {tuple(x.shape)}). Use a larger batch (drop_last=True in the "
-                "DataLoader drops a rest of one), or evaluation mode."
+                f"(input of shape {tuple(x.shape)}). Use a larger batch, or evaluation "
+                "mode."
             )
         if layer.recorder is not None:
             moments = channel_moments(x)

@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["check_examples", "check_input", "graph_node", "is_single_example"]
 
 
-def is_single_example(layer: LatentNorm, x: Tensor) -> bool:
-    """Whether an input is an example without a batch axis, which the layer's original takes."""
+def is_single_example(layer: LatentNorm, x: Any) -> bool:
+    """Whether an input is an example without a batch axis, which the layer's original takes.
+
+    Raises:
+        ShapeError: if it is no tensor of real numbers.
+    """
+    if not isinstance(x, Tensor) or x.is_complex():
+        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"{layer.name}: expected a tensor of real numbers, got {came}.")
     return layer.unbatched and (
         x.ndim == 1 if layer.ranks is None else x.ndim + 1 == layer.ranks[0]
     )
@@ -28,9 +35,6 @@ def check_input(layer: LatentNorm, x: Tensor) -> None:
     Raises:
         ShapeError: if it has other numbers of axes or channels.
     """
-    if not isinstance(x, Tensor) or x.is_complex():
-        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise ShapeError(f"{layer.name}: expected a tensor of real numbers, got {came}.")
     if layer.ranks is not None and x.ndim not in layer.ranks:
         ranks = " or ".join(f"{n}D" for n in layer.ranks)
         raise ShapeError(f"{layer.name}: expected {ranks} input (got {x.ndim}D input).")

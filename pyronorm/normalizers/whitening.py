@@ -135,8 +135,7 @@ class BatchWhitening(Normalizer):
             raise ShapeError(
                 f"{layer.name}: the covariance of {self.channels_per_group} channels needs at least "
                 f"{self.channels_per_group + 1} values per channel in a batch, got {count} (input of "
-                f"shape {shape}). Use a larger batch (drop_last=True in the DataLoader drops a small "
-                "rest), a smaller channels_per_group, or evaluation mode."
+                f"shape {shape}). Use a larger batch, a smaller channels_per_group, or evaluation mode."
             )
         centred, mean, cov = centre_and_covary(rows)
         if layer.recorder is not None:

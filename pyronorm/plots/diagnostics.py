@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pyronorm.checks import Count, Positive, checked
 from pyronorm.diagnostics import BatchSizes, Disturbance, EstimationShift, RiskCurve
 from pyronorm.diagnostics.arviz_labels import layers_of
 from pyronorm.diagnostics.noise import moment_batch_sizes, noise_statistics
-from pyronorm.errors import OptionError
+from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import History
 from pyronorm.plots.style import MARKERS as _MARKERS
@@ -39,10 +40,11 @@ __all__ = [
 ]
 
 
+@checked
 def plot_reliability(
     predictions: Mapping[str, tuple[Float[Tensor, "example classes"], Int[Tensor, " example"]]],
     *,
-    bins: int = 6,
+    bins: Count = 6,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy minus confidence of the most probable class, against confidence.
@@ -58,6 +60,12 @@ def plot_reliability(
     ax = _axes(ax)
     ax.axhline(0.0, color="0.6", linewidth=1, linestyle="--", label="calibrated")
     for position, (label, (probabilities, y)) in enumerate(predictions.items()):
+        total = probabilities.sum(-1)
+        if not bool(((total - 1).abs() < 1e-3).all() & (probabilities >= 0).all()):
+            raise DataError(
+                f"plot_reliability: the values of {label!r} are no probabilities, which add up to 1. Of "
+                "logits take the softmax."
+            )
         confidence, predicted = (value.cpu() for value in probabilities.max(-1))
         order = confidence.argsort(stable=True)
         right = (predicted == y.cpu())[order].double()
@@ -80,6 +88,7 @@ def plot_reliability(
     return _legend_outside(ax)
 
 
+@checked
 def plot_posterior_scale(idatas: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     r"""Posterior standard deviation of :math:`\log \text{scale}`, layer by layer.
 
@@ -119,6 +128,7 @@ def plot_posterior_scale(idatas: Mapping[str, Any], *, ax: Axes | None = None) -
     return _legend_outside(ax)
 
 
+@checked
 def plot_metric(
     values: Mapping[str, Sequence[float]], name: str, *, ax: Axes | None = None
 ) -> Axes:
@@ -146,8 +156,9 @@ def plot_metric(
     return ax
 
 
+@checked
 def plot_noise_law(
-    bank: StatisticsBank, n: float | None = None, *, axes: Sequence[Axes] | None = None
+    bank: StatisticsBank, n: Positive | None = None, *, axes: Sequence[Axes] | None = None
 ) -> Sequence[Axes]:
     r"""Quantiles of batch noise against those of its law, one curve per layer.
 
@@ -191,6 +202,7 @@ def plot_noise_law(
     return axes
 
 
+@checked
 def plot_effective_batch_size(sizes: BatchSizes, *, ax: Axes | None = None) -> Axes:
     """Effective batch size of each layer, with its interval, from means and from variances.
 
@@ -221,6 +233,7 @@ def plot_effective_batch_size(sizes: BatchSizes, *, ax: Axes | None = None) -> A
     return _legend_outside(ax)
 
 
+@checked
 def plot_disturbance(
     found: Mapping[str, Sequence[Disturbance]],
     layer: str | None = None,
@@ -261,6 +274,7 @@ def plot_disturbance(
     return _legend_outside(ax)
 
 
+@checked
 def plot_estimation_shift(
     found: Mapping[str, EstimationShift], *, axes: Sequence[Axes] | None = None
 ) -> Sequence[Axes]:
@@ -287,6 +301,7 @@ def plot_estimation_shift(
     return axes
 
 
+@checked
 def plot_rejection(curves: Mapping[str, RiskCurve], *, ax: Axes | None = None) -> Axes:
     """Risk of the examples that are kept against the share that is rejected.
 
@@ -304,11 +319,12 @@ def plot_rejection(curves: Mapping[str, RiskCurve], *, ax: Axes | None = None) -
     return _legend_outside(ax)
 
 
+@checked
 def plot_outliers(
     scores: Mapping[str, Float[Tensor, " example"]],
     name: str = "score",
     *,
-    bins: int = 30,
+    bins: Count = 30,
     ax: Axes | None = None,
 ) -> Axes:
     """Histograms of a score on several data sets, such as examples and outliers.
@@ -330,6 +346,7 @@ def plot_outliers(
     return _legend_outside(ax)
 
 
+@checked
 def plot_elbo_trace(histories: Mapping[str, History], *, ax: Axes | None = None) -> Axes:
     """The ELBO per training example by epoch, one curve for each training run.
 

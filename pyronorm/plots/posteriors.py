@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.diagnostics import Calibration
-from pyronorm.errors import OptionError
+from pyronorm.errors import DataError, OptionError
 from pyronorm.plots.style import axes_or_new, color, legend_outside, two_axes
 
 if TYPE_CHECKING:
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["plot_correlation", "plot_marginal", "plot_ranks", "plot_spread_ratio"]
 
 
+@checked
 def plot_marginal(
     draws: Mapping[str, Float[Tensor, " sample"]],
     reference: Float[Tensor, " draw"],
     name: str = "latent",
     *,
-    bins: int = 30,
+    bins: Count = 30,
     ax: Axes | None = None,
 ) -> Axes:
     """Marginal of one latent: the reference filled, each posterior as an outline over it.
@@ -40,6 +42,8 @@ def plot_marginal(
         bins: number of bins.
         ax: where to draw; None for a new figure.
     """
+    if not reference.numel():
+        raise DataError("plot_marginal: reference has no draws.")
     ax = axes_or_new(ax)
     truth = reference.double().cpu().numpy()
     low, high = np.quantile(truth, [0.001, 0.999])
@@ -57,6 +61,7 @@ def plot_marginal(
     return legend_outside(ax)
 
 
+@checked
 def plot_spread_ratio(
     ratios: Mapping[str, tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]]],
     *,
@@ -85,6 +90,7 @@ def plot_spread_ratio(
     return legend_outside(ax)
 
 
+@checked
 def plot_correlation(
     correlation: Float[Tensor, "latent latent"],
     groups: Mapping[str, int] | None = None,
@@ -122,8 +128,9 @@ def plot_correlation(
     return ax
 
 
+@checked
 def plot_ranks(
-    calibration: Calibration, *, bins: int = 20, axes: Sequence[Axes] | None = None
+    calibration: Calibration, *, bins: Count = 20, axes: Sequence[Axes] | None = None
 ) -> Sequence[Axes]:
     """Histograms of the ranks of simulation-based calibration, one outline per channel.
 

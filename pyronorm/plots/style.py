@@ -41,7 +41,7 @@ def legend_outside(ax: Axes) -> Axes:
 def axes_or_new(ax: Axes | None) -> Axes:
     """The axes given, or those of a new figure."""
     if ax is not None:
-        return ax
+        return _checked_axes(ax)
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=(7, 4.5), layout="constrained")[1]
@@ -54,10 +54,19 @@ def two_axes(axes: Sequence[Axes] | None) -> Sequence[Axes]:
         OptionError: if there are not two.
     """
     if axes is not None:
+        if not hasattr(axes, "__len__"):
+            raise OptionError(f"plots: axes must be a pair of Axes, got {axes!r}.")
         if len(axes) != 2:
             raise OptionError(f"plots: this one needs two axes, got {len(axes)}.")
-        return axes
+        return [_checked_axes(ax) for ax in axes]
     import matplotlib.pyplot as plt
 
     left, right = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")[1]
     return left, right
+
+
+def _checked_axes(ax: Any) -> Axes:
+    if isinstance(ax, type) or not hasattr(ax, "axhline"):
+        raise OptionError(f"plots: expected Axes of matplotlib, plt.subplots()[1], got {ax!r}.")
+    found: Axes = ax
+    return found

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyronorm.checks import Positive, checked
 from pyronorm.latents import LatentSpace, Per
+from pyronorm.latents.values import check_values
 from pyronorm.laws import Hierarchical, Law
 from pyronorm.priors.base import Prior
 from pyronorm.priors.batch_noise import batch_noise_law
@@ -94,6 +95,9 @@ class HierarchicalBatchNoise(Prior):
             shift: packed shifts.
             scale: packed scales.
         """
+        space.check(shift, "HierarchicalBatchNoise.marginal_log_prob")
+        space.check(scale, "HierarchicalBatchNoise.marginal_log_prob")
+        check_values("HierarchicalBatchNoise.marginal_log_prob", shift, scale)
         x, log_scale = shift.double(), scale.double().log()
         log_df = torch.linspace(-_REACH, _REACH, _POINTS, device=x.device, dtype=x.dtype)
         step = (log_df[1] - log_df[0]).log()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import OptionError
 
 __all__ = ["check_batch_size", "log_var_mean", "log_var_variance", "shift_variance"]
@@ -33,8 +34,9 @@ def check_batch_size(batch_size: float, where: str) -> float:
     Raises:
         OptionError: if ``batch_size`` is not a finite number above 1.
     """
+    number = not isinstance(batch_size, (bool, str))
     try:
-        size = float(batch_size)
+        size = float(batch_size) if number else 0.0
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
         size = 0.0
     if not 1.0 < size < float("inf"):
@@ -45,7 +47,8 @@ def check_batch_size(batch_size: float, where: str) -> float:
     return size
 
 
-def shift_variance(batch_size: float, num_data: int | None = None) -> float:
+@checked
+def shift_variance(batch_size: float, num_data: Count | None = None) -> float:
     r"""Variance of ``shift``: :math:`1/n`, or :math:`\frac{1}{n}\frac{N-n}{N-1}`.
 
     Args:
@@ -66,6 +69,7 @@ def shift_variance(batch_size: float, num_data: int | None = None) -> float:
     return (num_data - n) / (num_data - 1) / n
 
 
+@checked
 def log_var_mean(batch_size: float | Tensor) -> Tensor:
     r"""Mean of :math:`\log(S^2/\sigma^2)`: :math:`\psi(\frac{n-1}{2}) + \log\frac{2}{n}`.
 
@@ -79,6 +83,7 @@ def log_var_mean(batch_size: float | Tensor) -> Tensor:
     return torch.digamma((n - 1) / 2) + torch.log(2 / n)
 
 
+@checked
 def log_var_variance(batch_size: float | Tensor) -> Tensor:
     r"""Variance of :math:`\log(S^2/\sigma^2)`: :math:`\psi_1(\frac{n-1}{2})`.
 

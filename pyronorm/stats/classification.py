@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.errors import DataError, ShapeError
 
 __all__ = ["check_classes", "classification_metrics"]
@@ -14,6 +15,7 @@ _BINS = 15
 _TOLERANCE = 1e-3  # of a sum of probabilities in float32, generously
 
 
+@checked
 def classification_metrics(
     probabilities: Float[Tensor, "*batch classes"],
     y: Int[Tensor, "*batch"],
@@ -53,6 +55,11 @@ def classification_metrics(
     truth = torch.nn.functional.one_hot(y, classes)
     tiny = torch.finfo(p.dtype).tiny
     if weight is not None:
+        if weight.numel() != len(p) or not bool((weight.isfinite() & (weight >= 0)).all()):
+            raise ShapeError(
+                "classification_metrics: weight must be finite and not negative, one per example, got "
+                f"shape {tuple(weight.shape)} for {len(p)}."
+            )
         share = weight.to(p.device).reshape(-1).double()
         share = share / share.sum()
         confidence, chosen = p.max(1)

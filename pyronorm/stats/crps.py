@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.errors import DataError, ShapeError
 
 __all__ = ["check_regression", "crps_normal_mixture", "crps_samples"]
 
 
+@checked
 def crps_normal_mixture(
     mean: Float[Tensor, "sample *batch"],
     std: Float[Tensor, "..."],
@@ -59,6 +61,7 @@ def _folded(d: Tensor, v: Tensor) -> Tensor:
     return folded
 
 
+@checked
 def crps_samples(
     samples: Float[Tensor, "sample *batch"], y: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:

@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.checks import Probability, checked
+from pyronorm.errors import DataError, OptionError, ShapeError
 
 __all__ = ["EffectiveBatchSizes", "effective_batch_size", "size_of_discrepancy"]
 
@@ -44,7 +45,7 @@ class EffectiveBatchSizes:
     estimate: Float[Tensor, " group"]
     lower: Float[Tensor, " group"]
     upper: Float[Tensor, " group"]
-    confidence: float
+    confidence: Probability
 
 
 def size_of_discrepancy(d: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -69,11 +70,12 @@ def size_of_discrepancy(d: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(n < _LARGEST, n, torch.inf)
 
 
+@checked
 def effective_batch_size(
     shift: Float[Tensor, "row channel"],
     scale: Float[Tensor, "row channel"],
     groups: Int[Tensor, " channel"],
-    confidence: float = 0.95,
+    confidence: Probability = 0.95,
 ) -> EffectiveBatchSizes:
     r"""Estimate the ``n`` of the law of batch noise from draws of the latents.
 
@@ -103,10 +105,8 @@ def effective_batch_size(
         )
     if len(shift) < 2:
         raise OptionError(f"effective_batch_size: needs at least 2 rows, got {len(shift)}.")
-    if not 0 < confidence < 1:
-        raise OptionError(
-            f"effective_batch_size: confidence must be inside (0, 1), got {confidence}."
-        )
+    if bool((scale <= 0).any()):
+        raise DataError("effective_batch_size: scales must be above 0.")
     shift, log_u = shift.double(), -2 * scale.double().log()
     d = shift.square() + torch.expm1(log_u) - log_u
     known = d.isfinite().all(0)

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyronorm.checks import checked
+
 __all__ = ["Moments", "channel_moments", "merge_moments"]
 
 
@@ -34,6 +36,7 @@ class Moments:
         return Moments(self.count, self.mean.detach().double(), self.var.detach().double(), cov)
 
 
+@checked
 def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
     r"""Moments over every axis but the channel axis 1.
 
@@ -67,6 +70,7 @@ def _over_batch(rows: Float[Tensor, "batch channel"], power: int = 1) -> Float[T
     return (wide if power == 1 else wide.square()).sum(0)
 
 
+@checked
 def merge_moments(a: Moments, b: Moments) -> Moments:
     r"""Moments of two disjoint sets together.
 

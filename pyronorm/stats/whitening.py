@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyronorm.errors import OptionError
+from pyronorm.checks import Count, check_fields
 
 __all__ = ["Eigen", "InverseRoot", "Newton", "centre_and_covary"]
 
@@ -61,11 +61,10 @@ class Newton(InverseRoot):
     number of 100 in 8 dimensions, ten steps leave no correct digit.
     """
 
-    iterations: int = 5
+    iterations: Count = 5
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise OptionError(f"Newton: iterations must be positive, got {self.iterations}.")
+        check_fields(self)
 
     def __call__(self, cov: Float[Tensor, "*batch dim dim"]) -> Float[Tensor, "*batch dim dim"]:
         """Iterate, in all matrices together."""

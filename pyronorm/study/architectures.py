@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from pyronorm import networks
+from pyronorm.checks import checked
 from pyronorm.datasets import ImageData
 from pyronorm.errors import OptionError
 
@@ -41,6 +42,7 @@ def check_network(name: str) -> None:
         raise OptionError(f"study: no network {name!r}; choose from {', '.join(NETWORKS)}.")
 
 
+@checked
 def make_network(name: str, data: ImageData, **options: Any) -> nn.Module:
     """A network of :data:`NETWORKS` for the images and classes of a data set.
 

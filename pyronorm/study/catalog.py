@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
+from pyronorm.checks import checked
 from pyronorm.errors import DataError, OptionError
 from pyronorm.study.batch_size import BatchSize, BatchSizeSettings
 from pyronorm.study.comparison import Comparison
@@ -162,6 +163,7 @@ STUDIES: Mapping[str, Entry] = {
 """Studies that ``pyronorm study`` knows, by name."""
 
 
+@checked
 def make_study(name: str, *, quick: bool = False, **changes: object) -> Study:
     """A study of :data:`STUDIES`.
 
@@ -187,6 +189,7 @@ def make_study(name: str, *, quick: bool = False, **changes: object) -> Study:
     return entry.make(name, replace(settings, **given))
 
 
+@checked
 def restore_study(record: Mapping[str, Any]) -> Study:
     """The study that a folder's ``study.json`` is of.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pyronorm.checks import checked
 from pyronorm.diagnostics.arviz_versions import netcdf
 from pyronorm.errors import DataError, OptionError
 from pyronorm.files import (
@@ -52,6 +53,7 @@ class Folder:
         path: the folder.
     """
 
+    @checked
     def __init__(self, path: StrPath) -> None:
         self.path = Path(path)
         self._jobs = self.path / "jobs"

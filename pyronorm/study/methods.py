@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from pyronorm import guides
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import Analytic, Group, GroupWhitening, Normalizer, Weight
@@ -94,6 +95,7 @@ DEFAULT_METHODS = ("batch", "weight", "group")
 """The normalizers of a comparison that takes a few minutes."""
 
 
+@checked
 def choose_methods(names: str | Iterable[str] | None = None) -> list[Method]:
     """Look methods up by name.
 

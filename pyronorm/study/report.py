@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.files import StrPath, make_folder, visible, write_file
 from pyronorm.study.folder import Folder
@@ -87,6 +88,7 @@ class Rendered:
         return " ".join(parts)
 
 
+@checked
 def format_table(table: Table) -> Rendered:
     """Text of a table's cells, with their marks."""
     columns, cells = summarize(table)
@@ -117,6 +119,7 @@ def format_table(table: Table) -> Rendered:
     )
 
 
+@checked
 def write_report(study: Study, path: StrPath) -> Path:
     """Write ``report.html``, ``report.md``, ``table-N.csv``, ``results.csv`` and ``plots/``.
 

@@ -20,7 +20,7 @@ import pyro
 import torch
 from pyro.util import get_rng_state, set_rng_state
 
-from pyronorm.checks import check_count
+from pyronorm.checks import Count, check_count, checked
 from pyronorm.errors import FileError, OptionError
 from pyronorm.files import StrPath
 from pyronorm.study.folder import Folder
@@ -30,12 +30,13 @@ from pyronorm.study.study import Job, Place, Results, Study
 __all__ = ["run_study"]
 
 
+@checked
 def run_study(
     study: Study,
     path: StrPath,
     *,
     place: Place | None = None,
-    processes: int = 1,
+    processes: Count = 1,
     threads: int = 1,
     command: str = "",
     force: bool = False,
@@ -146,7 +147,7 @@ def _run_processes(
     todo: Sequence[Job],
     place: Place,
     folder: Folder,
-    processes: int,
+    processes: Count,
     threads: int,
     view: Progress,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from pyronorm.checks import Count, Natural, NotNegative, Positive, check_fields
 from pyronorm.errors import OptionError
 from pyronorm.study.architectures import check_network
 from pyronorm.study.checks import check_data, check_least, check_seeds
@@ -26,20 +27,16 @@ class Training:
         precision: Lightning Fabric's: "32-true", "bf16-mixed", ...
     """
 
-    epochs: int = 15
-    batch_size: int = 64
-    lr: float = 5e-3
-    weight_decay: float = 0.0
+    epochs: Count = 15
+    batch_size: Count = 64
+    lr: Positive = 5e-3
+    weight_decay: NotNegative = 0.0
     augment: bool = False
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        check_least("epochs", self.epochs, 1)
+        check_fields(self)
         check_least("batch_size", self.batch_size, 2)  # one value has no batch statistics
-        if not 0 < self.lr < math.inf:
-            raise OptionError(f"study: lr must be positive and finite, got {self.lr}.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise OptionError(f"study: weight_decay must be at least 0, got {self.weight_decay}.")
 
 
 @dataclass(frozen=True)
@@ -65,17 +62,18 @@ class Settings:
     data: str = "digits"
     network: str = "small-conv"
     methods: tuple[str, ...] = DEFAULT_METHODS
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    num_train: int | None = None
-    num_test: int | None = None
+    seeds: tuple[Natural, ...] = (0, 1, 2, 3, 4)
+    num_train: Count | None = None
+    num_test: Count | None = None
     training: Training = field(default_factory=Training)
     noise: float | None = None
-    num_samples: int = 32
-    bank_rows: int = 128
-    arviz_samples: int = 200
-    timed_predictions: int = 3
+    num_samples: Count = 32
+    bank_rows: Count = 128
+    arviz_samples: Count = 200
+    timed_predictions: Count = 3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_data(self.data)
         check_network(self.network)
         if not choose_methods(self.methods):
@@ -86,10 +84,7 @@ class Settings:
                 check_least(name, getattr(self, name), 2)
         if self.noise is not None and not 1 < self.noise < math.inf:
             raise OptionError(f"study: noise must be finite and above 1, got {self.noise}.")
-        check_least("num_samples", self.num_samples, 1)
         check_least("bank_rows", self.bank_rows, 11)  # for a Gaussian of rank 10
-        check_least("arviz_samples", self.arviz_samples, 1)
-        check_least("timed_predictions", self.timed_predictions, 1)
 
     @property
     def noise_batch_size(self) -> float:

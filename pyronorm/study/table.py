@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pyronorm.checks import Natural, NotNegative, check_fields
 from pyronorm.errors import OptionError
 
 __all__ = [
@@ -101,8 +102,11 @@ class Table:
     by: Sequence[str] = ("method",)
     within: Sequence[str] = ()
     baseline: str | None = None
-    resampled: float = 0.0
-    least_seeds: int = 5
+    resampled: NotNegative = 0.0
+    least_seeds: Natural = 5
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyronorm import datasets, guides, likelihoods
+from pyronorm.checks import Count, checked
 from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.diagnostics import classification_metrics, fit_temperature, out_of_distribution
 from pyronorm.errors import DataError
@@ -40,11 +41,12 @@ class Trained:
     guide: guides.Guide
     seconds: float
     images: Tensor
-    batch_size: int
+    batch_size: Count
     seed: int
     _bank: dict[int, tuple[guides.StatisticsBank, float]] = field(default_factory=dict)
 
-    def bank(self, rows: int) -> guides.StatisticsBank:
+    @checked
+    def bank(self, rows: Count) -> guides.StatisticsBank:
         """Statistics of training batches of the size it was trained with."""
         if rows not in self._bank:
             torch.manual_seed(self.seed)
@@ -53,7 +55,7 @@ class Trained:
             self._bank[rows] = bank, time.perf_counter() - start
         return self._bank[rows][0]
 
-    def posterior(self, method: Method, rows: int) -> tuple[guides.Guide, float]:
+    def posterior(self, method: Method, rows: Count) -> tuple[guides.Guide, float]:
         """What a method predicts with, and the seconds it took to get there."""
         if method.from_bank is None:
             return self.guide, self.seconds
@@ -153,7 +155,8 @@ def fit_model(
     return Trained(model, guide, history.seconds, x, training.batch_size, seed)
 
 
-def center(model: NormalizationModel, guide: guides.Guide, num_samples: int = 256) -> Draws:
+@checked
+def center(model: NormalizationModel, guide: guides.Guide, num_samples: Count = 256) -> Draws:
     """The mean shift and the geometric mean scale of draws, as a posterior of one draw."""
     draws = as_posterior(guide, "center").draw(model, num_samples)
     shift, scale = draws.shift.mean(0), draws.scale.log().mean(0).exp()
@@ -202,11 +205,11 @@ def judge(
     model: NormalizationModel,
     guide: guides.Guide,
     test: datasets.Split,
-    num_samples: int,
+    num_samples: Count,
     *,
     seed: int,
     outliers: Tensor | None = None,
-    repeats: int = 1,
+    repeats: Count = 1,
 ) -> tuple[dict[str, float], Prediction]:
     """Metrics of the predictive distribution on test data, and what averaging did to them.
 

@@ -79,7 +79,7 @@ def test_other_types_and_no_images():
 
 
 def test_impossible_options(unchecked):
-    with pytest.raises(OptionError, match="padding must not be negative"):
+    with pytest.raises(OptionError, match="padding must be at least 0"):
         PadCropFlip(-1)
     with pytest.raises(OptionError, match="nor zero without flip"):
         PadCropFlip(0, flip=False)

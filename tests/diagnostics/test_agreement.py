@@ -163,7 +163,7 @@ def test_low_rank_spread():
     assert (one - mean_field > -1e-6).all()
     assert (mean_field / true).mean() < (one / true).mean() < 0.99
     for rank in (0, 9):
-        with pytest.raises(OptionError, match=f"rank must be between 1 and 8, got {rank}"):
+        with pytest.raises(OptionError, match=f"rank must be .*, got {rank}"):
             low_rank_spread(covariance, rank)
 
 
@@ -184,12 +184,12 @@ def test_refusals(unchecked):
         compare_draws(a[:1], a)
     with pytest.raises(OptionError, match="level must be between 0 and 1, got 1"):
         compare_draws(a, a, level=1.0)
-    with pytest.raises(OptionError, match="num_directions must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="num_directions must be at least 1, an integer, got 0"):
         sliced_wasserstein(a, a, 0)
     with pytest.raises(DataError, match="not finite"):
         compare_draws(a * math.nan, a)
     with pytest.raises(DataError, match="does not vary"):
         compare_draws(a, torch.cat([a[:, :2], torch.ones(5, 1)], 1))
-    for block in (0, 2):
-        with pytest.raises(OptionError, match=f"3 latents have no blocks of {block}"):
+    for block, message in ((0, "block must be at least 1"), (2, "3 latents have no blocks of 2")):
+        with pytest.raises(OptionError, match=message):
             factorized_spread(torch.eye(3), block)

@@ -111,7 +111,6 @@ CASES: dict[str, Callable[[World], Call]] = {
     "Checkpoint": lambda w: (pn.Checkpoint, {"folder": w.folder}),
     "EarlyStopping": lambda w: (pn.EarlyStopping, {"patience": 2}),
     "Objective": lambda w: (pn.Objective, {}),
-    "Objective.weight": lambda w: (pn.Objective().weight, {"epochs_done": 0.5}),
     "Optimization": lambda w: (pn.Optimization, {}),
     "Validation": lambda w: (pn.Validation, {"data": w.pairs}),
     "Validation in fit": lambda w: (
@@ -255,10 +254,6 @@ CASES: dict[str, Callable[[World], Call]] = {
     "priors.HierarchicalBatchNoise": lambda w: (priors.HierarchicalBatchNoise, {}),
     "priors.Standard": lambda w: (priors.Standard, {}),
     "Prior.draws": lambda w: (priors.Standard().draws, {"model": w.model, "num_samples": 2}),
-    "Prior.law": lambda w: (
-        priors.Standard().law,
-        {"space": w.space, "like": w.latent.like},
-    ),
     "Prior.sample": lambda w: (
         priors.Standard().sample,
         {"space": w.space, "like": w.latent.like},
@@ -566,24 +561,12 @@ CASES: dict[str, Callable[[World], Call]] = {
         baselines.fit_laplace(w.model, w.pairs, prior_precision=1.0).predict,
         {"data": w.x, "num_samples": 2},
     ),
-    "Temperature": lambda w: (baselines.Temperature, {"value": 1.5}),
-    "Temperature.apply": lambda w: (
-        baselines.Temperature(1.5).apply,
-        {"prediction": w.prediction},
-    ),
-    "NoisePrecision": lambda w: (baselines.NoisePrecision, {"value": 1.5}),
-    "NoisePrecision.apply": lambda w: (
-        baselines.NoisePrecision(1.5).apply,
-        {"prediction": w.real_prediction},
-    ),
     "fit_temperature": lambda w: (
-        baselines.fit_temperature,
+        diagnostics.fit_temperature,
         {"prediction": w.prediction, "y": w.y},
     ),
-    "fit_noise_precision": lambda w: (
-        baselines.fit_noise_precision,
-        {"prediction": w.real_prediction, "y": w.values},
-    ),
+    "Likelihood.tempered": lambda w: (likelihoods.Categorical().tempered, {"temperature": 1.5}),
+    "Prediction.tempered": lambda w: (w.prediction.tempered, {"temperature": 1.5}),
     "predict_dropout": lambda w: (
         baselines.predict_dropout,
         {

@@ -33,7 +33,7 @@ NOT_TRIED: dict[str, str] = {
                 "force",
                 "quick",
             ),
-            *("validate_args",),
+            *("validate_args", "prior_predictive"),
         ],
         "a flag: Python's truth, as everywhere",
     ),
@@ -81,7 +81,16 @@ BY_NAME: dict[str, str] = {
                 "in_channels",
             ),
             *("depth", "widen_factor", "image_size", "num_validation", "num_train", "num_test"),
-            *("processes", "bank_rows", "arviz_samples", "timed_predictions", "chains", "steps"),
+            *(
+                "threads",
+                "least_seeds",
+                "processes",
+                "bank_rows",
+                "arviz_samples",
+                "timed_predictions",
+                "chains",
+                "steps",
+            ),
             *("particles", "directions"),
         ],
         "count",
@@ -113,7 +122,9 @@ BY_NAME: dict[str, str] = {
         ],
         "probability",
     ),
-    **dict.fromkeys(["std", "scale", "df", "num_values", "input_std"], "positive or tensor"),
+    **dict.fromkeys(
+        ["std", "scale", "df", "num_values", "input_std", "temperature"], "positive or tensor"
+    ),
     "weight_plus": "number",
     "input_mean": "number",
     "epochs_done": "number",
@@ -200,7 +211,9 @@ BY_NAME: dict[str, str] = {
         ],
         "mapping",
     ),
-    **dict.fromkeys(["hyper", "stats"], "mapping"),
+    **dict.fromkeys(["hyper", "stats", "others", "coords", "dims"], "mapping"),
+    "record": "filled mapping",
+    "calibrate_on": "pairs",
     "ignore_index": "index",
     "output": "part of an output",
     **dict.fromkeys(["batch_sizes", "channels", "normalized_shape", "hidden"], "counts"),
@@ -233,6 +246,7 @@ OF_CASE: dict[tuple[str, str], str] = {
             *("guides.EffectiveBatchSize", "MeanField.from_batch_size"),
         )
     },
+    ("stats.shift_variance", "batch_size"): "above 1",
     **{
         (case, "batch_size"): "positive or tensor"
         for case in ("stats.log_var_mean", "stats.log_var_variance")
@@ -254,6 +268,25 @@ OF_CASE: dict[tuple[str, str], str] = {
     ("compare", "idatas"): "filled mapping",
     ("plot_posterior_scale", "idatas"): "filled mapping",
     ("Validation", "data"): "-",  # looked at when training begins
+    **{
+        (f"{posterior}.draw", "data"): "-"  # not used
+        for posterior in ("Draws", "StatisticsBank", "Guide", "Ensemble", "PyroGuide")
+    },
+    ("convert", "example_input"): "-",  # not looked at by normalizers that do not need it
+    ("as_posterior", "model"): "-",  # for finished chains alone
+    ("PyroGuide", "guide"): "callable",
+    ("simulation_based_calibration", "report"): "callable",
+    ("reference.run", "report"): "callable",
+    ("study.Training", "augment"): "-",  # a flag
+    ("study.Table", "rows"): "list",
+    **{(case, "width"): "positive" for case in ("VGG11", "AllCNN")},
+    **{
+        (case, "norm"): "function or None"
+        for case in (
+            *("MLP", "VGG11", "AllCNN", "CifarResNet", "LeNet5", "LeNet5.caffe", "ResNet18"),
+            "WideResNet",
+        )
+    },
     ("fit_jackknife", "data"): "real pairs",
     ("mode_gap", "batch_size"): "count from 2",
     ("study.make_network", "data"): "object",
@@ -301,8 +334,6 @@ OF_CASE: dict[tuple[str, str], str] = {
     ("plot_outliers", "name"): "name",
     ("from_dataset", "name"): "name",
     ("Table", "name"): "name",
-    ("TrainerX", "fit"): "callable",
-    ("convert", "example_input"): "input",
     ("PadCropFlip.images", "x"): "tensor",
     ("stats.channel_moments", "x"): "tensor",
     ("Table", "x"): "finite",

@@ -28,7 +28,7 @@ from tests.fuzz.kinds import bad_values
 from tests.fuzz.values import VALUES
 from tests.fuzz.world import World
 
-SECONDS = 30
+SECONDS = 10
 
 
 class TooLong(BaseException):

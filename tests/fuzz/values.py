@@ -168,6 +168,7 @@ VALUES: dict[str, Made] = {
     "prior": _objects | {"the class": lambda: pn.priors.Standard},
     "normalizer": _objects
     | {"the class": lambda: pn.normalizers.Batch, "a layer": lambda: nn.BatchNorm1d(8)},
+    "function or None": _constant(3, "x") | {"an object": Thing},
     "callable": _constant(None, 3, "x") | {"an object": Thing},
     "list": _list,
     "filled list": _list | _constant(()),

@@ -89,7 +89,7 @@ def test_guides_of_a_network_inside_a_model_of_ones_own(make):
 @pytest.mark.usefixtures("unchecked")
 def test_needs_a_model():
     with pytest.raises(
-        OptionError, match="Point: expected a NormalizationModel, .* got Sequential"
+        OptionError, match="Point: model must be a NormalizationModel, .* got Sequential"
     ):
         Point(convert(mlp()))
 

@@ -33,5 +33,5 @@ def test_no_hidden_layer_is_a_linear_map() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 1, (5,)), (3, 0, (5,)), (3, 1, (5, 0))])
 def test_sizes_must_be_positive(sizes: tuple[int, int, tuple[int, ...]]) -> None:
-    with pytest.raises(OptionError, match="sizes must be positive"):
+    with pytest.raises(OptionError, match="must be .*at least 1, an integer"):
         MLP(*sizes)

@@ -95,5 +95,5 @@ def test_errors():
         effective_batch_size(shift, scale, groups[:2])
     with pytest.raises(OptionError, match="at least 2 rows, got 1"):
         effective_batch_size(shift[:1], scale[:1], groups)
-    with pytest.raises(OptionError, match=r"confidence must be inside \(0, 1\), got 1"):
+    with pytest.raises(OptionError, match=r"confidence must be between 0 and 1, got 1"):
         effective_batch_size(shift, scale, groups, confidence=1.0)

@@ -150,7 +150,7 @@ def test_deficient_covariances_stay_finite(solver):
 
 
 def test_at_least_one_step():
-    with pytest.raises(OptionError, match="iterations must be positive, got 0"):
+    with pytest.raises(OptionError, match="iterations must be at least 1, an integer, got 0"):
         Newton(0)
 
 

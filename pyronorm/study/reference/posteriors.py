@@ -10,6 +10,7 @@ from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariate
 from torch import nn
 
 from pyronorm import guides
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
 from pyronorm.latents import Per
@@ -115,6 +116,7 @@ POSTERIORS: Mapping[str, Candidate] = {
 """The posteriors that ``pyronorm reference`` knows, by name."""
 
 
+@checked
 def choose_posteriors(names: str | Iterable[str] | None = None) -> list[Candidate]:
     """Look posteriors up by name.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR
 
 from pyronorm import datasets
+from pyronorm.checks import checked
 from pyronorm.conversion import convert
 from pyronorm.diagnostics import (
     classification_metrics,
@@ -53,6 +54,7 @@ __all__ = ["run"]
 _Pair = tuple[Tensor, Tensor]
 
 
+@checked
 def run(
     settings: Settings | None = None,
     candidates: Sequence[Candidate] | None = None,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pyronorm.checks import Count, Natural, Positive, Probability, check_fields, checked
 from pyronorm.errors import OptionError
 from pyronorm.priors import BatchNoise, Prior, Standard
 
@@ -58,24 +58,25 @@ class Settings:
     """
 
     prior: Prior = field(default_factory=lambda: PRIORS["standard"])
-    seed: int = 0
-    width: int = 16
-    num_data: int | None = None
-    epochs: int = 15
-    batch_size: int = 64
-    lr: float = 5e-3
-    chains: int = 4
-    warmup: int = 250
-    draws: int = 400
-    steps: int = 1200
-    particles: int = 4
-    guide_lr: float = 1e-2
-    bank_rows: int = 256
-    num_samples: int = 1000
-    level: float = 0.9
-    directions: int = 500
+    seed: Natural = 0
+    width: Count = 16
+    num_data: Count | None = None
+    epochs: Count = 15
+    batch_size: Count = 64
+    lr: Positive = 5e-3
+    chains: Count = 4
+    warmup: Natural = 250
+    draws: Count = 400
+    steps: Count = 1200
+    particles: Count = 4
+    guide_lr: Positive = 1e-2
+    bank_rows: Count = 256
+    num_samples: Count = 1000
+    level: Probability = 0.9
+    directions: Count = 500
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.prior.is_proper:
             raise OptionError(
                 f"reference: the prior must be proper, got {type(self.prior).__name__}."
@@ -85,13 +86,6 @@ class Settings:
                 raise OptionError(
                     f"reference: {name} must be at least {least}, got {getattr(self, name)}."
                 )
-        for name in ("lr", "guide_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OptionError(
-                    f"reference: {name} must be positive and finite, got {getattr(self, name)}."
-                )
-        if not 0 < self.level < 1:
-            raise OptionError(f"reference: level must be between 0 and 1, got {self.level}.")
         if self.num_data is not None and self.num_data < self.batch_size:
             raise OptionError(
                 f"reference: num_data must be at least the batch size {self.batch_size}, got "
@@ -115,6 +109,7 @@ class Settings:
         return cls(prior, seed, chains=2, warmup=100, draws=200, steps=200, num_samples=400)
 
 
+@checked
 def choose_prior(name: str) -> Prior:
     """Look a prior up by name.
 
