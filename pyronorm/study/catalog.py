@@ -207,8 +207,8 @@ def restore_study(record: Mapping[str, Any]) -> Study:
     other = f"the settings of {name} in study.json are not those of this version"
     try:
         study = entry.make(name, _restored(type(entry.full), record["settings"]))
-    except TypeError as error:
-        raise DataError(f"{other}: {error}.") from None
+    except (TypeError, OptionError) as error:
+        raise DataError(f"{other}: {str(error).rstrip('.')}.") from None
     if study.fingerprint() != record.get("fingerprint"):  # some are missing, or have new meanings
         raise DataError(
             f"{other}: they make configuration {study.fingerprint()} here, and it was "

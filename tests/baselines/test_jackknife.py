@@ -175,7 +175,7 @@ def test_analytic_and_weight_normalization_have_gradients_too() -> None:
 def test_refusals() -> None:
     x, y = torch.randn(N, 3), torch.randn(N, 1)
     model = plain(MLP(3, 1, (4,), norm=None))
-    with pytest.raises(OptionError, match="damping must be positive, got 0"):
+    with pytest.raises(OptionError, match="damping must be positive and finite, got 0"):
         fit_jackknife(model, (x, y), damping=0.0)
     with pytest.raises(DataError, match="needs pairs"):
         fit_jackknife(model, x)

@@ -236,7 +236,7 @@ def test_refusals(unchecked):
     def run(fit=lambda x, y: Exact(x, y).draws(5), model=model, x=x, sims=2, draws=5):
         return simulation_based_calibration(model, x, fit, sims, draws)
 
-    with pytest.raises(OptionError, match="num_simulations must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="num_simulations must be at least 1, an integer, got 0"):
         run(sims=0)
     with pytest.raises(OptionError, match="num_draws must be at least 1, got 0"):
         run(draws=0)

@@ -163,7 +163,7 @@ def test_settings_of_another_version(record: dict[str, Any], unchecked: None) ->
 
 
 def test_methods_that_this_version_does_not_know() -> None:
-    with pytest.raises(OptionError, match="no method 'old/way'"):
+    with pytest.raises(DataError, match="no method 'old/way'"):
         restore_study(damaged(methods=["old/way"]))
 
 
