@@ -238,7 +238,7 @@ def test_refusals(unchecked):
 
     with pytest.raises(OptionError, match="num_simulations must be at least 1, an integer, got 0"):
         run(sims=0)
-    with pytest.raises(OptionError, match="num_draws must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="num_draws must be at least 1, an integer, got 0"):
         run(draws=0)
     with pytest.raises(OptionError, match="num_data=20 examples, got 7"):
         run(x=x[:7])
