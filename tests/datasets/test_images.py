@@ -89,7 +89,7 @@ def test_impossible_numbers(num):
         data.subset(num)
     with pytest.raises(OptionError, match="num_test must be (between 1 and 12|at least 1)"):
         data.subset(None, num)
-    with pytest.raises(OptionError, match="made: num_validation"):
+    with pytest.raises(OptionError, match="num_validation"):
         data.split_off(num)
     with pytest.raises(OptionError, match="leaves no training images"):
         data.split_off(30)
