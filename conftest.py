@@ -116,6 +116,8 @@ def _problem(words: list[str]) -> str | None:
             return None if importlib.util.find_spec(module) else f"no module {module}"
         case ["python", file, *_]:
             return None if (_ROOT / file).is_file() else f"no file {file}"
+        case ["torchrun", "--nproc-per-node", _, file]:
+            return None if (_ROOT / file).is_file() else f"no file {file}"
         case ["pip", "install", requirement]:
             extra = re.fullmatch(r"pyronorm(?:\[([\w,]+)\])?", requirement)
             known = importlib.metadata.metadata("pyronorm").get_all("Provides-Extra") or []

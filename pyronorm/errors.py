@@ -15,6 +15,7 @@ __all__ = [
     "MissingDataError",
     "NoDensityError",
     "OptionError",
+    "ProcessError",
     "PyronormError",
     "ShapeError",
     "SizeError",
@@ -56,6 +57,10 @@ class OptionError(PyronormError, ValueError):
 
 class ConversionError(PyronormError, TypeError):
     """A network holds a layer that cannot be given latent normalization statistics."""
+
+
+class ProcessError(PyronormError, RuntimeError):
+    """Another process of a run ended, so this one cannot go on."""
 
 
 class StatisticsError(PyronormError, RuntimeError):

@@ -28,6 +28,7 @@ from pyronorm.normalizers import (
     Instance,
     Layer,
     Population,
+    SyncBatch,
     Weight,
 )
 from tests.nets import SHAPES, conv_net, train_briefly
@@ -42,6 +43,7 @@ NORMALIZERS = [
     RMS(),
     Ghost(4),
     Exclusive(),
+    SyncBatch(),
 ]
 NORMALIZERS += [BatchWhitening(2), GroupWhitening(2), Analytic()]
 X, Y = torch.randn(6, *SHAPES[1]), torch.randint(3, (6,))

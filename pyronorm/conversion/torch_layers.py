@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import torch
-import torch.distributed
 from torch import nn
 
 from pyronorm.conversion.kind import Kind
@@ -15,6 +14,7 @@ from pyronorm.errors import ConversionError
 from pyronorm.normalizers.batch import Batch
 from pyronorm.normalizers.group import Group, Instance, Layer
 from pyronorm.normalizers.rms import RMS
+from pyronorm.normalizers.sync_batch import SyncBatch
 
 __all__ = ["TORCH_LAYERS"]
 
@@ -34,12 +34,13 @@ def _batch(layer: Any) -> Kind:
 
 
 def _sync(layer: Any) -> Kind:
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    if layer.process_group is not None:
         raise ConversionError(
-            "shares statistics between the processes of this run, which no normalizer does. Rebuild the "
-            "network with BatchNorm1d/2d/3d before converting"
+            "shares statistics within a group of processes; only those of all are supported: "
+            "process_group=None"
         )
-    return _batch(layer)
+    kind = _batch(layer)
+    return replace(kind, normalizer=SyncBatch(eps=layer.eps))
 
 
 def _ranks(layer: nn.Module, of_1d: tuple[int, ...]) -> tuple[int, ...] | None:

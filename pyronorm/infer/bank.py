@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -12,12 +16,17 @@ from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
 from pyronorm.infer.own_sites import watched_own_sites
 from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
+from pyronorm.infer.processes import Processes
+from pyronorm.infer.shares import Share
 from pyronorm.inputs import num_examples, run
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.randomness import Seed, seeded
 from pyronorm.stats import Moments
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["collect_bank"]
 
@@ -31,6 +40,7 @@ def collect_bank(
     batch_size: Count = 256,
     *,
     seed: Seed = None,
+    fabric: Fabric | None = None,
 ) -> StatisticsBank:
     r"""Collect batch statistics of all layers for many training batches.
 
@@ -49,6 +59,9 @@ def collect_bank(
         batch_size: examples per batch, where the data do not come in batches.
         seed: makes the order repeatable, and leaves torch's generators as they were; a loader with a
             generator of its own draws from that. None draws from torch's generators.
+        fabric: a Lightning Fabric of several processes, all of which call this: batches are dealt to
+            them, and all get the bank of all, that of one process. Without one, a process collects
+            alone.
 
     Returns:
         The bank; it is a posterior itself. Give it to :class:`pyronorm.guides.MonteCarloBatchNorm`,
@@ -105,18 +118,23 @@ def collect_bank(
             )
         row[layer] = moments
 
-    means: list[Tensor] = []
-    variances: list[Tensor] = []
+    processes = Processes(fabric)
+    spanning = any(layer.normalizer.spans_processes for layer in layers)
+    rows: list[tuple[Tensor, Tensor]] = []
     size = 0
     with (
+        processes.together(),
         seeded(seed, latent.like),
         watched_own_sites(latent.network, "collect_bank") as seen_sites,
         batch_statistics_mode(latent.network),
         recording(layers, note),
     ):
-        while not means or (num_batches is not None and len(means) < num_batches):
-            before = len(means)
-            for x in inputs(data, latent, batch_size, shuffle=True):
+        while not rows or (num_batches is not None and len(rows) < num_batches):
+            missing = None if num_batches is None else num_batches - len(rows)
+            limit = missing if processes.size > 1 else None
+            share = Share(processes, rounds=spanning, limit=limit, equal=True)
+            mine: list[tuple[Tensor, Tensor]] = []
+            for x in inputs(data, latent, batch_size, shuffle=True, share=share):
                 examples = num_examples(x)
                 if examples < size:
                     continue  # the rest of a pass
@@ -128,14 +146,25 @@ def collect_bank(
                 _refuse_other_sizes(layers, size)
                 row.clear()
                 seen_sites.start()
-                run(latent.network, x)
-                means.append(latent.pack({k: v.mean for k, v in row.items()}))
-                variances.append(latent.pack({k: v.var for k, v in row.items()}))
-                if len(means) == num_batches:
+                with processes.in_step() if spanning else nullcontext():
+                    run(latent.network, x)
+                means = latent.pack({k: v.mean for k, v in row.items()})
+                mine.append((means, latent.pack({k: v.var for k, v in row.items()})))
+                if len(mine) == missing:
                     break
-            if len(means) == before:
+            found = mine if spanning else _dealt_back(processes, mine)
+            if not found:
                 raise DataError("collect_bank: there is no batch.")
-    mean, var = torch.stack(means), torch.stack(variances)
+            rows += found
+        sizes = processes.gather(size)
+    if spanning:
+        size = sum(sizes)
+    elif len(set(sizes) - {0}) > 1:
+        raise DataError(f"collect_bank: batches must have one size, got {sizes}, by process.")
+    else:
+        size = max(sizes)
+    rows = rows[:num_batches]
+    mean, var = (torch.stack(part).to(latent.like.device) for part in zip(*rows, strict=True))
     _refuse_non_finite(latent, layers, mean + var)
     return StatisticsBank(
         space=latent.space,
@@ -146,6 +175,16 @@ def collect_bank(
         reference_var=latent.pack({x: x.state("running_var") for x in layers}),
         eps=latent.pack({x: torch.full((x.num_channels,), x.eps) for x in layers}),
     )
+
+
+def _dealt_back(
+    processes: Processes, mine: list[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """The rows of all processes, in the order in which batches were dealt to them."""
+    if processes.size == 1:
+        return mine
+    found = processes.gather([(mean.cpu(), var.cpu()) for mean, var in mine])
+    return [row for round_ in zip_longest(*found) for row in round_ if row is not None]
 
 
 def _refuse_other_sizes(layers: list[LatentNorm], size: int) -> None:

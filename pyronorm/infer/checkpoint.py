@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 _NAME = b"pyronorm checkpoint"
-_HEAD = _NAME + b" 1\n"
+_HEAD = _NAME + b" 2\n"
 
 
 @dataclass
@@ -63,19 +63,23 @@ class Checkpoint(Callback):
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Go on from the file, or see that there is none."""
-        if trainer.fabric.is_global_zero:
-            remove_leftovers(self.folder)
+        state = trainer.processes.from_first(lambda: self._found(trainer))
+        if state is not None:
+            trainer.load_state_dict(state)
+
+    def _found(self, trainer: Trainer) -> dict[str, Any] | None:
+        """The stored state, if the run is to go on from it."""
+        remove_leftovers(self.folder)
         if not self.path.exists():
-            return
+            return None
         if not self.resume:
             if trainer.steps:  # this trainer's own
-                return
+                return None
             raise OptionError(
                 f"Checkpoint: {self.path} holds a run. Go on with it by Checkpoint(folder, "
                 "resume=True), or take another folder."
             )
-        if not trainer.steps:
-            trainer.load_state_dict(self._read())
+        return None if trainer.steps else self._read()
 
     def on_step_end(self, trainer: Trainer) -> None:
         """Write the file every so many steps."""
@@ -112,7 +116,6 @@ class Checkpoint(Callback):
             content = buffer.getbuffer()
             make_folder(self.folder)
             write_file(self.path, (_HEAD, _digest(content), b"\n", content))
-        trainer.fabric.barrier()
 
 
 def _digest(content: bytes | memoryview) -> bytes:

@@ -26,7 +26,8 @@ from pyronorm.checks import LATER, check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
 from pyronorm.infer.batch import MiniBatch, joined, num_examples, split
-from pyronorm.infer.targets import with_target
+from pyronorm.infer.shares import Share, in_step
+from pyronorm.infer.targets import loader_of, with_target
 from pyronorm.inputs import (
     EXAMPLES_FIRST,
     all_finite,
@@ -137,14 +138,11 @@ class _Batches(BatchSampler):
     Args:
         sampler: gives the indices, and how many there are.
         batch_size: indices per batch.
-        drop_last: as Lightning calls it when it makes one for several processes; not used.
         least: the smallest rest.
     """
 
-    def __init__(
-        self, sampler: Sampler[int], batch_size: int, drop_last: bool = False, least: int = 1
-    ) -> None:
-        super().__init__(sampler, batch_size, drop_last)
+    def __init__(self, sampler: Sampler[int], batch_size: int, *, least: int = 1) -> None:
+        super().__init__(sampler, batch_size, False)
         self.least = least
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -195,14 +193,16 @@ def has_small_rest(batches: Iterable[Any], least: int) -> bool:
     """Whether there may be a batch of fewer than ``least`` examples, apart from the first."""
     if least <= 1:
         return False
-    if not isinstance(batches, DataLoader):
+    loader = loader_of(batches)
+    if loader is None:
         return True
-    if isinstance(batches.batch_sampler, _Batches):
-        return batches.batch_sampler.least < least
-    if isinstance(batches.dataset, IterableDataset) or batches.batch_size is None:
-        return not batches.drop_last
-    rest = len(batches.sampler) % batches.batch_size  # type: ignore[arg-type]
-    return not batches.drop_last and 0 < rest < least
+    known = getattr(loader.batch_sampler, "least", None)  # one that folds the rest itself
+    if known is not None:
+        return bool(known < least)
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+        return not loader.drop_last
+    rest = len(loader.sampler) % loader.batch_size  # type: ignore[arg-type]
+    return not loader.drop_last and 0 < rest < least
 
 
 def least_examples(network: nn.Module) -> int:
@@ -227,11 +227,12 @@ def count_examples(batches: Iterable[Any]) -> int | None:
             return sum(num_examples(split(batch)) for batch in batches)
         except DataError:  # no list of batches: it comes again when they are read
             return None
-    if not isinstance(batches, DataLoader) or isinstance(batches.dataset, IterableDataset):
+    loader = loader_of(batches)
+    if loader is None or isinstance(loader.dataset, IterableDataset):
         return None
-    sampler: Any = batches.sampler if batches.batch_size is not None else None
-    if isinstance(batches.batch_sampler, _Batches):
-        sampler = batches.batch_sampler.sampler
+    sampler: Any = loader.sampler if loader.batch_size is not None else None
+    if isinstance(loader.batch_sampler, _Batches):
+        sampler = loader.batch_sampler.sampler
     return len(sampler) if isinstance(sampler, Sized) else None
 
 
@@ -284,6 +285,7 @@ def inputs(
     shuffle: bool = False,
     seed: Seed = None,
     least: int = 1,
+    share: Share | None = None,
 ) -> Iterator[Any]:
     """Iterate over the inputs ``x`` of all batches, on the network's device.
 
@@ -294,9 +296,21 @@ def inputs(
         shuffle: whether to shuffle.
         seed: seeds the order.
         least: as in :func:`folded`.
+        share: which batches; None for all.
     """
     batches = as_batches(data, batch_size, shuffle=shuffle, seed=seed, least=least)
-    for position, batch in enumerate(folded(batches, least)):
+    if share is not None:
+        batches, least = share.of(batches), share.least
+    limit = None if share is None else share.own_limit(batches)
+    found: Iterable[Any] = islice(folded(batches, least), limit)
+    if share is not None and share.rounds and share.processes.size > 1:
+        found = in_step(share.processes, found)
+    for position, batch in enumerate(found):
+        if batch is None:
+            raise DataError(
+                "data: this process has fewer batches than others, but layers share statistics between "
+                "processes. Give all processes as many, or a Dataset, a DataLoader of one, or tensors."
+            )
         x = split(batch).x
         if not is_object(x) and first_tensor(x).device.type == "cpu" and not bool(all_finite(x)):
             raise DataError(f"data: batch {position} has inputs that are not finite.")

@@ -59,7 +59,7 @@ def fit(
         guide: one of :mod:`pyronorm.guides` with a density, a Pyro autoguide, or your own module.
         train_data: pairs ``(x, y)``: a DataLoader, a Dataset, or two tensors (shuffled).
         epochs: passes over the data.
-        batch_size: examples per step, where the data do not come in batches.
+        batch_size: examples per step (and process), where the data do not come in batches.
         lr: learning rate of Adam; None for 1e-3. Not together with an optimizer of your own.
         optimization: an optimizer of your own, schedulers, clipping, accumulation.
         objective: the weight of the KL divergence, an estimator of your own.
@@ -69,7 +69,8 @@ def fit(
             ``augment(x, y)`` returns both. See :class:`pyronorm.datasets.PadCropFlip`.
         validation: data for the predictive NLL after each epoch.
         callbacks: objects that look on, such as ``pyronorm.EarlyStopping(patience=5)``.
-        fabric: a Lightning Fabric of your own: device, precision, several devices, loggers, such as
+        fabric: a Lightning Fabric of your own: device, precision, loggers, several devices or
+            processes (DDP, each with its own draw of the latents), such as
             ``Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")``.
         seed: makes the run repeatable, and leaves the user's generators as they were; None draws from
             those.
@@ -82,6 +83,7 @@ def fit(
         OptionError: if options are out of range or contradict each other, if there is nothing to
             train, or if the guide has no density.
         DataError: if data are missing, impossible or not finite, or if the loss becomes so.
+        ProcessError: if another process of the fabric fails.
         ShapeError: if ``augment`` changes the number of examples.
     """
     check_count("fit", "epochs", epochs)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
+from pyronorm.infer.targets import loader_of
 from pyronorm.randomness import Seed, seed_value
 
 __all__ = ["Generators", "kept_order", "order_generators", "replayed"]
@@ -25,15 +25,16 @@ class Generators:
     Args:
         seed: what to start from; None for the user's own generators.
         device: the device that is drawn on.
+        rank: the number of this process; each has a stream of its own, and 0 that of the seed.
     """
 
-    def __init__(self, seed: Seed, device: torch.device) -> None:
+    def __init__(self, seed: Seed, device: torch.device, rank: int = 0) -> None:
         self._device = device
         self._state: dict[str, Any] | None = None
         self._in_use = False
         if seed is not None:
             users = capture(device)
-            value = seed_value(seed)
+            value = _own(seed_value(seed), rank)
             random.seed(value)
             np.random.seed(value % 2**32)  # noqa: NPY002 - the generator of users' augmentations
             torch.default_generator.manual_seed(value)
@@ -106,11 +107,12 @@ def replayed(device: torch.device) -> Iterator[Callable[[], None]]:
 
 def order_generators(batches: Any) -> list[torch.Generator]:
     """The generators that a loader's order comes from, where they are not torch's own."""
-    if not isinstance(batches, DataLoader):
+    loader = loader_of(batches)
+    if loader is None:
         return []
-    samplers = [batches.sampler, batches.batch_sampler]
+    samplers = [loader.sampler, loader.batch_sampler]
     samplers += [getattr(sampler, "sampler", None) for sampler in samplers]
-    found = [getattr(part, "generator", None) for part in [batches, *samplers]]
+    found = [getattr(part, "generator", None) for part in [loader, *samplers]]
     unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
     return list(unique.values())
 
@@ -125,6 +127,12 @@ def kept_order(batches: Any) -> Iterator[None]:
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+def _own(seed: int, rank: int) -> int:
+    if rank == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _backend(device: torch.device) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from pyronorm.devices import read_together
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
 from pyronorm.infer.own_sites import watched_own_sites
+from pyronorm.infer.processes import Processes
+from pyronorm.infer.shares import Share
 from pyronorm.inputs import run
 from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
@@ -22,6 +24,9 @@ from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics
 from pyronorm.normalizers.watch import unchecked
 from pyronorm.stats import Moments, merge_moments
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = [
     "batch_statistics_mode",
@@ -65,6 +70,7 @@ def estimate_population_statistics(
     batch_size: Count = 256,
     *,
     keep: Collection[LatentNorm] = (),
+    fabric: Fabric | None = None,
 ) -> None:
     r"""Estimate the population statistics of all batch normalizers over training data.
 
@@ -85,6 +91,8 @@ def estimate_population_statistics(
         num_batches: how many batches to use; None for all.
         batch_size: examples per batch, where the data do not come in batches.
         keep: layers that normalize with the statistics they have, and keep them.
+        fabric: a Lightning Fabric of several processes, all of which call this: batches are dealt to
+            them, and all get the statistics of all. Without one, a process estimates alone.
 
     Raises:
         ConversionError: if the network is not converted.
@@ -100,6 +108,10 @@ def estimate_population_statistics(
     layers = [layer for layer in batch_layers(root) if layer not in keep]
     if not layers:
         return
+    processes = Processes(fabric)
+    least = least_examples(root)
+    spanning = any(layer.normalizer.spans_processes for layer in layers)
+    share = Share(processes, rounds=spanning, limit=num_batches, least=least)
     totals: dict[LatentNorm, Moments] = {}
 
     def add(layer: LatentNorm, moments: Moments) -> None:
@@ -108,15 +120,21 @@ def estimate_population_statistics(
         totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
 
     seen = 0
-    with (
-        watched_own_sites(root, "estimate_population_statistics") as seen_sites,
-        batch_statistics_mode(root, keep),
-        recording(layers, add),
-    ):
-        for x in islice(inputs(data, latent, batch_size, least=least_examples(root)), num_batches):
-            seen_sites.start()
-            run(root, x)
-            seen += 1
+    with processes.together():
+        with (
+            watched_own_sites(root, "estimate_population_statistics") as seen_sites,
+            batch_statistics_mode(root, keep),
+            recording(layers, add),
+        ):
+            for x in inputs(data, latent, batch_size, least=least, share=share):
+                seen_sites.start()
+                with processes.in_step() if spanning else nullcontext():
+                    run(root, x)
+                seen += 1
+        totals = _of_all(processes, layers, totals)
+        seen = sum(processes.gather(seen))
+    if spanning and processes.size > 1:
+        seen //= processes.size
     if seen == 0:
         raise DataError("estimate_population_statistics: there is no batch.")
     unused = [layer for layer in layers if layer not in totals]
@@ -151,6 +169,31 @@ def estimate_population_statistics(
             "no statistics of it. Its latents change nothing; if it runs later on, it is refused.",
             stacklevel=2,
         )
+
+
+def _of_all(
+    processes: Processes, layers: list[LatentNorm], mine: dict[LatentNorm, Moments]
+) -> dict[LatentNorm, Moments]:
+    """The moments over the data of all processes; those of some layers are that already."""
+    if processes.size == 1:
+        return mine
+    totals: dict[LatentNorm, Moments] = {}
+    for theirs in processes.gather([_on_host(mine.get(layer)) for layer in layers]):
+        for layer, moments in zip(layers, theirs, strict=True):
+            if moments is None:
+                continue
+            if layer not in totals:
+                totals[layer] = moments
+            elif not layer.normalizer.spans_processes:
+                totals[layer] = merge_moments(totals[layer], moments)
+    return totals
+
+
+def _on_host(moments: Moments | None) -> Moments | None:
+    if moments is None:
+        return None
+    cov = None if moments.cov is None else moments.cov.cpu()
+    return Moments(moments.count, moments.mean.cpu(), moments.var.cpu(), cov)
 
 
 def latent_network(network: nn.Module) -> LatentNetwork:

@@ -18,6 +18,7 @@ from pyronorm.infer.ensemble import Members, draw_members
 from pyronorm.infer.messages import refuse_non_finite
 from pyronorm.infer.own_sites import check_own_sites, run_with_own_sites
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
+from pyronorm.infer.shares import Share
 from pyronorm.inputs import all_finite, first_tensor, is_one_piece, num_examples, tensors_of
 from pyronorm.latents import Draws
 from pyronorm.likelihoods import Prediction
@@ -26,6 +27,7 @@ from pyronorm.normalizers.watch import unchecked
 from pyronorm.randomness import Seed
 
 __all__ = [
+    "density_sum",
     "draws_for",
     "evaluate_draws",
     "log_likelihoods",
@@ -273,11 +275,38 @@ def predictive_nll(
         batch_size: examples at once, where the data do not come in batches.
         seed: for the draws.
     """
+    log_density, count = density_sum(model, posterior, data, num_samples, batch_size, seed)
+    if not count:
+        raise DataError("data: all values of y are missing, or count for nothing.")
+    return -log_density / count
+
+
+@torch.no_grad()
+def density_sum(
+    model: NormalizationModel,
+    posterior: Any,
+    data: Data,
+    num_samples: int | None,
+    batch_size: int,
+    seed: Seed = None,
+    share: Share | None = None,
+) -> tuple[float, float]:
+    """The sum of log predictive densities, and of how often examples count.
+
+    Args:
+        model: as in :func:`predictive_nll`, and so are the others.
+        posterior: as there; it may look at all data.
+        data: as there.
+        num_samples: as there.
+        batch_size: as there.
+        seed: as there.
+        share: which batches to sum over; None for all.
+    """
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "predictive_nll")
     like = members[0][0].network.like
     total = torch.zeros(2, dtype=torch.float64, device=like.device)
-    for batch, output in evaluate_draws(members, batches):
+    for batch, output in evaluate_draws(members, batches if share is None else share.of(batches)):
         y, weight = batch.targets("predictive_nll")
         density = torch.logsumexp(model.likelihood.log_prob(output, y, 1), 0) - math.log(
             len(output)
@@ -286,6 +315,4 @@ def predictive_nll(
         count = present.double() if weight is None else present * weight.double()
         total += torch.stack([(torch.where(present, density, 0.0) * count).sum(), count.sum()])
     log_density, number = total.tolist()  # read once: a device is not waited for in between
-    if not number:
-        raise DataError("data: all values of y are missing, or count for nothing.")
-    return float(-log_density / number)
+    return log_density, number

@@ -25,6 +25,8 @@ from pyronorm.normalizers.freshness import batch_layers
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from pyronorm.infer.batches import TrainingBatches
+
 __all__ = [
     "check_arguments",
     "check_numbers",
@@ -37,6 +39,7 @@ __all__ = [
     "describe_run",
     "frozen",
     "frozen_parts",
+    "make_guide_parameters",
     "parameter_groups",
     "refuse_number_of_batches",
 ]
@@ -194,6 +197,16 @@ def parameter_groups(model: NormalizationModel, guide: nn.Module) -> list[dict[s
             "likelihood have no parameters."
         )
     return groups
+
+
+def make_guide_parameters(guide: nn.Module, batches: TrainingBatches, fabric: Fabric) -> None:
+    """Run a guide of Pyro's once: an autoguide makes its parameters at its first call."""
+    fabric.to_device(guide)
+    if isinstance(guide, Guide):
+        return
+    with torch.no_grad():
+        guide(*batches.first().arguments())
+    fabric.to_device(guide)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from pyro.infer import ELBO
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from pyronorm.errors import DataError, OptionError, ShapeError
@@ -20,9 +21,11 @@ from pyronorm.infer.elbo import KLWeight
 from pyronorm.infer.generators import replayed
 from pyronorm.infer.messages import plain_messages, refuse_non_finite
 from pyronorm.infer.options import Objective, Optimization, needs_closure
+from pyronorm.infer.processes import Processes
 from pyronorm.inputs import all_finite, is_one_piece, num_examples, tensors_of
 from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
+from pyronorm.randomness import seeded
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -39,6 +42,10 @@ class Step:
     The loss is checked before the parameters change where it is known at once; on other devices it
     is read while the next batch is already under way, so that nothing waits for it.
 
+    Of several processes each has a part of the batch, and draws latents of its own: the loss is the
+    mean over all examples and the gradient that of this loss, an ELBO estimated by as many draws. Where
+    layers share statistics between processes, all examples have to share one draw, too.
+
     Args:
         model: the model.
         guide: the guide.
@@ -49,6 +56,7 @@ class Step:
         optimization: clipping and accumulation.
         augment: changes each batch; None for none.
         before_change: called before parameters change.
+        processes: those that have parts of the batch.
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class Step:
         optimization: Optimization,
         augment: Augment | None = None,
         before_change: Callable[[], None] = lambda: None,
+        processes: Processes | None = None,
     ) -> None:
         self._fabric = fabric
         self._num_data = model.num_data
@@ -70,6 +79,11 @@ class Step:
         self._accumulate = optimization.accumulate
         self._augment = augment
         self._before_change = before_change
+        self._processes = Processes() if processes is None else processes
+        self._sizes = [1.0]  # examples of the present batch, by process
+        self._seed: int | None = None
+        layers = [layer for layer in model.network.layers if layer.normalizer.spans_processes]
+        self._spanning = layers if self._processes.size > 1 else []
         self._closure = needs_closure(optimizer)
         if self._closure and self._accumulate > 1:
             raise OptionError(
@@ -78,8 +92,11 @@ class Step:
             )
         negative_elbo = _NegativeELBO(ELBOModule(model, guide, elbo), model.network)
         self._module, self._optimizer = fabric.setup(negative_elbo, optimizer)
+        for part in self._module.modules():
+            if isinstance(part, DistributedDataParallel):
+                part.broadcast_buffers = False  # running a model changes none
         self._at_once = fabric.device.type == "cpu"
-        self._unread: tuple[Tensor, float] | None = None
+        self._unread: tuple[Tensor, float, list[float]] | None = None
         self._waiting = 0  # batches whose gradients the optimizer has not used
         self.kl_weight = 1.0
         """The KL weight of the last batch."""
@@ -111,12 +128,13 @@ class Step:
         self.kl_weight = state["kl_weight"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def __call__(self, batch: MiniBatch, epochs_done: float) -> bool:
+    def __call__(self, batch: MiniBatch, epochs_done: float, *, stands_in: bool = False) -> bool:
         """Take a batch; in the first epoch its values are checked.
 
         Args:
             batch: with targets, on the device.
             epochs_done: epochs so far, a fraction within an epoch.
+            stands_in: the batch does not count: other processes have one, this one has no more.
 
         Returns:
             Whether the optimizer took a step.
@@ -127,6 +145,7 @@ class Step:
             batch = _augmented(batch, self._augment)
         if first and not bool(all_finite(batch.x)):
             raise DataError("fit: train_data has a batch with inputs that are not finite.")
+        self._meet(0 if stands_in or batch.y is None else len(batch.y))
         with nullcontext() if first else pyro.validation_enabled(False):
             if self._closure:
                 self._before_change()
@@ -148,58 +167,97 @@ class Step:
         """
         waiting = self._waiting
         if waiting:
+            self._processes.average(self._gradients())  # the backward passes have not done so
             self._update()
         self._read_last()
         return waiting > 0
 
+    def _meet(self, examples: int) -> None:
+        """See that all processes have a batch, and how large it is."""
+        if self._processes.size == 1:
+            return
+        shared = any(layer.training for layer in self._spanning)
+        number = int(torch.randint(2**48, ())) if shared else 0
+        rows = self._processes.exchange(float(examples), float(number))
+        self._sizes = [row[0] for row in rows]
+        self._seed = int(rows[0][1]) if shared else None
+        if shared and not all(self._sizes):
+            raise OptionError(
+                f"fit: {self._spanning[0].name} shares statistics between processes, of which one has "
+                "no more batches while others have. Give all processes as many, or data that fit "
+                "shares out itself: a Dataset, its DataLoader, or tensors."
+            )
+
     def _read_last(self) -> None:
         if self._unread is not None:
-            self._read(*self._unread)
-            self._unread = None
+            unread, self._unread = self._unread, None
+            self._read(float(unread[0]), *unread[1:])
 
     def _backward(self, batch: MiniBatch, epochs_done: float) -> None:
         if self._waiting == 0:
             self._optimizer.zero_grad()
         loss = self._loss(batch)
         self._note(loss.detach(), epochs_done)
-        self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
+        loss = self._weighted(loss)
+        with self._processes.in_step():
+            self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
 
     def _loss(self, batch: MiniBatch) -> Tensor:
         with (
             plain_messages(),
             nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight),
+            nullcontext() if self._seed is None else self._sharing(self._seed),
         ):
             loss: Tensor = self._module(*batch.arguments()) / self._num_data
         return loss
 
+    @contextmanager
+    def _sharing(self, seed: int) -> Iterator[None]:
+        """One draw for all processes, whose layers exchange statistics within."""
+        with seeded(seed, self._fabric.device), self._processes.in_step():
+            yield
+
+    def _weighted(self, loss: Tensor) -> Tensor:
+        """The loss, such that the mean over processes is that over all examples."""
+        sizes = self._sizes
+        share = sizes[self._processes.rank] * len(sizes) / sum(sizes)
+        return loss if share == 1 else loss * share
+
+    def _gradients(self) -> list[Tensor]:
+        return [
+            p.grad
+            for group in self._optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+
     def _update(self) -> None:
         self._before_change()
         if self._waiting < self._accumulate:
-            gradients = [
-                p.grad
-                for group in self._optimizer.param_groups
-                for p in group["params"]
-                if p.grad is not None
-            ]
-            torch._foreach_mul_(gradients, self._accumulate / self._waiting)
+            torch._foreach_mul_(self._gradients(), self._accumulate / self._waiting)
         self._waiting = 0
         self._clip_gradients()
         self._optimizer.step()
 
     def _evaluate_within_step(self, batch: MiniBatch, epochs_done: float) -> None:
-        losses: list[Tensor] = []
+        noted = False
         with replayed(self._fabric.device) as replay:
 
             def closure() -> Tensor:
+                nonlocal noted
                 replay()
                 self._optimizer.zero_grad()
                 loss = self._loss(batch)
-                if not losses:
+                if not noted:
                     self._note(loss.detach(), epochs_done)
-                losses.append(loss.detach())
-                self._fabric.backward(loss)
+                noted = True
+                # The optimizer decides by the loss, which has to be the same in all processes.
+                value = loss if self._processes.size == 1 else self._joint(loss.detach())
+                loss = self._weighted(loss)
+                with self._processes.in_step():
+                    self._fabric.backward(loss)
                 self._clip_gradients()
-                return loss
+                return value
 
             self._optimizer.step(closure)
 
@@ -212,16 +270,24 @@ class Step:
                 error_if_nonfinite=self._at_once,
             )
 
+    def _joint(self, loss: Tensor) -> Tensor:
+        """The loss over the examples of all processes."""
+        rows = self._processes.exchange(float(loss))
+        return torch.full_like(loss, _mean([row[0] for row in rows], self._sizes))
+
     def _note(self, loss: Tensor, epochs_done: float) -> None:
         if self._at_once:
-            self._read(loss, epochs_done)
+            self._read(float(loss), epochs_done, self._sizes)
             return
-        if self._unread is not None:
-            self._read(*self._unread)
-        self._unread = loss, epochs_done
+        unread, self._unread = self._unread, (loss, epochs_done, self._sizes)
+        if unread is not None:
+            self._read(float(unread[0]), *unread[1:])
+        else:
+            self._processes.exchange()
 
-    def _read(self, loss: Tensor, epochs_done: float) -> None:
-        self.loss = float(loss)
+    def _read(self, loss: float, epochs_done: float, sizes: list[float]) -> None:
+        rows = self._processes.exchange(loss)
+        self.loss = _mean([row[0] for row in rows], sizes)
         self.total += self.loss
         if not math.isfinite(self.loss):
             if epochs_done == 0:
@@ -230,6 +296,14 @@ class Step:
                 f"fit: the loss is {self.loss} after {epochs_done:.2f} epochs: training diverged. "
                 "Lower the learning rate, or set gradient_clip_norm."
             )
+
+
+def _mean(values: list[float], sizes: list[float]) -> float:
+    """The mean over examples, of those processes that have some."""
+    if len(values) == 1:
+        return values[0]
+    counted = [v * n for v, n in zip(values, sizes, strict=True) if n]
+    return sum(counted) / sum(sizes)
 
 
 class _NegativeELBO(nn.Module):

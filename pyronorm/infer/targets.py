@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pyronorm.checks import checked
 from pyronorm.errors import DataError
 
-__all__ = ["with_target"]
+__all__ = ["loader_of", "with_target"]
 
 
 class with_target(Iterable[Any]):  # noqa: N801 - read like a function
@@ -49,3 +50,10 @@ class with_target(Iterable[Any]):  # noqa: N801 - read like a function
                     f"with_target: expected batches with the key or attribute {self.key!r}, got {has}."
                 )
             yield batch, getattr(batch, self.key)
+
+
+def loader_of(batches: Any) -> DataLoader[Any] | None:
+    """The DataLoader that batches come from; None where they come from elsewhere."""
+    while isinstance(batches, with_target):
+        batches = batches.batches
+    return batches if isinstance(batches, DataLoader) else None

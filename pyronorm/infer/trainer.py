@@ -12,9 +12,9 @@ import pyro
 import torch
 from torch import nn
 from torch.optim import Adam
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyronorm.checks import Count, Positive, check_count, check_instance
+from pyronorm.errors import DataError
 from pyronorm.guides import Guide
 from pyronorm.infer.batches import TrainingBatches
 from pyronorm.infer.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ from pyronorm.infer.generators import Generators, kept_order
 from pyronorm.infer.history import Epoch, History
 from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.population import estimate_population_statistics
-from pyronorm.infer.predict import predictive_nll
+from pyronorm.infer.predict import density_sum
 from pyronorm.infer.preparation import (
     check_arguments,
     check_numbers,
@@ -36,8 +36,12 @@ from pyronorm.infer.preparation import (
     describe_run,
     frozen,
     frozen_parts,
+    make_guide_parameters,
     parameter_groups,
 )
+from pyronorm.infer.processes import Processes
+from pyronorm.infer.schedules import Schedules
+from pyronorm.infer.shares import Share
 from pyronorm.infer.step import Augment, Step
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.freshness import batch_layers, invalidate_statistics, kept_statistics
@@ -65,7 +69,7 @@ class Trainer:
         model: the model.
         guide: one of :mod:`pyronorm.guides` with a density, a Pyro autoguide, or your own module.
         train_data: pairs ``(x, y)``: a DataLoader, a Dataset, or two tensors (shuffled).
-        batch_size: examples per step, where the data do not come in batches.
+        batch_size: examples per step and process, where the data do not come in batches.
         lr: learning rate of Adam; None for 1e-3. Not together with an optimizer of your own.
         optimization: how steps are taken; None for Adam.
         objective: what is maximized; None for the ELBO.
@@ -113,9 +117,11 @@ class Trainer:
         check_others(callbacks, fabric, augment, train_network)
         check_numbers(optimization, batch_size, population_batches, lr)
         elbo = default_elbo(guide) if objective.elbo is None else objective.elbo
+        self.fabric = default_fabric() if fabric is None else fabric
+        self.processes = Processes(self.fabric)
+        """The processes of the fabric: what they decide, they decide together."""
         self.model = model
         self.guide = guide
-        self.fabric = default_fabric() if fabric is None else fabric
         self.validation = validation
         # Checkpoints come last: they store what the others have noted.
         self.callbacks = sorted(callbacks, key=lambda one: isinstance(one, Checkpoint))
@@ -131,53 +137,55 @@ class Trainer:
         self._batch_size = batch_size
         self._population_batches = population_batches
         self._train_network = train_network
-        self._frozen_parts = frozen_parts(model.network) if train_network else []
-        self._kept = [layer for part in self._frozen_parts for layer in batch_layers(part)]
-        layers = batch_layers(model.network) if train_network else []
-        self._trains_batch_layers = len(layers) > len(self._kept)
         self._statistics_are_current = True
         self._stop = False
         self._within_epoch = False
         self._started = self._seconds = 0.0  # of the epoch, and before it was resumed
-        start = None if seed is None else seed_value(seed)
-        self._generators = Generators(start, self.fabric.device)
-        least = least_examples(model.network) if train_network else 1
-        self._batches = TrainingBatches(train_data, model, batch_size, self.fabric, start, least)
-        with self._training():
-            self.fabric.to_device(model)
-            self._make_guide_parameters()
-            groups = parameter_groups(model, guide)
-            make = optimization.optimizer
-            lr = 1e-3 if lr is None else lr
-            self.optimizer = Adam(groups, lr=lr) if make is None else make(groups)
-            check_instance(
-                "fit", "what optimizer makes", self.optimizer, torch.optim.Optimizer, "SGD(groups)"
+        with self.processes.together():
+            self._frozen_parts = frozen_parts(model.network) if train_network else []
+            self._kept = [layer for part in self._frozen_parts for layer in batch_layers(part)]
+            layers = batch_layers(model.network) if train_network else []
+            self._trains_batch_layers = len(layers) > len(self._kept)
+            start = None if seed is None else self.processes.from_first(lambda: seed_value(seed))
+            self._generators = Generators(start, self.fabric.device, self.processes.rank)
+            least = least_examples(model.network) if train_network else 1
+            self._batches = TrainingBatches(
+                train_data, model, batch_size, self.fabric, start, least, self.processes
             )
-            factories = (optimization.scheduler, optimization.step_scheduler)
-            self._schedule, self._step_schedule = (
-                None if factory is None else factory(self.optimizer) for factory in factories
-            )
-            self._run = describe_run(
-                model,
-                guide,
-                self.optimizer,
-                batch_size=batch_size,
-                train_network=train_network,
-                accumulate=optimization.accumulate,
-                gradient_clip_norm=optimization.gradient_clip_norm,
-                seed=start,
-            )
-            self._step = Step(
-                model,
-                guide,
-                elbo,
-                self.optimizer,
-                self.fabric,
-                objective,
-                optimization,
-                augment,
-                self._before_change,
-            )
+            with self._training():
+                self.fabric.to_device(model)
+                make_guide_parameters(guide, self._batches, self.fabric)
+                groups = parameter_groups(model, guide)
+                make = optimization.optimizer
+                lr = 1e-3 if lr is None else lr
+                self.optimizer = Adam(groups, lr=lr) if make is None else make(groups)
+                what = "what optimizer makes"
+                check_instance("fit", what, self.optimizer, torch.optim.Optimizer, "SGD(groups)")
+                self._schedules = Schedules(optimization, self.optimizer)
+                self._run = describe_run(
+                    model,
+                    guide,
+                    self.optimizer,
+                    batch_size=batch_size,
+                    train_network=train_network,
+                    accumulate=optimization.accumulate,
+                    gradient_clip_norm=optimization.gradient_clip_norm,
+                    seed=start,
+                    processes=self.processes.size,
+                )
+                self.processes.exchange()  # all are there, for what Fabric does with all of them
+                self._step = Step(
+                    model,
+                    guide,
+                    elbo,
+                    self.optimizer,
+                    self.fabric,
+                    objective,
+                    optimization,
+                    augment,
+                    self._before_change,
+                    self.processes,
+                )
 
     @property
     def loss(self) -> float:
@@ -201,11 +209,12 @@ class Trainer:
         self.epochs = epochs
         self._stop = False
         try:
-            self._call("on_fit_start")
-            while len(self.history.epochs) < epochs and not self._stop:
-                self.epoch()
-            self.update_statistics()
-            self._call("on_fit_end")
+            with self.processes.together():
+                self._call("on_fit_start")
+                while len(self.history.epochs) < epochs and not self._stop:
+                    self.epoch()
+                self.update_statistics()
+                self._call("on_fit_end")
         except BaseException as error:
             self._call("on_exception", error)
             raise
@@ -225,25 +234,24 @@ class Trainer:
                 parameters become so.
             ShapeError: if ``augment`` changes the number of examples.
         """
-        number = len(self.history.epochs) + 1
-        with self._training():
-            self._started = time.perf_counter() - self._seconds
-            loss = self._pass_over_data(number)
-            seconds = time.perf_counter() - self._started
-            self._seconds = 0.0
-            rate = float(self.optimizer.param_groups[0]["lr"])
-        nll = self._validate()
-        if isinstance(self._schedule, ReduceLROnPlateau):
-            self._schedule.step(loss if nll is None else nll)
-        elif self._schedule is not None:
-            self._schedule.step()
-        epoch = Epoch(number, loss, self._step.kl_weight, rate, seconds, nll)
-        self.history.epochs.append(epoch)
-        self.history.best_epoch = number
-        if self.fabric.loggers:
-            known = {key: value for key, value in asdict(epoch).items() if value is not None}
-            self.fabric.log_dict(known, step=number)
-        self._call("on_epoch_end")
+        with self.processes.together():
+            number = len(self.history.epochs) + 1
+            with self._training():
+                self._started = time.perf_counter() - self._seconds
+                loss = self._pass_over_data(number)
+                seconds = time.perf_counter() - self._started
+                self._seconds = 0.0
+                rate = float(self.optimizer.param_groups[0]["lr"])
+            nll = self._validate()
+            self._schedules.after_epoch(loss if nll is None else nll)
+            epoch = Epoch(number, loss, self._step.kl_weight, rate, seconds, nll)
+            self.history.epochs.append(epoch)
+            self.history.best_epoch = number
+            if self.fabric.loggers:
+                known = {key: value for key, value in asdict(epoch).items() if value is not None}
+                self.fabric.log_dict(known, step=number)
+            self._call("on_epoch_end")
+            self._stop = any(stop for (stop,) in self.processes.exchange(float(self._stop)))
         return epoch
 
     def update_statistics(self) -> None:
@@ -256,22 +264,22 @@ class Trainer:
                     self._population_batches,
                     self._batch_size,
                     keep=self._kept,
+                    fabric=self.fabric,
                 )
             self._statistics_are_current = True
         if isinstance(self.guide, Guide) and any(True for _ in self.guide.parameters()):
             self.guide.stamp(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the run needs to go on, of plain types and tensors; between steps."""
-        schedules = (self._schedule, self._step_schedule)
+        """What the run needs to go on, of plain types and tensors; between steps, in all processes."""
         return {
             "run": self._run,
             "model": self.model.state_dict(),
             "guide": self.guide.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedules": [None if s is None else s.state_dict() for s in schedules],
+            "schedules": self._schedules.state_dict(),
             "step": self._step.state_dict(),
-            "batches": self._batches.state(self._generators),
+            "batches": self.processes.gather(self._batches.state(self._generators)),
             "steps": self.steps,
             "seconds": time.perf_counter() - self._started if self._within_epoch else 0.0,
             "statistics_are_current": self._statistics_are_current,
@@ -294,12 +302,10 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.guide.load_state_dict(state["guide"])
         self.optimizer.load_state_dict(state["optimizer"])
-        schedules = (self._schedule, self._step_schedule)
-        for schedule, kept in zip(schedules, state["schedules"], strict=True):
-            if schedule is not None and kept is not None:
-                schedule.load_state_dict(kept)
+        self._schedules.load_state_dict(state["schedules"])
         self._step.load_state_dict(state["step"])
-        self._within_epoch = self._batches.restore(state["batches"], self._generators)
+        mine = state["batches"][self.processes.rank]
+        self._within_epoch = self._batches.restore(mine, self._generators)
         self.steps, self._seconds = state["steps"], state["seconds"]
         self._statistics_are_current = state["statistics_are_current"]
         self._stop = state["stopped"]
@@ -315,14 +321,15 @@ class Trainer:
         if self.validation is None:
             return None
         self.update_statistics()
+        data, number = self.validation.data, self.validation.num_samples
+        share = Share(self.processes, rounds=True)
         with self._untouched():
-            return predictive_nll(
-                self.model,
-                self.guide,
-                self.validation.data,
-                self.validation.num_samples,
-                batch_size=self._batch_size,
-            )
+            found = density_sum(self.model, self.guide, data, number, self._batch_size, share=share)
+        rows = self.processes.exchange(*found)
+        count = sum(row[1] for row in rows)
+        if not count:
+            raise DataError("data: all values of y are missing, or count for nothing.")
+        return -sum(row[0] for row in rows) / count
 
     def _pass_over_data(self, number: int) -> float:
         """Train on all batches and return the mean loss."""
@@ -333,12 +340,13 @@ class Trainer:
         per_batch = 1 / batches.total if batches.total else 0.0
         for batch in batches.run_through(self._generators):
             self.epochs_done = number - 1 + (batches.position - 1) * per_batch
-            if step(batch, self.epochs_done):
+            if step(batch, self.epochs_done, stands_in=batches.stands_in):
                 self.epochs_done = number - 1 + batches.position * per_batch
                 self._after_step()
         if step.finish():
             self._after_step()
         check_parameters(self.model, self.guide)
+        self.processes.share_buffers(self.model, self.guide)
         loss = step.total / batches.position
         batches.finish()
         self._within_epoch = False
@@ -354,18 +362,8 @@ class Trainer:
 
     def _after_step(self) -> None:
         self.steps += 1
-        if self._step_schedule is not None:
-            self._step_schedule.step()
+        self._schedules.after_step()
         self._call("on_step_end")
-
-    def _make_guide_parameters(self) -> None:
-        """Run the guide once: an autoguide makes its parameters at its first call."""
-        self.fabric.to_device(self.guide)
-        if isinstance(self.guide, Guide):
-            return
-        with torch.no_grad():
-            self.guide(*self._batches.first().arguments())
-        self.fabric.to_device(self.guide)
 
     @contextmanager
     def _training(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from pyronorm.normalizers.kernels import affine, affine_each
 from pyronorm.normalizers.original import Original
 from pyronorm.normalizers.rms import RMS
 from pyronorm.normalizers.start import StartNormalizer
+from pyronorm.normalizers.sync_batch import SyncBatch
 from pyronorm.normalizers.weight import Weight
 from pyronorm.normalizers.whitening import BatchWhitening, GroupWhitening
 
@@ -32,6 +33,7 @@ __all__ = [
     "Original",
     "Population",
     "StartNormalizer",
+    "SyncBatch",
     "Weight",
     "affine",
     "affine_each",

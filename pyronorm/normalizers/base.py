@@ -52,6 +52,9 @@ class Normalizer(ABC):
     shared_by_batch: ClassVar[bool] = True
     """Whether all examples of a batch have one pair of statistics, where they are taken over it."""
 
+    spans_processes: ClassVar[bool] = False
+    """Whether batch statistics, and moments that a layer reports, are those of all processes."""
+
     owns_linear: ClassVar[bool] = False
     """Whether the layer holds the linear layer before it, as ``linear``: its input is that one's."""
 
@@ -74,8 +77,7 @@ class Normalizer(ABC):
     def describe(self, layer: LatentNorm) -> str:
         """Where the statistics of that layer come from, in words, for a conversion report.
 
-        Unless overridden it goes by what the normalizer says of itself: :attr:`uses_batch`,
-        :attr:`keeps_population`, or else the first line of its docstring.
+        Unless overridden: by :attr:`uses_batch`, :attr:`keeps_population`, or the docstring's line.
         """
         if self.uses_batch:
             size = self.fixed_batch_size
@@ -116,7 +118,7 @@ class Normalizer(ABC):
 
         Returns:
             :math:`\mu` and :math:`\sqrt{\sigma^2 + \epsilon}`, each of shape ``(channel,)``; None
-            where they are those of an example. By default those of the population, if it is kept.
+            where they are those of an example; those of the population, if it is kept.
         """
         if not self.keeps_population:
             return None
@@ -130,9 +132,8 @@ class Normalizer(ABC):
     def adopt(self, layer: LatentNorm, origin: Origin) -> None:
         """Take over what the original layer kept, and what the layer has to know of its place.
 
-        :func:`pyronorm.convert` calls it once for each layer, when all layers are in their places with
-        their weights and biases. Unless overridden it carries the population statistics, where the
-        normalizer keeps them.
+        :func:`pyronorm.convert` calls it once for each layer, when all are in their places with weights
+        and biases. Unless overridden it carries population statistics, where the normalizer keeps them.
 
         Args:
             layer: the new layer; its buffers, parts and :attr:`LatentNorm.surroundings` change.

@@ -20,6 +20,7 @@ from pyronorm.normalizers import (
     LatentNorm,
     Layer,
     Population,
+    SyncBatch,
 )
 
 C = 6
@@ -216,7 +217,7 @@ KINDS = {
     "frozen": (FrozenBatchNorm2d(C), IMAGE, Population(eps=1e-5)),
     "frozen act": (FrozenBatchNormAct2d(C), IMAGE, Population(eps=1e-4)),
     "instance": (InstanceNormPlain(C), IMAGE, Instance(eps=1e-5)),
-    "sync": (nn.SyncBatchNorm(C), IMAGE, Batch(eps=1e-5)),
+    "sync": (nn.SyncBatchNorm(C), IMAGE, SyncBatch(eps=1e-5)),
 }
 
 

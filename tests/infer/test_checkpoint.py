@@ -142,8 +142,8 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(FileError, match="is damaged or no checkpoint. Delete it"):
             make(folder=tmp_path).run(2)
-    path.write_bytes(content.replace(b"checkpoint 1", b"checkpoint 2", 1))
-    with pytest.raises(FileError, match=r"another format \(pyronorm checkpoint 2\)"):
+    path.write_bytes(content.replace(b"checkpoint 2", b"checkpoint 9", 1))
+    with pytest.raises(FileError, match=r"another format \(pyronorm checkpoint 9\)"):
         make(folder=tmp_path).run(2)
 
 

@@ -10,6 +10,7 @@ NORMALIZERS: dict[str, Normalizer | None] = {
     "Population": normalizers.Population(),
     "Ghost": normalizers.Ghost(4),
     "Exclusive": normalizers.Exclusive(),
+    "SyncBatch": normalizers.SyncBatch(),
     "Group": normalizers.Group(2),
     "Layer": normalizers.Layer(),
     "Instance": normalizers.Instance(),

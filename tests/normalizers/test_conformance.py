@@ -19,6 +19,7 @@ from pyronorm.normalizers import (
     Instance,
     Layer,
     Population,
+    SyncBatch,
     Weight,
 )
 from pyronorm.testing import NormalizerConformance
@@ -30,6 +31,14 @@ INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 class TestBatch(NormalizerConformance):
     def make(self, num_channels):
         return Batch()
+
+    def torch_layer(self, num_channels, dims):
+        return BATCH[dims](num_channels, eps=1e-2)
+
+
+class TestSyncBatch(NormalizerConformance):
+    def make(self, num_channels):
+        return SyncBatch()
 
     def torch_layer(self, num_channels, dims):
         return BATCH[dims](num_channels, eps=1e-2)
