@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Jobs = Annotated[int, typer.Option(help="Jobs at once, each a process.", min=1)]
+Threads = Annotated[int, typer.Option(help="Threads of each job.", min=1)]
 Force = Annotated[bool, typer.Option(help="Remove the results of earlier runs in the folder.")]
 
 app = typer.Typer(
@@ -61,6 +63,8 @@ def compare(
     epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 15,
     batch_size: Annotated[int, typer.Option(help="Examples per step.", min=2)] = 64,
     num_samples: Annotated[int, typer.Option(help="Draws per prediction.", min=1)] = 32,
+    jobs: Jobs = 1,
+    threads: Threads = 1,
     device: Device = "auto",
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/compare"),
     force: Force = False,
@@ -79,7 +83,7 @@ def compare(
         training=study.Training(epochs=epochs, batch_size=batch_size),
         num_samples=num_samples,
     )
-    _run(chosen, output, study.Place(device=device), 1, 1, force)
+    _run(chosen, output, study.Place(device=device), jobs, threads, force)
 
 
 @app.command("study")
@@ -102,8 +106,8 @@ def run_study(
         bool,
         typer.Option("--allow-incomplete", help="Also take copies of data sets that lack images."),
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Jobs at once, each a process.", min=1)] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of each job.", min=1)] = 1,
+    jobs: Jobs = 1,
+    threads: Threads = 1,
     device: Device = "auto",
     output: Annotated[
         Path | None,

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import pyronorm as pn
 from pyronorm import cli, study
 from pyronorm.study import (
     METHODS,
@@ -205,9 +206,30 @@ def test_options_reach_the_comparison(run: Run80, jobs: Jobs, tmp_path: Path) ->
     assert jobs.places == {Place(device="mps")}
 
 
+def test_processes_and_threads_of_a_comparison(
+    run: Run80, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, object] = {}
+
+    def runs(*_: object, **options: object) -> None:
+        seen.update(options)
+        raise pn.errors.OptionError("enough")
+
+    monkeypatch.setattr("pyronorm.study.run_study", runs)
+    run("compare", "--jobs", 3, "--threads", 2, "--output", tmp_path / "x")
+    assert (seen["processes"], seen["threads"]) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "smallest"),
-    [("--seeds", 0, 1), ("--epochs", 0, 1), ("--batch-size", 1, 2), ("--num-samples", 0, 1)],
+    [
+        ("--seeds", 0, 1),
+        ("--jobs", 0, 1),
+        ("--threads", 0, 1),
+        ("--epochs", 0, 1),
+        ("--batch-size", 1, 2),
+        ("--num-samples", 0, 1),
+    ],
 )
 def test_numbers_out_of_range(
     run: Run80, jobs: Jobs, tmp_path: Path, option: str, value: int, smallest: int
