@@ -57,7 +57,6 @@ ANSWERS: Rules = [
     ("study.Table", "columns", {"()"}, "a table may have labels alone"),
     ("study.Table", "*", {"['no-such']", "'no-such'", "0"}, "labels are known where it is shown"),
     ("reference.Settings", "seed", {"9223372036854775808"}, _LATER),
-    ("reference.run", "candidates", {"()"}, "the reference alone"),
 ]
 
 

@@ -277,6 +277,7 @@ OF_CASE: dict[tuple[str, str], str] = {
     ("PyroGuide", "guide"): "callable",
     ("simulation_based_calibration", "report"): "callable",
     ("reference.run", "report"): "callable",
+    ("reference.run", "candidates"): "list",
     ("study.Training", "augment"): "-",  # a flag
     ("study.Table", "rows"): "list",
     **{(case, "width"): "positive" for case in ("VGG11", "AllCNN")},

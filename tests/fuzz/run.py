@@ -28,7 +28,7 @@ from tests.fuzz.kinds import bad_values
 from tests.fuzz.values import VALUES
 from tests.fuzz.world import World
 
-SECONDS = 10
+SECONDS = 60
 
 
 class TooLong(BaseException):
@@ -85,7 +85,7 @@ def main(out: str, only: str = "") -> None:
     signal.signal(signal.SIGALRM, _interrupt)
     with Path(out).open("w", buffering=1) as file:
         for case, make in CASES.items():  # a case that is wrong itself shows nothing
-            if only in case:
+            if only in case and case not in ("study.run_study", "reference.run"):  # minutes
                 with tempfile.TemporaryDirectory() as folder:
                     found, said = outcome(*make(World(Path(folder))))
                 print(json.dumps([case, "", "", "as it is", found, said]), file=file)
