@@ -200,8 +200,8 @@ class SimulatedDevice(TorchDispatchMode):
 # torch.cuda's part in seeding: the device draws from the generator of the CPU, so that the same seed
 # gives the same draws in both places.
 _BACKEND = SimpleNamespace(
-    get_rng_state=torch.get_rng_state,
-    set_rng_state=torch.set_rng_state,
+    get_rng_state=lambda device=None: torch.get_rng_state(),
+    set_rng_state=lambda state, device=None: torch.set_rng_state(state),
     manual_seed=torch.default_generator.manual_seed,
     current_device=lambda: 0,
     device=lambda index: nullcontext(),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyronorm.archive import read_archive, write_archive
 from pyronorm.errors import FileError, OptionError
+from pyronorm.infer.generators import device_state, set_device_state
 
 __all__ = ["KeptChain", "digest"]
 
@@ -153,7 +154,7 @@ class KeptChain(MCMCKernel):
         numbers["step_size"] = float(kernel.step_size)
         masses = sorted(kernel.inverse_mass_matrix.items())
         tensors = {
-            "generator": _generator_state(self._device),
+            "generator": device_state(self._device),
             "potential": potential,
             **{f"z.{name}": value for name, value in z.items()},
             **{f"grad.{name}": value for name, value in grads.items()},
@@ -181,7 +182,7 @@ class KeptChain(MCMCKernel):
             for part in ("z", "grad")
         )
         kernel._cache(z, mine["potential"], grads)
-        _set_generator_state(self._device, tensors["generator"])
+        set_device_state(self._device, tensors["generator"])
 
     def _restore_counts(self) -> None:
         assert self._state is not None
@@ -228,18 +229,3 @@ def _copy(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: list(part) for name, part in value.items()}
     return list(value) if isinstance(value, list) else value
-
-
-def _generator_state(device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    module: Any = getattr(torch, device.type)
-    state: Tensor = module.get_rng_state(device)
-    return state
-
-
-def _set_generator_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cpu":
-        torch.set_rng_state(state)
-    else:
-        getattr(torch, device.type).set_rng_state(state, device)

@@ -9,11 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyronorm.infer.targets import loader_of
 from pyronorm.randomness import Seed, seed_value
 
-__all__ = ["Generators", "kept_order", "order_generators", "replayed"]
+__all__ = [
+    "Generators",
+    "device_state",
+    "kept_order",
+    "order_generators",
+    "replayed",
+    "set_device_state",
+]
 
 
 class Generators:
@@ -83,7 +91,7 @@ def capture(device: torch.device) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if device.type != "cpu":
-        state["device"] = _backend(device).get_rng_state()
+        state["device"] = device_state(device)
     return state
 
 
@@ -95,7 +103,28 @@ def restore(state: dict[str, Any], device: torch.device) -> None:
     np.random.set_state((name, key.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if device.type != "cpu":
-        _backend(device).set_rng_state(state["device"])
+        set_device_state(device, state["device"])
+
+
+def device_state(device: torch.device) -> Tensor:
+    """The state of a device's generator, of the CPU's too."""
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    state: Tensor = _backend(device).get_rng_state(*_which(device))
+    return state
+
+
+def set_device_state(device: torch.device, state: Tensor) -> None:
+    """Put a state of :func:`device_state` back."""
+    if device.type == "cpu":
+        torch.set_rng_state(state)
+    else:
+        _backend(device).set_rng_state(state, *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    # Apple's backend has one device, and no argument for it.
+    return () if device.index is None or device.type == "mps" else (device,)
 
 
 @contextmanager
