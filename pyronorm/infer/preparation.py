@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,7 +26,6 @@ from pyronorm.normalizers.freshness import batch_layers
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from pyronorm.infer.batches import TrainingBatches
 
 __all__ = [
     "check_arguments",
@@ -175,6 +175,38 @@ def check_parameters(model: NormalizationModel, guide: nn.Module) -> None:
         )
 
 
+def make_guide_parameters(
+    model: NormalizationModel, guide: nn.Module, fabric: Fabric, arguments: tuple[Any, ...]
+) -> None:
+    """Run a guide once, in an empty store: an autoguide makes its parameters at its first call.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        fabric: knows the device.
+        arguments: of the call.
+
+    Raises:
+        OptionError: if it states parameters that it does not have itself.
+    """
+    fabric.to_device(guide)
+    if isinstance(guide, Guide):
+        return
+    with torch.no_grad():
+        guide(*arguments)
+    own = {id(parameter) for part in (guide, model) for parameter in part.parameters()}
+    stated = pyro.get_param_store().get_state()["params"]
+    others = [name for name, parameter in stated.items() if id(parameter) not in own]
+    if others:
+        raise OptionError(
+            f"fit: {type(guide).__name__} states {others} by pyro.param. These are in Pyro's store, "
+            "which fit does not use, and would not be trained. Make them attributes of the guide, "
+            "self.name = PyroParam(value, constraint), or train with pyro.infer.SVI; predict and the "
+            "rest take the guide in both cases."
+        )
+    fabric.to_device(guide)
+
+
 def parameter_groups(model: NormalizationModel, guide: nn.Module) -> list[dict[str, Any]]:
     """The trainable parameters, in named groups.
 
@@ -197,16 +229,6 @@ def parameter_groups(model: NormalizationModel, guide: nn.Module) -> list[dict[s
             "likelihood have no parameters."
         )
     return groups
-
-
-def make_guide_parameters(guide: nn.Module, batches: TrainingBatches, fabric: Fabric) -> None:
-    """Run a guide of Pyro's once: an autoguide makes its parameters at its first call."""
-    fabric.to_device(guide)
-    if isinstance(guide, Guide):
-        return
-    with torch.no_grad():
-        guide(*batches.first().arguments())
-    fabric.to_device(guide)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class RecordedNUTS(_NUTS):  # type: ignore[misc]
             proposals = sum(tree.num_proposals for tree in self._trees)
             accepted = sum(float(tree.sum_accept_probs) for tree in self._trees)
             whole = [not tree.turning and not tree.diverging for tree in self._trees]
-            values = (self._energy, float(sum(whole)), accepted / proposals)
+            values = (self._energy, sum(whole), accepted / proposals)
             for name, value in zip(RECORDED, values, strict=True):
                 self._kept[name].append(value)
         return new

@@ -178,6 +178,28 @@ def test_every_guide_of_pyro_is_trained_and_predicts(name):
     assert pn.to_arviz(model, guide, (x, y), 3, seed=0)["posterior"]["shift"].shape == (1, 3, 10)
 
 
+@pytest.mark.parametrize(
+    "name", ["AutoIAFNormal", "AutoStructured", "AutoNormalMessenger", "AutoGuideList with ours"]
+)
+def test_fit_trains_guides_of_pyro(name):
+    x, y = separable()
+    model = small()
+    guide = AUTOGUIDES[name](model)
+    history = pn.fit(
+        model, guide, (x, y), epochs=15, batch_size=12, lr=0.05, seed=0, progress=False
+    )
+    assert history.epochs[-1].loss < 0.96 * history.epochs[0].loss
+    assert pn.predict(model, guide, x, 5).mean.shape == (24, 3)
+
+
+def test_fit_refuses_parameters_that_it_would_not_train():
+    model = small()
+    before = model.network.training
+    with pytest.raises(OptionError, match=r"Easy states \['easy_loc', 'easy_std'\] by pyro.param"):
+        pn.fit(model, Easy(model), separable(), epochs=1, progress=False)
+    assert model.network.training == before
+
+
 def test_a_guide_for_discrete_sites_has_no_latents():
     model = make_model()
     guide = autoguide.AutoDiscreteParallel(poutine.block(model, hide=["shift", "scale"]))
