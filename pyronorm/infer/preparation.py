@@ -19,7 +19,7 @@ from pyronorm.guides import Guide
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import as_batches, num_batches
 from pyronorm.infer.options import Objective, Optimization, Validation
-from pyronorm.infer.pyro_guide import check_pyro_guide
+from pyronorm.infer.pyro_guide import check_pyro_guide, is_pyro_guide
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.freshness import batch_layers
 
@@ -51,6 +51,7 @@ def check_arguments(
     """Refuse objects of the wrong kind, classes and functions in particular."""
     check_instance("fit", "model", model, NormalizationModel, "NormalizationModel(network, ...)")
     runs = isinstance(guide, nn.Module) and type(guide).forward is not nn.Module.forward
+    runs = runs or is_pyro_guide(guide)  # its messengers have no forward
     if not runs or guide is model:
         came = f"the class {guide.__name__}" if isinstance(guide, type) else type(guide).__name__
         fix = ""
