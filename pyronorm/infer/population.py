@@ -146,8 +146,9 @@ def estimate_population_statistics(
         )
     buffers = {layer: layer.normalizer.population(totals[layer]) for layer in layers}
     finite = [
-        torch.stack([value.isfinite().all() for value in mine.values()]).all()
-        for mine in buffers.values()
+        # as they will be kept: float32 holds less than the sums
+        torch.stack([v.to(layer.state(k).dtype).isfinite().all() for k, v in mine.items()]).all()
+        for layer, mine in buffers.items()
     ]
     for layer, good in zip(layers, read_together(finite), strict=True):
         if not good:

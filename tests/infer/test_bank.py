@@ -198,5 +198,8 @@ def test_errors():
     with pytest.raises(OptionError, match="num_batches must be at least 1"):
         collect_bank(network, x, num_batches=0)
     x[3] = torch.nan
+    with pytest.raises(DataError, match="batch 0 has inputs that are not finite"):
+        collect_bank(network, x)
+    x[3] = 1e38  # finite, but not its square
     with pytest.raises(StatisticsError, match="1 has batch statistics that are not finite"):
         collect_bank(network, x)

@@ -99,6 +99,9 @@ def test_errors():
         estimate_population_statistics(network, [])
     x = torch.randn(20, 5)
     x[3, 2] = torch.inf
+    with pytest.raises(DataError, match="batch 0 has inputs that are not finite"):
+        estimate_population_statistics(network, x)
+    x[3, 2] = 1e38  # finite, but not its square
     with pytest.raises(StatisticsError, match="1: its inputs over the data are not finite"):
         estimate_population_statistics(network, x)
     assert network[1].num_batches_tracked == 0  # nothing was written

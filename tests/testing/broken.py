@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -132,7 +132,9 @@ class ReportsUnbiased(Plain):
 
 class ReportsFinite(Plain):
     def moments(self, x):
-        return channel_moments(x.nan_to_num(0, 0, 0))
+        found = channel_moments(x)
+        mean, var = (value.nan_to_num(0, 0, 0) for value in (found.mean, found.var))
+        return replace(found, mean=mean, var=var)
 
 
 class ReportsNothing(Plain):
