@@ -271,8 +271,8 @@ def _is_open(axis: str) -> bool:
 
 def _where(function: Callable[..., Any], args: Sequence[Any]) -> str:
     name = function.__name__
-    if not args:
-        return name
+    if not args:  # with its class, if it is a static method
+        return function.__qualname__.rpartition("<locals>.")[2]
     owner = args[0].__name__ if isinstance(args[0], type) else type(args[0]).__name__
     return owner if name == "__init__" else f"{owner}.{name}"
 

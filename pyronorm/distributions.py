@@ -230,7 +230,7 @@ class DrawsOnly(TorchDistribution):
 
     @checked
     def __init__(self, value: Tensor, event_dim: Natural, source: str) -> None:
-        if not 0 <= event_dim <= value.ndim:
+        if event_dim > value.ndim:
             raise OptionError(
                 f"DrawsOnly: event_dim must be between 0 and {value.ndim} for a value of shape "
                 f"{tuple(value.shape)}, got {event_dim}."

@@ -20,7 +20,7 @@ from pyronorm import (
     to_arviz,
     trust_statistics,
 )
-from pyronorm.errors import ConversionError, OptionError, ShapeError, StatisticsError
+from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError, StatisticsError
 from pyronorm.likelihoods import Categorical
 from pyronorm.normalizers import Batch, BatchWhitening, GroupWhitening, LatentNorm
 from pyronorm.stats import Eigen, Newton
@@ -128,6 +128,9 @@ def test_data_that_are_not_finite_are_named():
     network = convert(conv_net(2), BatchWhitening(2))
     x = torch.randn(23, *SHAPES[2])
     x[3, 1, 2, 2] = torch.inf
+    with pytest.raises(DataError, match="batch 0 has inputs that are not finite"):
+        estimate_population_statistics(network, x)
+    x[3, 1, 2, 2] = 1e38  # finite, but not its square
     with pytest.raises(StatisticsError, match="1: its inputs over the data are not finite"):
         estimate_population_statistics(network, x)
     assert network[1].num_batches_tracked == 0

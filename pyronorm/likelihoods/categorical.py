@@ -101,7 +101,7 @@ class Categorical(Likelihood):
         self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
     ) -> None:
         """As in :class:`Likelihood`; soft labels are for training alone."""
-        if _is_soft(y, output, num_sample_dims):
+        if y.is_floating_point() and y.shape == output.shape[num_sample_dims:]:
             raise DataError(
                 "Categorical: soft labels are for training. Metrics and log likelihoods need classes, "
                 "such as y.argmax(1)."

@@ -32,7 +32,7 @@ class Function(Likelihood):
     @checked
     def __init__(self, function: Callable[[Tensor], Distribution]) -> None:
         super().__init__()
-        if not callable(function) or isinstance(function, type):
+        if isinstance(function, type):
             raise OptionError(
                 "Likelihood.of: expected a function from the network's output to a distribution, got "
                 f"{function!r}."

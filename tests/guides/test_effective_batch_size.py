@@ -62,7 +62,7 @@ def test_starts_as_fixed_noise_with_one_parameter_for_each_group(per):
 
 def test_a_group_has_the_noise_of_its_size():
     guide = EffectiveBatchSize(make_model())
-    guide.load_state_dict({"log_df": torch.tensor([4.0, 30.0]).log()})
+    guide.load_state_dict(guide.state_dict() | {"log_df": torch.tensor([4.0, 30.0]).log()})
     torch.testing.assert_close(guide.batch_size, torch.tensor([5.0, 31.0]))
     nodes = poutine.trace(guide).get_trace().nodes
     expected = torch.tensor([5.0] * 6 + [31.0] * 4)

@@ -23,7 +23,7 @@ def test_draws_follow_the_parameters():
         "log_scale_loc": torch.randn(10),
         "log_scale_log_std": torch.randn(10) * 0.3,
     }
-    guide.load_state_dict(parameters)
+    guide.load_state_dict(guide.state_dict() | parameters)
     nodes = poutine.trace(guide).get_trace().nodes
     shift, scale = (nodes[s]["fn"].base_dist for s in ("shift", "scale"))
     torch.testing.assert_close(shift.loc, parameters["shift_loc"])

@@ -119,7 +119,8 @@ def test_leaves_as_latents():
     network = build()
     x = torch.randn(6, 3, dtype=torch.double)
     loc, log = latents(network)
-    assert_equal_gradients(network, lambda: network(x, loc, log).square().sum(), [loc, log])
+    scale = log.detach().exp().requires_grad_()
+    assert_equal_gradients(network, lambda: network(x, loc, scale).square().sum(), [loc, scale])
 
 
 def test_several_calls_before_one_backward_pass():
