@@ -14,6 +14,7 @@ BUILTIN = {
     "MissingDataError": FileNotFoundError,
     "OptionError": ValueError,
     "ConversionError": TypeError,
+    "ProcessError": RuntimeError,
     "StatisticsError": RuntimeError,
     "NoDensityError": RuntimeError,
 }

@@ -27,6 +27,7 @@ from tests.infer.test_posterior import dropout
 INNER = {
     "Generators.__init__",
     "TrainingBatches.__init__",
+    "density_sum",
     "export_pyro",
     "mixture_samples",
     "seed_value",
@@ -164,6 +165,9 @@ CASES = {
     ),
     "normalization_disturbance": lambda t, s: (
         diagnostics.normalization_disturbance(t.model, t.x, [8], num_draws=2, seed=s)[0].output
+    ),
+    "realized_noise": lambda t, s: (
+        diagnostics.realized_noise(t.model, t.guide, t.x, 4, seed=s)[0].nominal
     ),
     "mode_gap": lambda t, s: diagnostics.mode_gap(t.model, (t.x, t.y), 8, seed=s).batch_loss,
     "input_shape": lambda t, s: diagnostics.input_shape(t.model, t.x, 8, seed=s).skewness.double(),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError
 from pyronorm.infer.data import Data, evaluation_mode, inputs
 from pyronorm.infer.posterior import as_posterior
@@ -42,13 +43,14 @@ class RealizedNoise:
 
 
 @torch.no_grad()
+@checked
 def realized_noise(
     model: NormalizationModel,
     posterior: Any,
     data: Data,
-    num_samples: int = 256,
+    num_samples: Count = 256,
     *,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     seed: Seed = 0,
 ) -> list[RealizedNoise]:
     r"""Measure the noise of each layer in units of what it is added to.
@@ -71,7 +73,7 @@ def realized_noise(
         One entry per layer that runs. Averages are over channels.
 
     Raises:
-        OptionError: if ``posterior`` is none.
+        OptionError: if ``posterior`` is none, or a number makes no sense.
         DataError: if there is no batch.
         StatisticsError: if population statistics are missing or stale.
     """

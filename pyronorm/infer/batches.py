@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyronorm.errors import DataError
 from pyronorm.infer.batch import MiniBatch, num_examples, split
@@ -23,9 +23,6 @@ from pyronorm.infer.targets import loader_of
 from pyronorm.inputs import is_one_piece
 from pyronorm.model import NormalizationModel
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
 __all__ = ["TrainingBatches"]
 
 
@@ -34,9 +31,8 @@ class TrainingBatches:
 
     Args:
         data: in any of the forms of :data:`pyronorm.infer.data.Data`.
-        model: says how many examples it expects, and where inputs belong.
+        model: says how many examples it expects, and where batches belong.
         batch_size: examples per batch, where the data do not come in batches.
-        fabric: says where targets belong.
         seed: seeds the order of data that do not come in batches; None draws from torch's generator.
         least: a batch of fewer examples joins the one before it.
         processes: each has its share of the batches.
@@ -51,7 +47,6 @@ class TrainingBatches:
         data: Data,
         model: NormalizationModel,
         batch_size: int,
-        fabric: Fabric,
         seed: int | None,
         least: int,
         processes: Processes,

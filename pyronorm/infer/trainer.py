@@ -150,7 +150,7 @@ class Trainer:
             self._generators = Generators(start, self.fabric.device, self.processes.rank)
             least = least_examples(model.network) if train_network else 1
             self._batches = TrainingBatches(
-                train_data, model, batch_size, self.fabric, start, least, self.processes
+                train_data, model, batch_size, start, least, self.processes
             )
             with self._training():
                 self.fabric.to_device(model)

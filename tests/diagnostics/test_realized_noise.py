@@ -78,6 +78,8 @@ def test_what_cannot_be_is_refused_and_nothing_stays():
     model = model_of(mlp(), pn.normalizers.Batch(), x)
     with pytest.raises(OptionError, match="expected a posterior"):
         realized_noise(model, x, x)
+    with pytest.raises(OptionError, match="realized_noise: num_samples must be at least 1"):
+        realized_noise(model, pn.guides.Point(model), x, 0)
     with pytest.raises(DataError):
         realized_noise(model, pn.guides.Point(model), [])
     assert not any(layer._forward_pre_hooks for layer in model.network.layers)

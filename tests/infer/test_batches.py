@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyronorm import NormalizationModel, convert
 from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.batches import TrainingBatches
 from pyronorm.infer.generators import Generators
+from pyronorm.infer.processes import Processes
 from pyronorm.likelihoods import Categorical
 from tests.nets import mlp
 
@@ -38,9 +38,8 @@ FORMS = {
 
 def make(form, seed=3, num_data=N, least=1, data=None):
     model = NormalizationModel(convert(mlp()), Categorical(), num_data)
-    fabric = Fabric(accelerator="cpu", devices=1)
     data = FORMS[form]() if data is None else data
-    return TrainingBatches(data, model, 4, fabric, seed, least)
+    return TrainingBatches(data, model, 4, seed, least, Processes())
 
 
 def ids(pairs):

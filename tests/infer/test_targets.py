@@ -26,5 +26,7 @@ def test_pairs_pass_after_pass():
     [(BATCHES, r"keys \['x', 'mask', 'y'\]"), ([torch.ones(2)], "Tensor"), ([(1, 2)], "tuple")],
 )
 def test_what_has_no_such_key_is_refused(batches, came):
-    with pytest.raises(DataError, match=f"expected batches with the key 'labels', got {came}"):
+    with pytest.raises(
+        DataError, match=f"expected batches with the key or attribute 'labels', got {came}"
+    ):
         list(with_target(batches, "labels"))
