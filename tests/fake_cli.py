@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from pyronorm import cli, study
 from pyronorm.study import Entry, catalog
 from tests.study.fakes import Fake, FakeSettings
@@ -14,5 +16,6 @@ ENTRIES = {
 }
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in tests in the background
     catalog.STUDIES = study.STUDIES = {**study.STUDIES, **ENTRIES}
     cli.main()

@@ -574,7 +574,12 @@ def test_a_signal_ends_it_in_order_and_says_how_to_go_on(
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     assert process.returncode == 128 + number
     message = one_line(err)
     assert message.startswith("Stopped. What is finished is kept in")
