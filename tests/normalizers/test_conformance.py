@@ -18,6 +18,7 @@ from pyronorm.normalizers import (
     GroupWhitening,
     Instance,
     Layer,
+    Original,
     Population,
     SyncBatch,
     Weight,
@@ -66,6 +67,21 @@ class TestGroup(NormalizerConformance):
 
     def make(self, num_channels):
         return Group(2)
+
+    def torch_layer(self, num_channels, dims):
+        return nn.GroupNorm(2, num_channels, eps=1e-2)
+
+
+class TestOriginal(NormalizerConformance):
+    """A group normalization that goes on computing itself."""
+
+    independent_channels: ClassVar[bool] = False
+
+    def make(self, num_channels):
+        return Original()
+
+    def original_layer(self, num_channels, dims, eps, affine):
+        return nn.GroupNorm(2, num_channels, eps, affine)
 
     def torch_layer(self, num_channels, dims):
         return nn.GroupNorm(2, num_channels, eps=1e-2)
