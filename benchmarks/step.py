@@ -12,6 +12,7 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 import pyronorm as pn
 from benchmarks.resnet import ResNet20
 from benchmarks.timing import compare, prepare, report
+from pyronorm.infer.batch import MiniBatch
 
 NUM_DATA = 50_000
 
@@ -50,9 +51,10 @@ def fitted(width: int, x: torch.Tensor, y: torch.Tensor, **options) -> Callable[
         ),
     )
     model.train()
+    batch = MiniBatch(x, y)
 
     def step() -> float:
-        trainer._step(x, y, 1.0)
+        trainer._step(batch, 1.0)
         return trainer.loss
 
     return step

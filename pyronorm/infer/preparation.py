@@ -26,6 +26,7 @@ from pyronorm.normalizers.freshness import batch_layers
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from pyronorm.infer.batches import TrainingBatches
 
 __all__ = [
     "check_arguments",
@@ -177,7 +178,7 @@ def check_parameters(model: NormalizationModel, guide: nn.Module) -> None:
 
 
 def make_guide_parameters(
-    model: NormalizationModel, guide: nn.Module, fabric: Fabric, arguments: tuple[Any, ...]
+    model: NormalizationModel, guide: nn.Module, fabric: Fabric, batches: TrainingBatches
 ) -> None:
     """Run a guide once, in an empty store: an autoguide makes its parameters at its first call.
 
@@ -185,7 +186,8 @@ def make_guide_parameters(
         model: the model.
         guide: the guide.
         fabric: knows the device.
-        arguments: of the call.
+        batches: of which the call has the first; not asked for one where there is no call, since
+            that would move the generator of their order.
 
     Raises:
         OptionError: if it states parameters that it does not have itself.
@@ -194,7 +196,7 @@ def make_guide_parameters(
     if isinstance(guide, Guide):
         return
     with torch.no_grad():
-        guide(*arguments)
+        guide(*batches.first().arguments())
     own = {id(parameter) for part in (guide, model) for parameter in part.parameters()}
     stated = pyro.get_param_store().get_state()["params"]
     others = [name for name, parameter in stated.items() if id(parameter) not in own]

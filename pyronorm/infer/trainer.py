@@ -154,7 +154,7 @@ class Trainer:
             )
             with self._training():
                 self.fabric.to_device(model)
-                make_guide_parameters(model, guide, self.fabric, self._batches.first().arguments())
+                make_guide_parameters(model, guide, self.fabric, self._batches)
                 groups = parameter_groups(model, guide)
                 make = optimization.optimizer
                 lr = 1e-3 if lr is None else lr
