@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -46,3 +47,16 @@ def simulated() -> Iterator[SimulatedDevice]:
     """A device that counts how often the host waits for it."""
     with SimulatedDevice() as device:
         yield device
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks cannot be made, as in a folder that is read only."""
+    opened = os.open
+
+    def refuse(path, *args, **options):
+        if str(path).endswith(".lock"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)

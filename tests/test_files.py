@@ -147,16 +147,8 @@ def test_a_killed_run_does_not_stand_in_the_way(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_no_running_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, no_locks: None
 ) -> None:
-    opened = os.open
-
-    def refuse(path, *args, **options):
-        if str(path).endswith(".lock"):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-        return opened(path, *args, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
     with (
         pytest.raises(FileError, match="cannot be written, Read-only file system"),
         only_run(tmp_path, "study"),

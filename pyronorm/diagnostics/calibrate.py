@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, check_count, checked
 from pyronorm.devices import move
-from pyronorm.diagnostics.temperature import fit_temperature, value_log_prob
+from pyronorm.diagnostics.temperature import CrossFit, cross_fit
 from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import BatchNoise, MonteCarloBatchNorm, Point, StochasticBatchNorm
 from pyronorm.infer.bank import collect_bank
@@ -21,7 +21,6 @@ from pyronorm.infer.data import Data, gather
 from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import predict
 from pyronorm.inputs import num_examples
-from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["CalibratedPosterior", "Candidate", "calibrate"]
 
 _PLAIN = "plain"
-_STEPS = 20  # of the temperatures of folds, to each side
 _SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -162,7 +160,6 @@ def calibrate(
     Source: Ashukha, Lyzhov, Molchanov & Vetrov, "Pitfalls of In-Domain Uncertainty Estimation and
     Ensembling in Deep Learning" (ICLR 2020), for judging at the best temperature.
     """
-    check_count("calibrate", "num_samples", num_samples)
     check_count("calibrate", "num_folds", num_folds, least=2)
     held_out = gather(validation, batch_size)
     x, (y, weight) = held_out.x, held_out.targets("calibrate")
@@ -185,9 +182,12 @@ def calibrate(
             posteriors[name], sizes[name] = posterior, size
             samples = 1 if name == _PLAIN else num_samples
             prediction = predict(model, posterior, x, samples, batch_size=batch_size)
-            found[name] = _judge(prediction, y, kept, folds, num_folds, name)
+            assert prediction.outputs is not None
+            prediction = prediction.likelihood.predict(prediction.outputs[:, kept])
+            undetermined = None if name == _PLAIN else 1.0  # so much noise that nothing is left
+            found[name] = cross_fit(prediction, y[kept], folds, undetermined=undetermined)
     name = _choose({key: judged.cross_fitted for key, judged in found.items()})
-    own = [found[_choice(found, folds, k)].by_fold[k][folds == k] for k in range(num_folds)]
+    own = [found[_choice(found, folds, k)].densities[k][folds == k] for k in range(num_folds)]
     plain = found[_PLAIN].cross_fitted
     rows = [
         Candidate(
@@ -214,44 +214,6 @@ def calibrate(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Judged:
-    """Log predictive densities of the examples: as it is, and at the temperatures of the folds."""
-
-    raw: Tensor
-    by_fold: Tensor  # (fold, example): at the temperature that the other folds have
-    cross_fitted: Tensor
-    temperature: float
-
-
-def _judge(
-    prediction: Prediction, y: Tensor, kept: Tensor, folds: Tensor, num_folds: int, name: str
-) -> _Judged:
-    outputs = prediction.outputs
-    assert outputs is not None
-    outputs, y = outputs[:, kept].double(), y[kept]
-    likelihood = copy.deepcopy(prediction.likelihood).double()
-    steps = _STEPS
-    try:
-        best = fit_temperature(likelihood.predict(outputs), y)
-    except DataError:
-        if name == _PLAIN:
-            raise
-        best, steps = 1.0, 0  # so much noise that nothing is left, say: judged as it is
-
-    def log_density(temperature: float) -> Tensor:
-        log_prob = value_log_prob(likelihood.tempered(temperature).double(), outputs, y)
-        values = log_prob.logsumexp(0) - math.log(len(outputs))
-        return values.flatten(1).mean(1) if values.ndim > 1 else values
-
-    # Around the best for all; between two points the density changes in second order only.
-    grid = [best * 2 ** (step / _STEPS) for step in range(-steps, steps + 1)]
-    densities = torch.stack([log_density(temperature) for temperature in grid])
-    chosen = [int(densities[:, folds != k].mean(1).argmax()) for k in range(num_folds)]
-    by_fold = densities[chosen]
-    return _Judged(log_density(1.0), by_fold, by_fold.gather(0, folds[None])[0], best)
-
-
 def _choose(found: Mapping[str, Tensor]) -> str:
     """The best of those that beat the plain network by two standard errors, or that one."""
     plain = found[_PLAIN]
@@ -264,9 +226,9 @@ def _choose(found: Mapping[str, Tensor]) -> str:
     return max(better, key=better.__getitem__) if better else _PLAIN
 
 
-def _choice(found: Mapping[str, _Judged], folds: Tensor, k: int) -> str:
+def _choice(found: Mapping[str, CrossFit], folds: Tensor, k: int) -> str:
     """What the other folds would choose."""
-    return _choose({name: judged.by_fold[k][folds != k] for name, judged in found.items()})
+    return _choose({name: judged.densities[k][folds != k] for name, judged in found.items()})
 
 
 def _standard_error(values: Tensor) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,9 +16,10 @@ from pyronorm.likelihoods import Likelihood, Prediction
 from pyronorm.likelihoods.mixture import unwrap
 from pyronorm.stats.search import minimize_positive
 
-__all__ = ["fit_temperature", "value_log_prob"]
+__all__ = ["CrossFit", "cross_fit", "fit_temperature"]
 
 _LOW, _HIGH = 1e-3, 1e4
+_STEPS = 20  # from the temperature of all data to half and to twice of it, for those of parts
 _REMEDY = (
     "All of them may be predicted right, or none better than by chance. Take more held-out data, or "
     "set it yourself."
@@ -69,13 +72,76 @@ def fit_temperature(prediction: Prediction, y: Tensor) -> float:
     likelihood = copy.deepcopy(likelihood).double()
 
     def nll(temperature: float) -> float:
-        log_prob = value_log_prob(likelihood.tempered(temperature).double(), outputs, y)
-        return -float(log_prob.logsumexp(0).mean())
+        return -float(_log_density(likelihood, outputs, y, temperature).mean())
 
     return minimize_positive(nll, _LOW, _HIGH, "fit_temperature", _REMEDY)
 
 
-def value_log_prob(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> Tensor:
-    """Log density of every value under every draw, ``(sample, batch, *event)``; 0 where missing."""
-    distribution, filled = likelihood.observe(outputs, y, 1)
-    return unwrap(distribution).log_prob(filled)  # type: ignore[no-any-return]
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """Temperatures for folds of held-out data, each fitted to the other folds.
+
+    Attributes:
+        temperature: fitted to all of the data.
+        by_fold: what is best for the data without each fold.
+        raw: log predictive density of each example without a temperature, in nats per value.
+        densities: at the temperatures of the folds, ``(fold, example)``.
+        cross_fitted: at the temperature of the example's own fold, which has not seen it.
+    """
+
+    temperature: float
+    by_fold: tuple[float, ...]
+    raw: Tensor
+    densities: Tensor
+    cross_fitted: Tensor
+
+
+@torch.no_grad()
+def cross_fit(
+    prediction: Prediction, y: Tensor, folds: Tensor, *, undetermined: float | None = None
+) -> CrossFit:
+    """Fit temperatures to the data without each fold.
+
+    They are sought between half and twice the temperature of all data, in steps of 3.5 %: the density
+    changes in second order only between two of them, and a fold's data of which all are predicted right
+    do not drive the temperature to 0.
+
+    Args:
+        prediction: for examples that all have values.
+        y: their targets.
+        folds: the fold of each example, ``(example,)``, from 0.
+        undetermined: the temperature where the data determine none; None to refuse.
+
+    Raises:
+        DataError: if the data determine no temperature, and there is no other.
+    """
+    outputs = prediction.outputs
+    assert outputs is not None
+    outputs, likelihood = outputs.double(), copy.deepcopy(prediction.likelihood).double()
+    steps = _STEPS
+    try:
+        best = fit_temperature(prediction, y)
+    except DataError:
+        if undetermined is None:
+            raise
+        best, steps = undetermined, 0
+
+    def log_density(temperature: float) -> Tensor:
+        values = _log_density(likelihood, outputs, y, temperature)
+        return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+    grid = [best * 2 ** (step / _STEPS) for step in range(-steps, steps + 1)]
+    densities = torch.stack([log_density(temperature) for temperature in grid])
+    number = int(folds.max()) + 1
+    chosen = [int(densities[:, folds != k].mean(1).argmax()) for k in range(number)]
+    by_fold = densities[chosen]
+    own = by_fold.gather(0, folds[None])[0]
+    return CrossFit(best, tuple(grid[i] for i in chosen), log_density(1.0), by_fold, own)
+
+
+def _log_density(likelihood: Likelihood, outputs: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Log predictive density of every value, ``(batch, *event)``; 0 where missing."""
+    tempered = likelihood.tempered(temperature).double()
+    distribution, filled = tempered.observe(outputs, y, 1)
+    log_prob: Tensor = unwrap(distribution).log_prob(filled)
+    return log_prob.logsumexp(0) - math.log(len(outputs))

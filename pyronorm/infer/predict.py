@@ -148,7 +148,7 @@ def evaluate_draws(
         StatisticsError: if population statistics are missing or stale.
     """
     members = [(model, draws.to(model.network.like)) for model, draws in members]
-    unique = [_unique(draws) for _, draws in members]
+    unique = [_of_each(draws) for _, draws in members]
     for model, _ in members:
         model.network.check_statistics()
     empty = True
@@ -201,17 +201,10 @@ def _refuse_non_finite(finite: Mapping[int, Tensor]) -> None:
             raise DataError(f"data: batch {position} has inputs that are not finite.")
 
 
-def _unique(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-    """Different draws, (draw, 1, channel), and which of them each draw is."""
-    if draws.others:
-        each = torch.arange(len(draws), device=draws.shift.device)
-        return draws.shift[:, None], draws.scale[:, None], each
-    if not draws.shift.shape[1]:  # a plain network: nothing to draw
-        nothing = draws.shift[:1, None]
-        return nothing, nothing, torch.zeros(len(draws), dtype=torch.long, device=nothing.device)
-    latents = torch.stack([draws.shift, draws.scale], dim=1)
-    unique, index = torch.unique(latents, dim=0, return_inverse=True)
-    return unique[:, 0, None], unique[:, 1, None], index
+def _of_each(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    """Different draws, (draw, 1, channel) for all examples, and which of them each draw is."""
+    shift, scale, index = draws.unique()
+    return shift[:, None], scale[:, None], index
 
 
 @torch.no_grad()

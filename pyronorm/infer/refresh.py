@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyronorm.checks import check_count
+from pyronorm.checks import Count, checked
 from pyronorm.devices import read_together
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
 from pyronorm.infer.data import Data, inputs, least_examples
@@ -30,14 +30,15 @@ __all__ = ["refresh_draws"]
 
 
 @torch.no_grad()
+@checked
 def refresh_draws(
     model: NormalizationModel,
     posterior: Any,
     data: Data,
-    num_samples: int | None = None,
+    num_samples: Count | None = None,
     *,
-    num_batches: int | None = None,
-    batch_size: int = 256,
+    num_batches: Count | None = None,
+    batch_size: Count = 256,
     keep: Collection[LatentNorm] = (),
     seed: Seed = None,
 ) -> Draws:
@@ -91,8 +92,6 @@ def refresh_draws(
     """
     found = as_posterior(posterior, "refresh_draws", model)
     number = choose_num_samples(found, num_samples, 32, "refresh_draws")
-    if num_batches is not None:
-        check_count("refresh_draws", "num_batches", num_batches)
     if isinstance(found, Ensemble):
         raise OptionError(
             "refresh_draws: the members of an ensemble have statistics of their own. Refresh each: "
@@ -124,10 +123,8 @@ def _refreshed(
     draws = draws.to(network.like)
     if not layers:
         return replace(draws, log_density=None)
-    unique = torch.stack([draws.shift, draws.scale], dim=1)
-    index = torch.arange(len(draws), device=unique.device)
-    if not draws.others:
-        unique, index = torch.unique(unique, dim=0, return_inverse=True)
+    shifts, scales, index = draws.unique()
+    unique = torch.stack([shifts, scales], dim=1)
     totals: list[dict[LatentNorm, Moments]] = [{} for _ in unique]
     current = totals[0]
 
@@ -153,7 +150,7 @@ def _refreshed(
             seen += 1
     if seen == 0:
         raise DataError("refresh_draws: there is no batch.")
-    _refuse_non_finite(layers, totals)
+    _refuse_non_finite(layers, totals, draws.shift)
     folded = torch.stack(
         [_folded(network, mine, *pair) for mine, pair in zip(totals, unique, strict=True)]
     )[index]
@@ -178,10 +175,15 @@ def _folded(
     return torch.cat(folded, dim=1)
 
 
-def _refuse_non_finite(layers: list[LatentNorm], totals: list[dict[LatentNorm, Moments]]) -> None:
+def _refuse_non_finite(
+    layers: list[LatentNorm], totals: list[dict[LatentNorm, Moments]], like: Tensor
+) -> None:
     present = [layer for layer in layers if layer in totals[0]]
     finite = [
-        torch.stack([(t[layer].mean + t[layer].var).isfinite().all() for t in totals]).all()
+        # in the precision of the latents, which hold less than the sums
+        torch.stack(
+            [(t[layer].mean + t[layer].var).to(like).isfinite().all() for t in totals]
+        ).all()
         for layer in present
     ]
     for layer, good in zip(present, read_together(finite), strict=True):

@@ -164,6 +164,21 @@ class Draws:
             joined([part.others for part in parts]),
         )
 
+    def unique(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The different draws: their shifts, their scales, and which of them each draw is.
+
+        Draws with values of other sites are all different.
+        """
+        if self.others:
+            each = torch.arange(len(self), device=self.shift.device)
+            return self.shift, self.scale, each
+        if not self.shift.shape[1]:  # of a plain network: nothing to draw
+            index = torch.zeros(len(self), dtype=torch.long, device=self.shift.device)
+            return self.shift[:1], self.scale[:1], index
+        latents = torch.stack([self.shift, self.scale], dim=1)
+        unique, index = torch.unique(latents, dim=0, return_inverse=True)
+        return unique[:, 0], unique[:, 1], index
+
     @checked
     def to(self, like: Tensor | torch.device | str) -> Draws:
         """Move the draws to a device, or to the device and dtype of a tensor."""

@@ -33,7 +33,7 @@ _ALL = (
         "calibrated NLL",
         3,
         _LOW,
-        "NLL at a temperature: each half of the test data at the one that is best for the other half.",
+        "NLL at a temperature: each tenth of the test data at the one that is best for the rest.",
     ),
     Column("calibrated_ece", "calibrated ECE", 3, _LOW, "ECE at these temperatures."),
     Column(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from pyronorm import datasets, guides, likelihoods
 from pyronorm.checks import Count, checked
 from pyronorm.conversion import convert, data_dependent_start
-from pyronorm.diagnostics import classification_metrics, fit_temperature, out_of_distribution
-from pyronorm.errors import DataError
+from pyronorm.diagnostics import classification_metrics, out_of_distribution
+from pyronorm.diagnostics.temperature import cross_fit
 from pyronorm.infer import Optimization, as_posterior, collect_bank, fit, predict
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.likelihoods import Prediction, Scores
@@ -30,6 +29,7 @@ from pyronorm.study.settings import Training
 
 __all__ = ["Trained", "center", "fit_model", "judge", "metrics", "stopwatch", "train"]
 
+_FOLDS = 10  # of the test data, for their temperatures
 _START = 512  # images that set the scale of weight normalization
 
 
@@ -168,8 +168,8 @@ def metrics(
 ) -> dict[str, float]:
     """Metrics of a prediction for classes, and of telling it from one for outliers by entropy.
 
-    ``calibrated_nll`` and ``calibrated_ece`` are at a temperature: each half of the examples at the one
-    that is best for the other half, or at 1 where that determines none.
+    ``calibrated_nll`` and ``calibrated_ece`` are at a temperature: each tenth of the examples at the
+    one that is best for the rest, or at 1 where the data determine none.
     """
     y = y.to(prediction.mean.device)
     values = classification_metrics(prediction.mean, y) | _calibrated(prediction, y)
@@ -180,24 +180,21 @@ def metrics(
 
 def _calibrated(prediction: Prediction, y: Tensor) -> dict[str, float]:
     outputs, likelihood = prediction.outputs, prediction.likelihood
-    if outputs is None or len(y) < 2:
+    if outputs is None or len(y) < _FOLDS:
         return {}
-    # Fixed halves that do not follow the order of the examples.
+    # Fixed tenths that do not follow the order of the examples.
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).to(y.device)
-    halves = order.tensor_split(2)
-    scores, temperatures = [], []
-    for one, other in (halves, halves[::-1]):
-        try:
-            temperature = fit_temperature(likelihood.predict(outputs[:, one]), y[one])
-        except DataError:
-            temperature = 1.0
-        scores.append(likelihood.tempered(temperature).scores(outputs[:, other], y[other]))
-        temperatures.append(temperature)
+    folds = order % _FOLDS
+    fitted = cross_fit(prediction, y, folds, undetermined=1.0)
+    scores = [
+        likelihood.tempered(temperature).scores(outputs[:, folds == k], y[folds == k])
+        for k, temperature in enumerate(fitted.by_fold)
+    ]
     found = Scores.join(scores).metrics()
     return {
         "calibrated_nll": found["nll"],
         "calibrated_ece": found["ece"],
-        "temperature": math.sqrt(math.prod(temperatures)),
+        "temperature": fitted.temperature,
     }
 
 

@@ -185,6 +185,12 @@ def test_what_cannot_be_is_refused_by_name():
     )
     with pytest.raises(StatisticsError, match="not finite for some draw"):
         pn.refresh_draws(model, wide, x)
+    layers = (nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    straight = pn.NormalizationModel(pn.convert(nn.Sequential(*layers)), Categorical(), 40)
+    pn.estimate_population_statistics(straight, x)
+    wide = pn.Draws(torch.zeros(1, 7), torch.full((1, 7), 1e25))  # finite, but not its square
+    with pytest.raises(StatisticsError, match="not finite for some draw"):
+        pn.refresh_draws(straight, wide, x)
     whitened = pn.NormalizationModel(
         pn.convert(mlp(), pn.normalizers.BatchWhitening(2)), Categorical(), 40
     )

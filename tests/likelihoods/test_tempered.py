@@ -67,6 +67,22 @@ def test_correlated_noise_and_what_is_missing_of_it():
     torch.testing.assert_close(likelihood.tempered(T).log_prob(f, y), expected)
 
 
+@pytest.mark.parametrize("low_rank", [True, False])
+def test_vectors_of_a_likelihood_of_ones_own(low_rank):
+    factor, diagonal = torch.tensor([[1.0], [0.5]]), torch.tensor([0.3, 0.2])
+    covariance = factor @ factor.T + diagonal.diag()
+
+    def given(f):
+        if low_rank:
+            return dist.LowRankMultivariateNormal(f, factor, diagonal)
+        return dist.MultivariateNormal(f, covariance)
+
+    likelihood = pn.likelihoods.Likelihood.of(given)
+    f, y = torch.randn(4, 2), torch.randn(4, 2)
+    expected = dist.MultivariateNormal(f, covariance * T**2).log_prob(y)
+    torch.testing.assert_close(likelihood.tempered(T).log_prob(f, y), expected)
+
+
 def test_temperatures_multiply_and_one_changes_nothing():
     likelihood = pn.likelihoods.Categorical()
     f, y = torch.randn(4, 6), torch.arange(4)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-import torch
 from torch import nn
 
 from pyronorm.conversion import convert
@@ -15,17 +14,7 @@ from pyronorm.normalizers.freshness import (
     invalidate_statistics,
     stamp_statistics,
 )
-from tests.nets import SHAPES, conv_net, train_briefly
-
-
-@pytest.fixture
-def trained() -> nn.Module:
-    return train_briefly(conv_net(2), SHAPES[2], steps=3)
-
-
-def change(network: nn.Module) -> None:
-    with torch.no_grad():
-        network[0].weight[0, 0, 0, 0] += 1e-6
+from tests.nets import change, conv_net, train_briefly
 
 
 def test_statistics_of_a_trained_network_are_current(trained):

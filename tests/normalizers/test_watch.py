@@ -16,17 +16,7 @@ from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import trust_statistics
 from pyronorm.normalizers.freshness import invalidate_statistics
 from pyronorm.normalizers.watch import verified, watch
-from tests.nets import SHAPES, conv_net, train_briefly
-
-
-@pytest.fixture
-def trained() -> nn.Module:
-    return train_briefly(conv_net(2), SHAPES[2], steps=3)
-
-
-def change(network: nn.Module) -> None:
-    with torch.no_grad():
-        network[0].weight[0, 0, 0, 0] += 1e-6
+from tests.nets import SHAPES, change, conv_net, train_briefly
 
 
 def test_a_network_trained_by_a_plain_loop_is_not_evaluated():
