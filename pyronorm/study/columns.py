@@ -37,8 +37,8 @@ _ALL = (
     ),
     Column("calibrated_ece", "calibrated ECE", 3, _LOW, "ECE at these temperatures."),
     Column(
-        "gain",
-        "gain",
+        "difference",
+        "difference",
         3,
         _LOW,
         "Calibrated NLL minus that of the baseline with the same seed: below 0 is better.",

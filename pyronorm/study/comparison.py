@@ -110,7 +110,7 @@ class Comparison(Study):
             f"{settings.data}, {training.epochs} epochs",
             self._against_baseline(results),
             columns(
-                *("accuracy", "nll", "calibrated_nll", "gain", "nll_center"),
+                *("accuracy", "nll", "calibrated_nll", "difference", "nll_center"),
                 *("ece", "calibrated_ece", "brier"),
                 *("relative_train_time", "predict_ms"),
             ),
@@ -148,7 +148,7 @@ class Comparison(Study):
                 mine = base[row.seed]
                 values["relative_train_time"] = values["train_seconds"] / mine["train_seconds"]
                 if row.method != _BASELINE and "calibrated_nll" in values:
-                    values["gain"] = values["calibrated_nll"] - mine["calibrated_nll"]
+                    values["difference"] = values["calibrated_nll"] - mine["calibrated_nll"]
             rows.append(Row(row.method, row.seed, values))
         return rows
 
