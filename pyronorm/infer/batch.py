@@ -19,7 +19,7 @@ from pyronorm.inputs import (
 )
 from pyronorm.latents import LatentNetwork
 
-__all__ = ["MiniBatch", "joined", "num_examples", "split"]
+__all__ = ["MiniBatch", "batch_length", "joined", "split"]
 
 
 class MiniBatch(NamedTuple):
@@ -101,7 +101,7 @@ def split(batch: Any) -> MiniBatch:
     )
 
 
-def num_examples(batch: Any) -> int:
+def batch_length(batch: Any) -> int:
     """The number of examples of a batch, on axis 0 of its first tensor that is one of examples."""
     if isinstance(batch, (tuple, list)) and is_one_piece(batch):
         batch = [part for part in batch if not is_one_piece(part)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyronorm.errors import DataError
-from pyronorm.infer.batch import MiniBatch, num_examples, split
+from pyronorm.infer.batch import MiniBatch, batch_length, split
 from pyronorm.infer.data import (
     Data,
     as_batches,
@@ -117,7 +117,7 @@ class TrainingBatches:
             if self._counts:
                 self._look_at(batch)
             ready = self._prepared(batch) if self.position > skipped or self._counts else None
-            examples += 0 if ready is None or self.stands_in else num_examples(ready.y)
+            examples += 0 if ready is None or self.stands_in else batch_length(ready.y)
             if self.position == skipped and resumed is not None:
                 self._restore(resumed["now"], generators)
             if self.position > skipped and ready is not None:

@@ -25,7 +25,7 @@ from torch.utils.data import (
 from pyronorm.checks import LATER, check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
-from pyronorm.infer.batch import MiniBatch, joined, num_examples, split
+from pyronorm.infer.batch import MiniBatch, batch_length, joined, split
 from pyronorm.infer.shares import Share, in_step
 from pyronorm.infer.targets import loader_of, with_target
 from pyronorm.inputs import (
@@ -180,7 +180,7 @@ def folded(batches: Iterable[Any], least: int) -> Iterator[Any]:
     for batch in batches:
         if held is None:
             held = batch
-        elif num_examples(batch) < least <= num_examples(held) and not is_one_piece(batch):
+        elif batch_length(batch) < least <= batch_length(held) and not is_one_piece(batch):
             held = joined([held, batch])
         else:
             yield held
@@ -224,7 +224,7 @@ def count_examples(batches: Iterable[Any]) -> int | None:
         return count_examples(batches.batches)
     if isinstance(batches, Sequence):
         try:
-            return sum(num_examples(split(batch)) for batch in batches)
+            return sum(batch_length(split(batch)) for batch in batches)
         except DataError:  # no list of batches: it comes again when they are read
             return None
     loader = loader_of(batches)

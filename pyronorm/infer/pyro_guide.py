@@ -171,10 +171,8 @@ class PyroGuide:
             found = split(batch)
             if isinstance(guide, AutoMessenger):
                 found = found.to(model.network)
-                if (
-                    found.y is None
-                ):  # it would take data that are not given for one more latent site
-                    with poutine.block():
+                if found.y is None:
+                    with poutine.block():  # data not given would be one more latent site
                         found = found._replace(y=model(found.x))
             return found.arguments()
         raise DataError("data: there is no batch.")

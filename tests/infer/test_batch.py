@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.infer.batch import MiniBatch, joined, num_examples, split
+from pyronorm.infer.batch import MiniBatch, batch_length, joined, split
 from pyronorm.infer.data import as_batches, gather
 
 X, Y, W = torch.arange(14.0).view(7, 2), torch.arange(7), torch.ones(7)
@@ -283,7 +283,7 @@ def test_reading_a_batch():
     assert split(batch) is batch
     assert batch.arguments() == ({"a": X}, Y)
     some = MiniBatch((X, X), Y, W).rows(2, 3)
-    assert num_examples(some) == len(some.x[1]) == len(some.y) == len(some.weight) == 3
+    assert batch_length(some) == len(some.x[1]) == len(some.y) == len(some.weight) == 3
 
 
 @pytest.mark.usefixtures("unchecked")
