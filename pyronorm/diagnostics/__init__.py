@@ -12,6 +12,12 @@ from pyronorm.diagnostics.agreement import (
 from pyronorm.diagnostics.arviz_export import channels, to_arviz
 from pyronorm.diagnostics.calibrate import CalibratedPosterior, Candidate, calibrate
 from pyronorm.diagnostics.disturbance import Disturbance, normalization_disturbance
+from pyronorm.diagnostics.ensemble_equivalent import (
+    EnsembleCurve,
+    EnsembleEquivalent,
+    ensemble_curve,
+    ensemble_equivalent,
+)
 from pyronorm.diagnostics.estimation_shift import (
     EstimationShift,
     ModeGap,
@@ -54,6 +60,8 @@ __all__ = [
     "Calibration",
     "Candidate",
     "Disturbance",
+    "EnsembleCurve",
+    "EnsembleEquivalent",
     "EstimationShift",
     "InputShape",
     "Interval",
@@ -74,6 +82,8 @@ __all__ = [
     "correlation",
     "crps_normal_mixture",
     "crps_samples",
+    "ensemble_curve",
+    "ensemble_equivalent",
     "estimation_shift",
     "evaluate",
     "factorized_spread",

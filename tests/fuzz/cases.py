@@ -425,6 +425,14 @@ CASES: dict[str, Callable[[World], Call]] = {
         diagnostics.regression_metrics,
         {"mean": w.values, "y": w.values},
     ),
+    "ensemble_curve": lambda w: (
+        diagnostics.ensemble_curve,
+        {"predictions": [w.prediction], "y": w.y, "folds": 4},
+    ),
+    "ensemble_equivalent": lambda w: (
+        diagnostics.ensemble_equivalent,
+        {"curves": torch.tensor([[0.5, 0.4]]), "nll": torch.tensor([0.45])},
+    ),
     "selective_risk": lambda w: (
         diagnostics.selective_risk,
         {"uncertainty": torch.rand(9), "loss": torch.rand(9)},
