@@ -14,6 +14,7 @@ from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.stats.classification import check_classes
 from pyronorm.stats.crps import check_regression, crps_normal_mixture
+from pyronorm.stats.risk import risk_by_rank
 
 __all__ = [
     "RiskCurve",
@@ -102,12 +103,9 @@ def selective_risk(
             f"{tuple(uncertainty.shape)} and {tuple(loss.shape)}."
         )
     _refuse_empty_or_non_finite("selective_risk", uncertainty, loss)
-    level, index = torch.unique(uncertainty, return_inverse=True)
     loss = loss.double().to(uncertainty.device)
-    count = torch.bincount(index, minlength=len(level)).double()
-    tied = torch.zeros_like(count).index_add(0, index, loss) / count
+    risk, _ = risk_by_rank(uncertainty, loss)
     number = torch.arange(1, len(loss) + 1, device=loss.device, dtype=loss.dtype)
-    risk = tied[index.sort().values].cumsum(0) / number
     best = loss.sort().values.cumsum(0) / number
     rejected = 1 - number / len(loss)
     return RiskCurve(rejected.flip(0), risk.flip(0), float(risk.mean()), float(best.mean()))

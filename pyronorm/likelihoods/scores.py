@@ -64,7 +64,7 @@ class Scores:
         * ``nll_per_position``, where an example has several values: mean over all values of the
           negative log density of each under its own mixture. Draws are shared by the values of an
           example, so with several draws it is not ``nll`` over their number.
-        * of classes and binary values: ``accuracy``, ``ece`` and ``brier``, see
+        * of classes and binary values: ``accuracy``, ``ece``, ``brier`` and ``aurc``, see
           :func:`pyronorm.diagnostics.classification_metrics`; of ordered ones also ``rps``, the ranked
           probability score :math:`\sum_k (P(Y \le k) - [y \le k])^2`.
         * of real values and counts: ``rmse`` of the predictive mean, ``crps``, the continuous ranked
@@ -90,7 +90,7 @@ class Scores:
                 values["probabilities"], values["classes"], self.weights.get("classes")
             )
             found = {"accuracy": of_classes["accuracy"], **found}
-            found |= {"ece": of_classes["ece"], "brier": of_classes["brier"]}
+            found |= {name: of_classes[name] for name in ("ece", "brier", "aurc")}
         if "squared_error" in values:
             found["rmse"] = math.sqrt(self._mean("squared_error"))
         for name in ("rps", "crps", *(_coverage(level) for level in LEVELS)):

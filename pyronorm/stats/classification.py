@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyronorm.checks import checked
 from pyronorm.errors import DataError, ShapeError
+from pyronorm.stats.risk import risk_by_rank
 
 __all__ = ["check_classes", "classification_metrics"]
 
@@ -21,14 +22,18 @@ def classification_metrics(
     y: Int[Tensor, "*batch"],
     weight: Tensor | None = None,
 ) -> dict[str, float]:
-    r"""Accuracy, negative log likelihood, calibration error and Brier score.
+    r"""Accuracy, negative log likelihood, calibration error, Brier score and selective risk.
 
     * ``accuracy``: share of examples whose most probable class is right (torchmetrics).
-    * ``nll``: :math:`-\frac1N\sum_i \log p_{i, y_i}`, in nats.
+    * ``nll``: :math:`-\frac1N\sum_i \log p_{i, y_i}`, in nats. A probability below the smallest normal
+      number of its precision counts as that (87.3 nats in float32), so that the mean stays finite; from
+      outputs, :meth:`pyronorm.likelihoods.Prediction.nll` has no such end.
     * ``ece``: expected calibration error of the most probable class, 15 bins of equal width,
       :math:`\sum_b \frac{|b|}{N} |\mathrm{acc}(b) - \mathrm{conf}(b)|` (torchmetrics; Naeini et al.
       2015).
     * ``brier``: :math:`\frac1N\sum_i\sum_k (p_{ik} - [y_i = k])^2`, between 0 and 2 (Brier 1950).
+    * ``aurc``: area under the risk-coverage curve, the mean over ``k`` of the share of errors among the
+      ``k`` most confident examples (Geifman, Uziel & El-Yaniv, ICLR 2019).
 
     Args:
         probabilities: predictive probabilities; every position of a dense output counts.
@@ -54,6 +59,7 @@ def classification_metrics(
     inside = p.clamp(eps, 1 - eps)
     truth = torch.nn.functional.one_hot(y, classes)
     tiny = torch.finfo(p.dtype).tiny
+    confidence, chosen = p.max(1)
     if weight is not None:
         if weight.numel() != len(p) or not bool((weight.isfinite() & (weight >= 0)).all()):
             raise ShapeError(
@@ -62,7 +68,6 @@ def classification_metrics(
             )
         share = weight.to(p.device).reshape(-1).double()
         share = share / share.sum()
-        confidence, chosen = p.max(1)
         right = (chosen == y).double()
         edges = torch.linspace(0, 1, _BINS + 1, dtype=p.dtype, device=p.device)
         bins = torch.bucketize(inside.max(1).values, edges, right=True) - 1
@@ -73,13 +78,20 @@ def classification_metrics(
             "nll": -float((share * log_p).sum()),
             "ece": float(gaps.abs().sum()),
             "brier": float((share * (p - truth).square().sum(1).double()).sum()),
+            "aurc": _aurc(confidence, 1 - right, share),
         }
     return {
         "accuracy": float(multiclass_accuracy(p, y, classes, average="micro")),
         "nll": float(-p.gather(1, y[:, None]).clamp(min=tiny).log().mean()),
         "ece": float(multiclass_calibration_error(inside, y, classes, n_bins=_BINS)),
         "brier": float((p - truth).square().sum(1).mean()),
+        "aurc": _aurc(confidence, (chosen != y).double()),
     }
+
+
+def _aurc(confidence: Tensor, error: Tensor, weight: Tensor | None = None) -> float:
+    risk, share = risk_by_rank(-confidence, error, weight)
+    return float((share * risk).sum())
 
 
 def check_classes(probabilities: Tensor, y: Tensor, where: str) -> tuple[Tensor, Tensor]:

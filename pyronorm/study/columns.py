@@ -44,6 +44,23 @@ _ALL = (
         "Calibrated NLL minus that of the baseline with the same seed: below 0 is better.",
     ),
     Column("brier", "Brier", 3, _LOW, "Squared error of the probabilities, summed over classes."),
+    Column("calibrated_brier", "calibrated Brier", 3, _LOW, "Brier score at these temperatures."),
+    Column(
+        "aurc",
+        "AURC",
+        4,
+        _LOW,
+        "Area under the risk-coverage curve: share of errors among the most confident examples, "
+        "averaged over how many are kept.",
+    ),
+    Column(
+        "realized_noise",
+        "realized n",
+        0,
+        _NEITHER,
+        "One over the variance of the shift relative to that of what it is added to; geometric mean "
+        "over layers.",
+    ),
     Column(
         "auroc",
         "AUROC",
@@ -58,6 +75,16 @@ _ALL = (
         3,
         _LOW,
         "Share of out-of-distribution images taken for test images when 95 % of those are.",
+    ),
+    Column(
+        "auroc_information",
+        "AUROC, information",
+        3,
+        _HIGH,
+        "The same by the mutual information of prediction and draws, which one draw has not.",
+    ),
+    Column(
+        "fpr95_information", "FPR95, information", 3, _LOW, "FPR95 by the mutual information, too."
     ),
     Column("rmse", "RMSE", 3, _LOW, "Root mean squared error, in units of the target."),
     Column("train_seconds", "train, s", 1, _NEITHER, "Seconds of training, on this machine."),

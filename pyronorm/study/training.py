@@ -166,15 +166,21 @@ def center(model: NormalizationModel, guide: guides.Guide, num_samples: Count = 
 def metrics(
     prediction: Prediction, y: Tensor, outside: Prediction | None = None
 ) -> dict[str, float]:
-    """Metrics of a prediction for classes, and of telling it from one for outliers by entropy.
+    """Metrics of a prediction for classes, and of telling it from one for outliers.
 
-    ``calibrated_nll`` and ``calibrated_ece`` are at a temperature: each tenth of the examples at the
-    one that is best for the rest, or at 1 where the data determine none.
+    By entropy and, with several draws, by mutual information. ``calibrated_nll``, ``_ece`` and
+    ``_brier`` are at a temperature: each tenth of the examples at the one that is best for the rest, or
+    at 1 where the data determine none.
     """
     y = y.to(prediction.mean.device)
     values = classification_metrics(prediction.mean, y) | _calibrated(prediction, y)
+    if prediction.outputs is not None:
+        values["nll"] = prediction.nll(y)  # probabilities would end at the smallest number there is
     if outside is not None:
         values |= out_of_distribution(prediction.entropy, outside.entropy)
+        if prediction.outputs is not None and len(prediction.outputs) > 1:
+            by = out_of_distribution(prediction.mutual_information, outside.mutual_information)
+            values |= {f"{name}_information": value for name, value in by.items()}
     return values
 
 
@@ -194,6 +200,7 @@ def _calibrated(prediction: Prediction, y: Tensor) -> dict[str, float]:
     return {
         "calibrated_nll": found["nll"],
         "calibrated_ece": found["ece"],
+        "calibrated_brier": found["brier"],
         "temperature": fitted.temperature,
     }
 

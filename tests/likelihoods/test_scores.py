@@ -51,7 +51,7 @@ def test_segmentation_with_ignored_pixels_by_brute_force():
         "nll_per_position": sum(single) / len(single),
         "brier": sum(brier) / len(brier),
     }
-    assert list(found) == ["accuracy", "nll", "nll_per_position", "ece", "brier"]
+    assert list(found) == ["accuracy", "nll", "nll_per_position", "ece", "brier", "aurc"]
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 

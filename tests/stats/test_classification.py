@@ -15,7 +15,7 @@ from pyronorm.stats.classification import classification_metrics
 
 
 def by_hand(probabilities: np.ndarray, y: np.ndarray, bins: int = 15) -> dict[str, float]:
-    """The four metrics by their definitions, example by example."""
+    """The metrics by their definitions, example by example."""
     n, classes = probabilities.shape
     right, nll, brier = 0, 0.0, 0.0
     members: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
@@ -31,7 +31,10 @@ def by_hand(probabilities: np.ndarray, y: np.ndarray, bins: int = 15) -> dict[st
             confidence = sum(c for c, _ in inside) / len(inside)
             accuracy = sum(ok for _, ok in inside) / len(inside)
             ece += len(inside) / n * abs(accuracy - confidence)
-    return {"accuracy": right / n, "nll": nll / n, "ece": ece, "brier": brier / n}
+    order = sorted(range(n), key=lambda i: -probabilities[i].max())
+    wrong = [int(probabilities[i].argmax() != y[i]) for i in order]
+    aurc = sum(sum(wrong[:k]) / k for k in range(1, n + 1)) / n
+    return {"accuracy": right / n, "nll": nll / n, "ece": ece, "brier": brier / n, "aurc": aurc}
 
 
 def probabilities_and_classes(n: int, classes: int, dtype: torch.dtype = torch.float32):
@@ -46,7 +49,7 @@ def probabilities_and_classes(n: int, classes: int, dtype: torch.dtype = torch.f
 def test_classification_metrics_are_their_definitions(classes: int, dtype: torch.dtype) -> None:
     p, y = probabilities_and_classes(301, classes, dtype)
     found = classification_metrics(p, y)
-    assert list(found) == ["accuracy", "nll", "ece", "brier"]
+    assert list(found) == ["accuracy", "nll", "ece", "brier", "aurc"]
     assert all(type(value) is float for value in found.values())
     assert found == pytest.approx(by_hand(p.double().numpy(), y.numpy()), rel=1e-5)
     assert found["accuracy"] == pytest.approx(accuracy_score(y, p.argmax(-1)))
@@ -64,6 +67,7 @@ def test_known_cases() -> None:
             "nll": -(math.log(0.7) + math.log(0.1) + math.log(0.5)) / 3,
             "ece": (0.3 + 0.6 + 0.5) / 3,
             "brier": (0.09 + 0.04 + 0.01 + 0.09 + 0.36 + 0.81 + 0.0625 + 0.0625 + 0.25) / 3,
+            "aurc": (0 + 1 / 2 + 1 / 3) / 3,
         },
         rel=1e-5,
     )
@@ -80,18 +84,25 @@ def test_uniform_predictions() -> None:
     y = torch.arange(classes).repeat(5)
     found = classification_metrics(torch.full((20, classes), 1 / classes), y)
     assert found == pytest.approx(
-        {"accuracy": 0.25, "nll": math.log(classes), "ece": 0.0, "brier": 1 - 1 / classes}
+        {
+            "accuracy": 0.25,
+            "nll": math.log(classes),
+            "ece": 0.0,
+            "brier": 1 - 1 / classes,
+            "aurc": 0.75,
+        }
     )
 
 
 def test_certain_predictions() -> None:
     p, y = torch.eye(3), torch.arange(3)
-    right = {"accuracy": 1.0, "nll": 0.0, "ece": 0.0, "brier": 0.0}
+    right = {"accuracy": 1.0, "nll": 0.0, "ece": 0.0, "brier": 0.0, "aurc": 0.0}
     assert classification_metrics(p, y) == pytest.approx(right, abs=1e-6)
     wrong = classification_metrics(p, y.roll(1))
     # A probability of exactly 0 counts as the smallest positive number, so that the mean stays finite.
     tiny = -math.log(torch.finfo(torch.float32).tiny)
-    assert wrong == pytest.approx({"accuracy": 0.0, "nll": tiny, "ece": 1.0, "brier": 2.0})
+    expected = {"accuracy": 0.0, "nll": tiny, "ece": 1.0, "brier": 2.0, "aurc": 1.0}
+    assert wrong == pytest.approx(expected)
 
 
 def test_dense_output_counts_every_position() -> None:

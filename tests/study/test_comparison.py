@@ -230,6 +230,8 @@ def test_metrics_are_those_of_the_predictions(results: Results, spy: Spy) -> Non
         assert 0 < found.pop("temperature") < 100
         assert found.pop("calibrated_nll") < expected["nll"] + 0.1  # cross-fitted
         assert 0 <= found.pop("calibrated_ece") < 1
+        assert 0 <= found.pop("calibrated_brier") < 2
+        assert 0 <= found.pop("aurc") <= 1 - found["accuracy"] + 0.1
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 

@@ -125,8 +125,10 @@ def test_judging(data: datasets.ImageData) -> None:
     alone, _ = judge(point.model, point.guide, data.test, 6, seed=3)
     assert "nll_center" not in alone
     assert "auroc" not in alone
-    base = {"accuracy", "nll", "ece", "brier"}
-    calibrated = {"calibrated_nll", "calibrated_ece", "temperature"}
+    assert values["auroc_information"] == pytest.approx(0.5, abs=0.02)
+    assert "auroc_information" not in judge(point.model, point.guide, data.test, 1, **options)[0]
+    base = {"accuracy", "nll", "ece", "brier", "aurc"}
+    calibrated = {"calibrated_nll", "calibrated_ece", "calibrated_brier", "temperature"}
     folds = torch.randperm(80, generator=torch.Generator().manual_seed(0)) % 10
     nll = 0.0
     for k in range(10):
@@ -136,7 +138,22 @@ def test_judging(data: datasets.ImageData) -> None:
         own = prediction.tempered(temperature).mean[~rest, data.test.y[~rest]]
         nll -= float(own.log().sum()) / 80
     assert values["calibrated_nll"] == pytest.approx(nll, rel=1e-3)
+    brier = 0.0
+    for k in range(10):
+        rest = folds != k
+        part = prediction.likelihood.predict(prediction.outputs[:, rest])
+        own = prediction.tempered(fit_temperature(part, data.test.y[rest])).mean[~rest]
+        truth = torch.nn.functional.one_hot(data.test.y[~rest], 10)
+        brier += float((own - truth).square().sum()) / 80
+    assert values["calibrated_brier"] == pytest.approx(brier, rel=1e-3)
     assert set(metrics(prediction, data.test.y)) == base | calibrated
+
+
+def test_a_prediction_that_is_surely_wrong_has_the_nll_of_its_logits() -> None:
+    logits = torch.zeros(1, 20, 3)
+    logits[..., 0] = 200.0
+    prediction = pn.likelihoods.Categorical().predict(logits)
+    assert metrics(prediction, torch.ones(20, dtype=torch.long))["nll"] == pytest.approx(200)
 
 
 def test_a_stopwatch_stops() -> None:
