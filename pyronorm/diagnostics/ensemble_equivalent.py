@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyronorm.checks import Count, Natural, Probability, checked
+from pyronorm.checks import Count, Probability, checked
 from pyronorm.diagnostics.temperature import cross_fit
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods import Prediction
+from pyronorm.randomness import Seed, seed_value
 
 __all__ = ["EnsembleCurve", "EnsembleEquivalent", "ensemble_curve", "ensemble_equivalent"]
 
@@ -79,7 +79,7 @@ def ensemble_curve(
     *,
     subsets: Count = 10,
     folds: Count = 10,
-    seed: Natural = 0,
+    seed: Seed = 0,
 ) -> EnsembleCurve:
     r"""The calibrated NLL of deep ensembles over their number of networks.
 
@@ -104,7 +104,8 @@ def ensemble_curve(
     Source: Ashukha, Lyzhov, Molchanov & Vetrov, "Pitfalls of In-Domain Uncertainty Estimation and
     Ensembling in Deep Learning" (ICLR 2020), sections 3 and 4.
 
-    Departs from the paper: temperatures are cross-fitted on tenths instead of on halves of the test data.
+    Departs from the paper: temperatures are cross-fitted on tenths of the data instead of
+    on halves.
     """
     if not predictions:
         raise OptionError("ensemble_curve: there is no prediction; give one per trained network.")
@@ -128,7 +129,7 @@ def ensemble_curve(
     likelihood.check_data(y, outputs[0], 1)
     if not bool(likelihood.present(y).all()):
         raise DataError("ensemble_curve: there are examples without values; leave them out.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_value(seed))
     fold = (torch.randperm(len(y), generator=generator) % folds).to(y.device)
 
     def nll(members: Sequence[int]) -> float:
@@ -137,7 +138,7 @@ def ensemble_curve(
 
     found = [
         torch.tensor([nll(members) for members in chosen], dtype=torch.float64)
-        for chosen in _ensembles(len(outputs), subsets, seed)
+        for chosen in _ensembles(len(outputs), subsets, generator)
     ]
     return EnsembleCurve(
         torch.stack([values.mean() for values in found]),
@@ -146,9 +147,10 @@ def ensemble_curve(
     )
 
 
-def _ensembles(networks: int, subsets: int, seed: int) -> list[list[tuple[int, ...]]]:
+def _ensembles(
+    networks: int, subsets: int, generator: torch.Generator
+) -> list[list[tuple[int, ...]]]:
     """Subsets of each size, all different."""
-    source = random.Random(seed)
     found: list[list[tuple[int, ...]]] = []
     for size in range(1, networks + 1):
         if math.comb(networks, size) <= subsets:
@@ -156,7 +158,8 @@ def _ensembles(networks: int, subsets: int, seed: int) -> list[list[tuple[int, .
             continue
         chosen: dict[tuple[int, ...], None] = {}
         while len(chosen) < subsets:
-            chosen[tuple(sorted(source.sample(range(networks), size)))] = None
+            drawn = torch.randperm(networks, generator=generator)[:size]
+            chosen[tuple(sorted(drawn.tolist()))] = None
         found.append(list(chosen))
     return found
 

@@ -353,6 +353,11 @@ OF_CASE: dict[tuple[str, str], str] = {
     ("StatisticsBank.save", "path"): "target",
     ("study.Training", "precision"): "choice",
     ("Prediction.sample", "seed"): "seed",
+    ("ensemble_curve", "predictions"): "filled list",
+    ("ensemble_curve", "subsets"): "count",
+    ("ensemble_curve", "folds"): "count",
+    ("ensemble_equivalent", "curves"): "finite",
+    ("ensemble_equivalent", "nll"): "finite",
 }
 
 
