@@ -41,6 +41,7 @@ from pyronorm.infer import (
     Objective,
     Optimization,
     PyroGuide,
+    StandardizedLatents,
     Trainer,
     Validation,
     collect_bank,
@@ -51,6 +52,7 @@ from pyronorm.infer import (
     refresh_draws,
     run_nuts,
     save,
+    standardize_latents,
     with_target,
 )
 from pyronorm.latents import Draws, LatentNetwork, LatentSpace
@@ -73,6 +75,7 @@ __all__ = [
     "Objective",
     "Optimization",
     "PyroGuide",
+    "StandardizedLatents",
     "StatisticsBank",
     "Trainer",
     "Validation",
@@ -106,6 +109,7 @@ __all__ = [
     "run_nuts",
     "sample_latents",
     "save",
+    "standardize_latents",
     "stats",
     "to_arviz",
     "trust_statistics",

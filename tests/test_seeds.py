@@ -220,6 +220,7 @@ WITHOUT = {
     "estimate_population_statistics": lambda t: pn.estimate_population_statistics(
         copy.deepcopy(t.model), t.x
     ),
+    "standardize_latents": lambda t: pn.standardize_latents(copy.deepcopy(t.model), t.x),
     "entropy": lambda t: t.prediction.entropy,
     "metrics": lambda t: t.prediction.metrics(t.y),
     "fit_laplace": lambda t: baselines.fit_laplace(t.model, (t.x, t.y)),

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyronorm.checks import Count, checked
-from pyronorm.errors import DataError
-from pyronorm.infer.data import Data, evaluation_mode, inputs
+from pyronorm.infer.data import Data, evaluation_mode
 from pyronorm.infer.posterior import as_posterior
+from pyronorm.infer.standardize import moments_of_standardized
 from pyronorm.model import NormalizationModel
-from pyronorm.normalizers import LatentNorm
 from pyronorm.randomness import Seed
-from pyronorm.stats import Moments, channel_moments, merge_moments
+from pyronorm.stats import Moments
 
 __all__ = ["RealizedNoise", "realized_noise"]
 
@@ -29,8 +29,7 @@ class RealizedNoise:
         layer: its name.
         nominal: :math:`1 / \overline{\operatorname{Var} \text{shift}}`, the ``n`` of the shifts as they
             are; infinite where nothing varies.
-        realized: :math:`1 / \overline{\operatorname{Var} \text{shift} / \operatorname{Var} \hat x}`,
-            the ``n`` that has the same effect where :math:`\hat x` is standardized.
+        realized: the ``n`` of the shifts that do the same to :math:`\hat x` standardized over the data.
         std: root mean square over channels of the standard deviation of :math:`\hat x` over the data.
         log_scale_std: root mean square over channels of the standard deviation of the log scale.
     """
@@ -55,11 +54,17 @@ def realized_noise(
 ) -> list[RealizedNoise]:
     r"""Measure the noise of each layer in units of what it is added to.
 
-    A layer computes :math:`\text{scale}\,(\hat x + \text{shift})`. Batch and group normalization
-    standardize :math:`\hat x` over the data, more or less; weight and analytic normalization do not
-    once they are trained, so the network outgrows a shift of fixed variance:
-    the realized ``n`` is above the nominal one by the variance of :math:`\hat x`. Noise of the scale
-    multiplies, so it is relative already.
+    A layer computes :math:`\text{scale}\,(\hat x + \text{shift})`. With the mean :math:`m` and
+    deviation :math:`s` of :math:`\hat x` over the data, latents that act on
+    :math:`\tilde x = (\hat x - m)/s`, as those of batch normalization do, do the same with
+
+    .. math:: \frac1s \Big(\text{shift} + m\,\big(1 - \tfrac{1}{\text{scale}}\big)\Big)
+
+    as shift, and the same scale. The realized ``n`` is one over its variance, averaged over channels.
+    Batch and group normalization standardize :math:`\hat x` over the data, more or less; weight and
+    analytic normalization do not once they are trained, so the network outgrows a shift of fixed
+    variance: the realized ``n`` is above the nominal one by about the variance of :math:`\hat x`.
+    Latents relative to the data (:func:`pyronorm.standardize_latents`) realize what is nominal.
 
     Args:
         model: the model; its network runs in evaluation mode with neutral latents, and is not changed.
@@ -70,7 +75,7 @@ def realized_noise(
         seed: for the draws.
 
     Returns:
-        One entry per layer that runs. Averages are over channels.
+        One entry per layer that runs. Averages are over channels that are not constant.
 
     Raises:
         OptionError: if ``posterior`` is none, or a number makes no sense.
@@ -80,45 +85,38 @@ def realized_noise(
     found = as_posterior(posterior, "realized_noise", model)
     number = min(num_samples, len(found)) if isinstance(found, Sized) else num_samples
     draws = found.draw(model, number, data=data, seed=seed)
-    totals: dict[LatentNorm, Moments] = {}
-
-    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(layer, LatentNorm)
-        moments = channel_moments(_standardized(layer, args[0])).double()
-        totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
-
     network = model.network
-    handles = [layer.register_forward_pre_hook(hook) for layer in network.layers]
-    try:
-        with evaluation_mode(model):
-            for x in inputs(data, network, batch_size):
-                network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not totals:
-        raise DataError("realized_noise: there is no batch.")
-    sizes = network.space.sizes
-    shifts, logs = draws.shift.double(), draws.scale.double().log()
-    variances = ((v.var(0) if len(v) > 1 else torch.zeros_like(v[0])) for v in (shifts, logs))
-    shift, log_scale = (v.split(sizes) for v in variances)
-    return [
-        RealizedNoise(
-            layer.name,
-            float(1 / shift[i].mean()),
-            float(1 / (shift[i] / totals[layer].var).mean()),
-            float(totals[layer].var.mean().sqrt()),
-            float(log_scale[i].mean().sqrt()),
+    with evaluation_mode(model):
+        totals = moments_of_standardized(
+            network, list(network.layers), data, None, batch_size, "realized_noise"
         )
-        for i, layer in enumerate(network.layers)
+    sizes = network.space.sizes
+    added = network.standardization.shift(draws.shift, draws.scale)
+    parts = (v.double().split(sizes, -1) for v in (draws.shift, added, draws.scale))
+    return [
+        _of_layer(layer.name, totals[layer], *values)
+        for layer, *values in zip(network.layers, *parts, strict=True)
         if layer in totals
     ]
 
 
-def _standardized(layer: LatentNorm, x: Tensor) -> Tensor:
-    """What the latents act on, channels on axis 1."""
-    kept_last = layer.channel_last and layer.normalizer.handles_channel_last
-    if layer.channel_last and not kept_last:
-        x = x.movedim(-1, 1)
-    y = layer.normalizer.normalize(layer, x, None, None)
-    return y.movedim(-1, 1) if kept_last else y
+def _of_layer(
+    name: str, moments: Moments, nominal: Tensor, added: Tensor, scale: Tensor
+) -> RealizedNoise:
+    varies = moments.var > 0  # a constant channel is no measure of noise
+    shift = (added + moments.mean * (1 - 1 / scale)) / moments.var.sqrt()
+
+    def variance(values: Tensor) -> float:
+        values = values[:, varies]
+        return float(values.var(0).mean()) if len(values) > 1 and bool(varies.any()) else 0.0
+
+    def inverse(value: float) -> float:
+        return 1 / value if value else math.inf
+
+    return RealizedNoise(
+        name,
+        inverse(variance(nominal)),
+        inverse(variance(shift)),
+        float(moments.var.mean().sqrt()),
+        math.sqrt(variance(scale.log())),
+    )

@@ -15,6 +15,7 @@ from pyronorm.infer.pyro_guide import PyroGuide
 from pyronorm.infer.recorded import RecordedNUTS
 from pyronorm.infer.refresh import refresh_draws
 from pyronorm.infer.save import load, save
+from pyronorm.infer.standardize import StandardizedLatents, standardize_latents
 from pyronorm.infer.targets import with_target
 from pyronorm.infer.trainer import Trainer
 
@@ -30,6 +31,7 @@ __all__ = [
     "Posterior",
     "PyroGuide",
     "RecordedNUTS",
+    "StandardizedLatents",
     "Trainer",
     "Validation",
     "as_posterior",
@@ -43,5 +45,6 @@ __all__ = [
     "refresh_draws",
     "run_nuts",
     "save",
+    "standardize_latents",
     "with_target",
 ]

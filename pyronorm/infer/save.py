@@ -67,6 +67,7 @@ def save(
     tensors: dict[str, Tensor] = {}
     _add(tensors, "network", network.network.state_dict())
     _add(tensors, "buffers", _passing_buffers(network.network))
+    _add(tensors, "standardization", network.standardization.state_dict())
     content = {
         "network": {
             "architecture": describe_architecture(network.network),
@@ -124,6 +125,8 @@ def load(
     where = os.fspath(path)
     saved = content["network"]
     latent = _network(where, saved, tensors, network)
+    if standardization := _part(tensors, "standardization"):
+        latent.standardization.set(**standardization)
     likelihood = _likelihood(where, content["likelihood"], tensors, likelihood)
     _fill(where, "likelihood", likelihood, _part(tensors, "likelihood"))
     prior = decode(content["prior"], tensors, where, Prior)

@@ -25,6 +25,7 @@ from pyronorm.inputs import (
     select,
 )
 from pyronorm.latents.space import LatentSpace
+from pyronorm.latents.standardization import Standardization
 from pyronorm.latents.values import check_values
 from pyronorm.normalizers import LatentNorm, Normalizer
 from pyronorm.normalizers.handover import Seen, handed_over
@@ -101,6 +102,8 @@ class LatentNetwork(nn.Module):
             _refuse_normalization(network)
         self.space = LatentSpace((), prefix) if plain else LatentSpace.of(network, prefix)
         self.network = network
+        self.standardization = Standardization(self.space.num_channels, self.like)
+        """What the latents are relative to; see :func:`pyronorm.standardize_latents`."""
         self.layers = tuple(m for m in network.modules() if isinstance(m, LatentNorm))
         """The layers with latents, in the order of :attr:`space`."""
         by_kind: dict[type[Normalizer], list[LatentNorm]] = {}
@@ -181,6 +184,7 @@ class LatentNetwork(nn.Module):
             self._check_shapes(x, shift, scale)
             if not am_i_wrapped():  # NUTS and training meet impossible values, and know what to do
                 check_values("LatentNetwork", shift, scale)
+            shift = self.standardization.shift(shift, scale)
         # What latents do not change: once for all layers and draws.
         shared: dict[nn.Module, Any] = {}
         for layers in self._sharing:
@@ -219,7 +223,7 @@ class LatentNetwork(nn.Module):
             found = layer.normalizer.reference(layer, self.like)
             if found is not None and not layer.unused:
                 means[layer], stds[layer] = found
-        return self.pack(means), self.pack(stds)
+        return self.standardization.reference(self.pack(means), self.pack(stds))
 
     @checked
     def refuse_plain(self, what: str) -> None:

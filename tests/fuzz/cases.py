@@ -64,6 +64,11 @@ CASES: dict[str, Callable[[World], Call]] = {
         pn.estimate_population_statistics,
         {"network": w.network, "data": w.x},
     ),
+    "standardize_latents": lambda w: (
+        pn.standardize_latents,
+        {"network": w.weights, "data": w.x},
+    ),
+    "StandardizedLatents": lambda w: (pn.StandardizedLatents, {"data": w.x}),
     "trust_statistics": lambda w: (pn.trust_statistics, {"network": w.network}),
     "collect_bank": lambda w: (
         pn.collect_bank,

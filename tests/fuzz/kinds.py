@@ -255,7 +255,13 @@ OF_CASE: dict[tuple[str, str], str] = {
         (case, "data"): "inputs"
         for case in (
             *("estimate_population_statistics", "collect_bank", "predict", "estimation_shift"),
-            *("input_shape", "Jackknife.intervals", "LastLayerLaplace.predict", "predict_dropout"),
+            *(
+                "standardize_latents",
+                "input_shape",
+                "Jackknife.intervals",
+                "LastLayerLaplace.predict",
+                "predict_dropout",
+            ),
         )
     },
     **{
@@ -268,6 +274,7 @@ OF_CASE: dict[tuple[str, str], str] = {
     ("compare", "idatas"): "filled mapping",
     ("plot_posterior_scale", "idatas"): "filled mapping",
     ("Validation", "data"): "-",  # looked at when training begins
+    ("StandardizedLatents", "data"): "-",  # the same
     **{
         (f"{posterior}.draw", "data"): "-"  # not used
         for posterior in ("Draws", "StatisticsBank", "Guide", "Ensemble", "PyroGuide")

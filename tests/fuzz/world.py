@@ -53,6 +53,12 @@ class World:
         return pn.NormalizationModel(self.network, pn.likelihoods.Categorical(), 24)
 
     @cached_property
+    def weights(self) -> pn.NormalizationModel:
+        kind = pn.normalizers.Weight()
+        network = pn.convert(self.plain, kind, example_input=self.x).eval()
+        return pn.NormalizationModel(network, pn.likelihoods.Categorical(), 24)
+
+    @cached_property
     def regression(self) -> pn.NormalizationModel:
         plain = nn.Sequential(
             nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0)

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 
 from pyronorm.conversion import convert
-from pyronorm.infer import estimate_population_statistics
+from pyronorm.infer import estimate_population_statistics, standardize_latents
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import Analytic, Batch, BatchWhitening, Group, Weight
 from pyronorm.stats import Eigen
@@ -23,6 +23,8 @@ for normalizer in (Batch(), Group(2), Weight(), Analytic(), BatchWhitening(2, Ei
     network = LatentNetwork(convert(original, normalizer, example_input=x)).eval()
     if isinstance(normalizer, BatchWhitening):
         estimate_population_statistics(network, x)
+    if isinstance(normalizer, Weight):
+        standardize_latents(network, x)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     c = network.space.num_channels
     for batch in ((), (5,), (6, 1)):
