@@ -12,6 +12,7 @@ from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
 from pyronorm.study.table import Better, Cell, Column, Row, Table, frame, summarize
 from pyronorm.study.training import Trained, center, judge, train
+from pyronorm.study.training_noise import TrainingNoise, TrainingNoiseSettings
 from pyronorm.study.uncertainty_uci import UncertaintyUci
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "Table",
     "Trained",
     "Training",
+    "TrainingNoise",
+    "TrainingNoiseSettings",
     "UncertaintyUci",
     "center",
     "choose_methods",

@@ -20,7 +20,9 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "small-conv": networks.SmallConvNet,
         "lenet-5": networks.LeNet5,
+        "lenet-5-32": partial(networks.LeNet5, padding=0, image_size=32),  # images of 32x32
         "all-cnn-small": partial(networks.AllCNN, width=1 / 6),  # 16 and 32 channels
+        "all-cnn-tiny": partial(networks.AllCNN, width=1 / 12),  # 8 and 16 channels
         "all-cnn": networks.AllCNN,
         "vgg-11": networks.VGG11,
         "resnet-18": networks.ResNet18,

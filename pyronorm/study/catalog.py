@@ -14,6 +14,7 @@ from pyronorm.study.comparison import Comparison
 from pyronorm.study.pretrained import Pretrained, PretrainedSettings
 from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Study
+from pyronorm.study.training_noise import TrainingNoise, TrainingNoiseSettings
 from pyronorm.study.uci_networks import UncertaintyUciSettings
 from pyronorm.study.uncertainty_mnist import UncertaintyMNIST, UncertaintyMNISTSettings
 from pyronorm.study.uncertainty_uci import UncertaintyUci
@@ -44,6 +45,13 @@ _WEIGHT, _ANALYTIC, _GROUP = (
     for normalizer in ("weight", "analytic", "group")
 )
 _PAPER = (*_WEIGHT, *_ANALYTIC, *_GROUP)
+_PAPER_IN_SMALL = tuple(
+    f"{normalizer}/{posterior}"
+    for normalizer in ("weight", "analytic", "group")
+    for posterior in ("point", "fixed", "mean-field")
+)
+_DRAWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_LEVELS = (4.0, 8.0, 16.0, 32.0, 64.0)
 _BATCH = ("batch/point", "batch/mcbn", "batch/stochastic")
 
 STUDIES: Mapping[str, Entry] = {
@@ -54,39 +62,70 @@ STUDIES: Mapping[str, Entry] = {
         "normalizers and posteriors on scikit-learn's digits",
     ),
     "fashion": Entry(
-        Comparison,
-        Settings(
-            data="fashion-mnist",
-            network="lenet-5",
-            methods=(*_BATCH, *_WEIGHT, *_ANALYTIC),
-            seeds=(0, 1),
-            num_train=5_000,
-            num_test=5_000,
+        TrainingNoise,
+        TrainingNoiseSettings(
+            noise=(("batch", (4.0, 8.0, 16.0, 32.0)), ("weight", (8.0,))),
+            after=(64.0,),
+            num_train=1_000,
+            num_test=2_000,
             training=Training(30, 32, 2e-3),
-            bank_rows=64,
-            arviz_samples=20,
-            timed_predictions=1,
+            num_samples=16,
         ),
-        Settings(
-            data="fashion-mnist",
-            network="all-cnn-small",
-            methods=("batch", *_PAPER),
-            training=Training(30, 128, 4e-3),
+        TrainingNoiseSettings(
+            noise=tuple((name, _LEVELS) for name in ("batch", "weight", "analytic")),
+            regularizers=("weight decay", "augmentation"),
+            per_example=(8.0,),
         ),
-        "normalizers and posteriors on Fashion-MNIST",
+        "noise in training on Fashion-MNIST, beside dropout and ensembles",
+    ),
+    "mnist": Entry(
+        TrainingNoise,
+        TrainingNoiseSettings(
+            data="mnist",
+            noise=(("batch", (4.0, 8.0, 16.0, 32.0)), ("weight", (4.0, 8.0, 16.0))),
+            num_train=500,
+            num_test=2_000,
+            training=Training(60, 32, 2e-3),
+            num_samples=16,
+        ),
+        TrainingNoiseSettings(
+            data="mnist",
+            noise=tuple((name, _LEVELS) for name in ("batch", "weight", "analytic")),
+        ),
+        "the same on MNIST, with few images",
+    ),
+    "cifar": Entry(
+        TrainingNoise,
+        TrainingNoiseSettings(
+            data="cifar10",
+            network="lenet-5-32",
+            noise=(("batch", (4.0, 8.0, 16.0, 32.0)), ("weight", (8.0, 16.0))),
+            num_train=2_500,
+            num_test=2_000,
+            training=Training(25, 32, 2e-3),
+            num_samples=16,
+        ),
+        TrainingNoiseSettings(
+            data="cifar10",
+            network="resnet-18",
+            noise=(("batch", _LEVELS), ("group", _LEVELS)),
+            num_validation=5_000,
+            training=Training(100, 128, 1e-3, 5e-4, augment=True, precision="bf16-mixed"),
+        ),
+        "the same on CIFAR-10",
     ),
     "stochastic-normalization": Entry(
         Comparison,
         Settings(
             data="fashion-mnist",
-            network="all-cnn-small",
-            methods=(*_BATCH, *_PAPER),
-            seeds=(0, 1),
-            num_train=3_000,
+            network="all-cnn-tiny",
+            methods=("batch/point", "batch/mcbn", *_PAPER_IN_SMALL),
+            num_train=2_000,
             num_test=2_000,
-            training=Training(10, 32, 3e-3),
+            training=Training(20, 32, 3e-3),
             num_samples=16,
-            bank_rows=64,
+            bank_rows=128,
+            draws_curve=_DRAWS,
             arviz_samples=20,
             timed_predictions=1,
         ),
@@ -95,6 +134,7 @@ STUDIES: Mapping[str, Entry] = {
             network="all-cnn",
             methods=(*_BATCH, *_PAPER),
             training=Training(200, 32, 1e-3, 5e-4, augment=True, precision="bf16-mixed"),
+            draws_curve=_DRAWS,
         ),
         "the ACCV 2018 paper: explicit noise for normalizers without batch noise (CIFAR-10)",
     ),

@@ -14,6 +14,7 @@ from pyronorm.diagnostics import to_arviz
 from pyronorm.study.answer import answer
 from pyronorm.study.architectures import make_network
 from pyronorm.study.columns import COLUMNS, columns
+from pyronorm.study.draws_curve import draws_section, metrics_by_draws
 from pyronorm.study.images import load_images
 from pyronorm.study.methods import METHODS, Method, choose_methods
 from pyronorm.study.settings import Settings
@@ -92,6 +93,11 @@ class Comparison(Study):
                 repeats=settings.timed_predictions,
             )
             rows.append(Row(method.name, job.seed, {**values, "train_seconds": seconds}))
+            if settings.draws_curve and method.from_bank is not None:
+                by_draws = metrics_by_draws(
+                    trained.model, guide, data.test, settings.draws_curve, job.seed
+                )
+                rows += [Row(method.name, job.seed, v, {"draws": T}) for T, v in by_draws.items()]
             if job.seed == settings.seeds[0]:
                 arrays[method.name] = prediction.mean.cpu().numpy()
                 idatas[method.name] = to_arviz(
@@ -104,8 +110,9 @@ class Comparison(Study):
         return Outcome(rows, arrays, idatas, data.note)
 
     def sections(self, results: Results) -> Sequence[Section]:
-        """One table, three plots, the methods."""
+        """One table, three plots; what more draws do; the methods."""
         settings, training = self.settings, self.settings.training
+        by_draws = [row for row in results.rows if row.condition]
         table = Table(
             f"{settings.data}, {training.epochs} epochs",
             self._against_baseline(results),
@@ -135,14 +142,15 @@ class Comparison(Study):
                 self._plots(results),
                 answer(table, COLUMNS["calibrated_nll"]),
             ),
+            *([draws_section(by_draws)] if by_draws else []),
             Section("Methods", methods),
         ]
 
     def _against_baseline(self, results: Results) -> list[Row]:
-        base = {r.seed: r.values for r in results.rows if r.method == _BASELINE}
+        base = {r.seed: r.values for r in _single(results) if r.method == _BASELINE}
         order = {method.name: i for i, method in enumerate(self.methods)}
         rows = []
-        for row in sorted(results.rows, key=lambda row: order[row.method]):
+        for row in sorted(_single(results), key=lambda row: order[row.method]):
             values = dict(row.values)
             if row.seed in base:
                 mine = base[row.seed]
@@ -154,7 +162,7 @@ class Comparison(Study):
 
     def _plots(self, results: Results) -> list[Plot]:
         nll: dict[str, list[float]] = {
-            method.name: [r.values["nll"] for r in results.rows if r.method == method.name]
+            method.name: [r.values["nll"] for r in _single(results) if r.method == method.name]
             for method in self.methods
         }
         nll = {name: values for name, values in nll.items() if values}
@@ -184,6 +192,11 @@ class Comparison(Study):
             caption = "Standard deviation of the log scale by layer, first seed."
             made.append(Plot("posterior-scale", caption, partial(_draw_scale, files)))
         return made
+
+
+def _single(results: Results) -> list[Row]:
+    """Rows that are not of a certain number of draws."""
+    return [row for row in results.rows if not row.condition]
 
 
 def _draw_nll(nll: dict[str, list[float]], figure: Figure) -> None:

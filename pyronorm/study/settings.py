@@ -55,6 +55,7 @@ class Settings:
         noise: ``n`` of the prior and of fixed noise; None for the batch size.
         num_samples: draws of the latents per prediction.
         bank_rows: training batches in the statistics bank.
+        draws_curve: numbers of draws, for posteriors from a bank also judged one by one.
         arviz_samples: draws in the ArviZ files of the first seed.
         timed_predictions: how often a prediction is timed; the fastest counts.
     """
@@ -69,6 +70,7 @@ class Settings:
     noise: float | None = None
     num_samples: Count = 32
     bank_rows: Count = 128
+    draws_curve: tuple[Count, ...] = ()
     arviz_samples: Count = 200
     timed_predictions: Count = 3
 
@@ -84,7 +86,7 @@ class Settings:
                 check_least(name, getattr(self, name), 2)
         if self.noise is not None and not 1 < self.noise < math.inf:
             raise OptionError(f"study: noise must be finite and above 1, got {self.noise}.")
-        check_least("bank_rows", self.bank_rows, 11)  # for a Gaussian of rank 10
+        check_least("bank_rows", self.bank_rows, max((11, *self.draws_curve)))
 
     @property
     def noise_batch_size(self) -> float:

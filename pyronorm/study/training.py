@@ -84,6 +84,7 @@ def train(
     noise: float,
     seed: int,
     device: str = "auto",
+    draws: Count = 1,
 ) -> Trained:
     """Convert a network and train it with a guide.
 
@@ -97,6 +98,7 @@ def train(
         noise: ``n`` of the prior, and of the guide where it has one.
         seed: seeds draws and the order of batches.
         device: Fabric's accelerator: "auto", "cpu", "cuda", "mps".
+        draws: independent draws of the latents per mini-batch.
     """
     x = data.train.x
     if normalizer is not None:
@@ -112,6 +114,7 @@ def train(
         noise=noise,
         seed=seed,
         device=device,
+        draws=draws,
     )
 
 
@@ -124,11 +127,16 @@ def fit_model(
     noise: float,
     seed: int,
     device: str = "auto",
+    draws: Count = 1,
 ) -> Trained:
     """Train a network that is converted already, or a plain one, with a guide; see :func:`train`."""
     x, y = data.train
     model = NormalizationModel(
-        network, likelihoods.Categorical(), num_data=len(y), prior=BatchNoise(noise)
+        network,
+        likelihoods.Categorical(),
+        num_data=len(y),
+        prior=BatchNoise(noise),
+        draws=draws,
     )
     guide = make_guide(model, noise)
 

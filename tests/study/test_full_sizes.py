@@ -15,6 +15,7 @@ CHANGES = {
     "stochastic-normalization": {
         "methods": ("batch/point", "batch/mcbn", "analytic/low-rank"),
         "bank_rows": 11,
+        "draws_curve": (1, 4),
         "num_samples": 2,
         "arviz_samples": 3,
     },
@@ -25,6 +26,14 @@ CHANGES = {
         "bank_rows": 20,
         "num_samples": 2,
         "disturbance_images": 8,
+    },
+    "cifar": {
+        "noise": (("batch", (8.0,)), ("group", (8.0,))),
+        "dropouts": (0.1,),
+        "after": (16.0,),
+        "members": 2,
+        "num_validation": 20,
+        "num_samples": 2,
     },
 }
 

@@ -40,6 +40,8 @@ def test_training_out_of_range(options: dict[str, Any], words: list[str]) -> Non
         ({"seeds": (-1,)}, ["seeds", "at least 0", "(-1,)"]),
         ({"num_samples": -2}, ["num_samples", "-2"]),
         ({"bank_rows": 10}, ["bank_rows must be at least 11, got 10"]),
+        ({"bank_rows": 16, "draws_curve": (8, 32)}, ["bank_rows must be at least 32, got 16"]),
+        ({"draws_curve": (0,)}, ["draws_curve", "0"]),
         ({"arviz_samples": 0}, ["arviz_samples", "0"]),
         ({"num_train": 1}, ["num_train", "at least 2", "got 1"]),
         ({"num_test": -5}, ["num_test", "-5"]),

@@ -93,6 +93,7 @@ CHANGED: dict[str, Any] = {
     "noise": 12.0,
     "num_samples": 7,
     "bank_rows": 50,
+    "draws_curve": (1, 2),
     "arviz_samples": 3,
     "timed_predictions": 2,
     "training.epochs": 2,

@@ -1,0 +1,251 @@
+"""Noise in training: what jobs train and judge, and what the report chooses and says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from pyronorm.errors import OptionError
+from pyronorm.networks import LeNet5
+from pyronorm.study import (
+    Job,
+    Place,
+    Results,
+    Row,
+    Training,
+    TrainingNoise,
+    TrainingNoiseSettings,
+    architectures,
+    format_table,
+    run_study,
+    training_noise,
+    write_report,
+)
+from pyronorm.study.training_noise_report import choose_levels, paired_interval
+
+SETTINGS = TrainingNoiseSettings(
+    data="digits",
+    network="lenet-5",
+    noise=(("batch", (8.0, 32.0)), ("weight", (8.0,))),
+    dropouts=(0.1,),
+    after=(16.0,),
+    members=2,
+    regularizers=("weight decay",),
+    per_example=(8.0,),
+    seeds=(3, 1),
+    num_train=96,
+    num_validation=40,
+    num_test=40,
+    training=Training(1, 32),
+    num_samples=3,
+    statistics_batches=1,
+)
+STUDY = TrainingNoise("noise", SETTINGS)
+PLACE = Place(device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = partial(LeNet5, channels=(4, 8), hidden=(16,), padding=4, image_size=8)
+    monkeypatch.setattr(architectures, "NETWORKS", {"lenet-5": network})
+
+
+def found(name: str, study: TrainingNoise = STUDY) -> dict[tuple[Any, ...], dict[str, float]]:
+    rows = study.run(Job(name, 3), PLACE).rows
+    assert all(row.seed == 3 for row in rows)
+    return {(row.method, *row.condition.values()): dict(row.values) for row in rows}
+
+
+def test_jobs() -> None:
+    names = [job.name for job in STUDY.jobs() if job.seed == 3]
+    assert names == [
+        *("batch", "batch, n=8", "batch, n=32", "weight", "weight, n=8", "dropout, rate=0.1"),
+        *("batch, weight decay", "batch, n=8, weight decay", "dropout, rate=0.1, weight decay"),
+        "weight, n=8, per example",
+    ]
+    assert len(STUDY.jobs()) == 2 * len(names)
+
+
+def test_ensembles_are_averages_over_their_members() -> None:
+    rows = found("batch")
+    assert list(rows) == [
+        *(("batch",), ("batch, own noise after training",)),
+        *(("batch, noise after training", 16.0), ("ensemble", 1), ("ensemble", 2)),
+    ]
+    one, two = rows["ensemble", 1], rows["ensemble", 2]
+    assert two["nll"] < one["nll"]  # Jensen: the mixture is better than its members on average
+    assert rows["batch",]["nll"] != one["nll"]
+    assert two["train_seconds"] == pytest.approx(2 * rows["batch",]["train_seconds"])
+    assert [rows[key]["passes"] for key in rows] == [1, 3, 3, 1, 2]
+    assert rows["batch",]["calibrated_nll"] != rows["batch",]["nll"]
+
+
+def test_noise_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    train = training_noise.train
+
+    def spy(*args: Any, **options: Any) -> Any:
+        made.append(options)
+        return train(*args, **options)
+
+    monkeypatch.setattr(training_noise, "train", spy)
+    rows = found("batch, n=8")
+    assert list(rows) == [
+        (f"batch, noise{rest}", 8.0) for rest in ("", ", no averaging", ", neutral statistics")
+    ]
+    # Batch normalization standardizes, so that the nominal n is the realized one.
+    assert rows["batch, noise", 8.0]["realized_noise"] == pytest.approx(8.0, rel=0.2)
+    assert len({values["nll"] for values in rows.values()}) == 3
+    assert [values["passes"] for values in rows.values()] == [3, 1, 3]
+    found("weight, n=8, per example")
+    assert [(options["noise"], options["draws"]) for options in made] == [(8.0, 1), (8.0, 32)]
+
+
+def test_dropout_and_a_regularizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    decays: list[float] = []
+    train = training_noise.train
+
+    def spy(network: Any, normalizer: Any, guide: Any, data: Any, training: Any, **o: Any) -> Any:
+        decays.append(training.weight_decay)
+        return train(network, normalizer, guide, data, training, **o)
+
+    monkeypatch.setattr(training_noise, "train", spy)
+    rows = found("dropout, rate=0.1, weight decay")
+    assert list(rows) == [
+        ("dropout", 0.1, "weight decay"),
+        ("dropout, no averaging", 0.1, "weight decay"),
+    ]
+    assert decays == [SETTINGS.decay]
+    assert rows["dropout", 0.1, "weight decay"]["passes"] == 3
+
+
+# the report
+
+VALUES = {
+    "accuracy": 0.9,
+    "nll": 0.5,
+    "ece": 0.1,
+    "calibrated_ece": 0.1,
+    "temperature": 1.2,
+    "passes": 1.0,
+    "train_seconds": 2.0,
+}
+
+
+def row(method: str, seed: int, nll: float, validation: float = 0.0, **condition: Any) -> Row:
+    values = {**VALUES, "calibrated_nll": nll, "validation_nll": validation}
+    return Row(method, seed, values, condition)
+
+
+def test_strengths_are_chosen_on_validation_images_by_seed() -> None:
+    rows = [
+        row("batch", 0, 0.5),
+        row("batch, noise", 0, 0.3, 0.35, level=4.0),
+        row("batch, noise", 0, 0.4, 0.33, level=8.0),
+        row("batch, noise", 1, 0.3, 0.35, level=4.0),
+        row("batch, noise", 1, 0.4, 0.38, level=8.0),
+        row("batch, noise, no averaging", 0, 0.6, 0.1, level=4.0),
+        row("batch, noise, no averaging", 0, 0.7, 0.9, level=8.0),
+    ]
+    chosen = choose_levels(rows)
+    assert [
+        (r.method, r.seed, r.values["calibrated_nll"], r.values.get("chosen")) for r in chosen
+    ] == [
+        ("batch", 0, 0.5, None),
+        ("batch, noise", 0, 0.4, 8.0),
+        ("batch, noise", 1, 0.3, 4.0),
+        ("batch, noise, no averaging", 0, 0.7, 8.0),  # that of the training that was chosen
+    ]
+    assert not any(r.condition for r in chosen)
+
+
+def made_up(seeds: int) -> Results:
+    rows = []
+    for seed in range(seeds):
+        shift = 0.01 * np.sin(seed)
+        rows += [row("ensemble", seed, 0.4 + 0.1 / m + shift, level=m) for m in (1, 2, 3, 4)]
+        rows += [row("batch", seed, 0.5 + shift)]
+        for n in (4.0, 8.0):
+            nll = 0.44 + 0.001 * np.cos(seed) + shift + (n == 4.0)
+            rows += [row("batch, noise", seed, nll, nll, level=n)]
+        rows += [row("dropout", seed, 0.45 + shift, 0.4, level=0.1)]
+        rows += [row("batch", seed, 0.47, beside="augmentation")]
+        rows += [row("dropout", seed, 0.48, level=0.1, beside="augmentation")]
+    return Results(rows, {}, {}, {}, {})
+
+
+def test_the_report_says_what_noise_is_worth() -> None:
+    first, levels, beside = STUDY.sections(made_up(5))
+    # NLL .44 = .4 + .1 / m at m = 2.5.
+    assert "`batch, noise`: 2.5 (" in first.answer
+    assert "`dropout`: 2.0 (" in first.answer
+    assert "against the plain network -0.060 (-0.061 to -0.059)" in first.answer
+    assert "two -0.010" in first.answer
+    assert "ensemble" not in first.answer.split("\n\n", 1)[1]
+    (table,) = first.tables
+    assert [line[0] for line in format_table(table).lines] == [
+        *("batch", "batch, noise", "dropout", "ensemble of 2", "ensemble of 3", "ensemble of 4")
+    ]
+    assert {line[1] for line in format_table(levels.tables[0]).lines} == {"4", "8", "0.1"}
+    assert [line[:2] for line in format_table(beside.tables[0]).lines] == [
+        ["augmentation", "batch"],
+        ["augmentation", "dropout"],
+    ]
+    for plot in first.plots:
+        figure = Figure()
+        plot.draw(figure)
+        assert all(axes.lines for axes in figure.axes)
+
+
+def test_few_seeds_have_no_intervals() -> None:
+    first, *_ = STUDY.sections(made_up(2))
+    assert "no intervals" in first.answer
+    first.plots[0].draw(Figure())
+
+
+def test_the_interval_is_students() -> None:
+    import pandas as pd
+    from scipy.stats import t as student
+
+    a, b = pd.Series({0: 1.0, 1: 2.0, 2: 4.0}), pd.Series({2: 1.0, 1: 1.5, 0: 0.0, 7: 9.0})
+    gain = np.array([1.0, 0.5, 3.0])
+    low, high = student.interval(0.95, 2, gain.mean(), gain.std(ddof=1) / 3**0.5)
+    assert paired_interval(a, b) == pytest.approx((1.5, low, high))
+
+
+@pytest.mark.slow
+def test_end_to_end(tmp_path: Path) -> None:
+    settings = replace(
+        SETTINGS, noise=(("batch", (8.0,)),), regularizers=(), per_example=(), seeds=(0,)
+    )
+    study = TrainingNoise("noise", settings)
+    results = run_study(study, tmp_path, place=PLACE, progress=False)
+    assert not results.failures
+    page = write_report(study, tmp_path).read_text(encoding="utf-8")
+    assert "One network and ensembles" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"noise": (("layer", (8.0,)),)}, "layer"),
+        ({"noise": (("batch", (8.0,)), ("batch", (4.0,)))}, "batch, batch"),
+        ({"noise": (("batch", (1.0,)),)}, "1.0"),
+        ({"after": (0.5,)}, "0.5"),
+        ({"dropouts": ()}, "dropouts"),
+        ({"dropouts": (0.0, 0.1)}, "dropouts"),
+        ({"regularizers": ("early stopping",)}, "early stopping"),
+        ({"members": 1}, "members"),
+        ({"data": "mnisst"}, "mnisst"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(OptionError, match=word):
+        TrainingNoiseSettings(**options)
