@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from pyronorm.errors import DataError, OptionError
 from pyronorm.files import StrPath, make_folder, only_run, remove_leftovers
 from pyronorm.infer.chain import KeptChain, digest
 from pyronorm.infer.data import Data, evaluation_mode, gather
+from pyronorm.infer.latent_nuts import LatentNUTS
 from pyronorm.infer.messages import plain_messages
 from pyronorm.infer.pyro_guide import draws_of_mcmc
-from pyronorm.infer.recorded import RecordedNUTS
 from pyronorm.inputs import all_finite, num_examples, tensors_of
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel, init_to_neutral
-from pyronorm.normalizers.watch import verified
+from pyronorm.normalizers.watch import unchecked, verified
 from pyronorm.randomness import Seed, seed_value, seeded
 from pyronorm.settings import arguments_of
 
@@ -42,7 +43,9 @@ def run_nuts(
     *,
     target_accept: Probability = 0.8,
     max_tree_depth: Count = 8,
-    jit: bool = False,
+    full_mass: bool = False,
+    compile: bool = False,
+    dtype: torch.dtype | None = None,
     seed: Seed = None,
     folder: StrPath | None = None,
     progress: bool = True,
@@ -51,8 +54,13 @@ def run_nuts(
 
     The network runs in evaluation mode on all the data at once, and its weights are constants. Each
     chain starts at the neutral latents, which are near the mode of a trained network, and adapts its
-    step size and a diagonal mass matrix of its own; chains run one after the other. Weights and modes
-    are as before afterwards.
+    step size and a mass matrix of its own; chains run one after the other. Weights and modes are as
+    before afterwards.
+
+    Pyro's sampler draws: the chain is that of ``pyro.infer.NUTS`` up to rounding. Potential, gradient
+    and integrator are traced to one graph of operations on one vector, which no longer runs Pyro's
+    handlers; layers up to the first latents are computed once. Where a model cannot be traced, Pyro
+    evaluates it at each step.
 
     An interruption (Ctrl-C) ends the run with the draws so far, and a warning: as many chains, cut to
     one length, as make the most draws. With a ``folder`` it goes through instead, and the same call
@@ -69,7 +77,13 @@ def run_nuts(
         num_chains: number of chains.
         target_accept: acceptance probability that the step size is adapted to.
         max_tree_depth: a trajectory has at most ``2 ** max_tree_depth`` steps.
-        jit: compile the potential with ``torch.jit`` (faster for small networks).
+        full_mass: adapt a full mass matrix, for latents that are correlated; it needs more draws of
+            warm-up than there are latents.
+        compile: compile each step with ``torch.compile``, which takes seconds and pays from about a
+            thousand draws on. Where there is no C++ compiler a warning says so, and the run goes on
+            without.
+        dtype: precision to sample in, ``torch.float64`` say, on a copy of the network; None for its
+            own.
         seed: chain ``k`` has ``seed + k``; see :func:`pyronorm.randomness.seeded`.
         folder: where a file ``chain-K.safetensors`` per chain is kept; made if it is not there. It
             needs a seed. More draws than there are go on from there.
@@ -78,12 +92,12 @@ def run_nuts(
     Returns:
         The draws of all chains, ``num_chains`` of them. ``stats["diverging"]`` says which trajectories
         diverged; ``energy``, ``tree_depth`` and ``acceptance_rate`` are those of
-        :class:`~pyronorm.infer.RecordedNUTS`.
+        :class:`~pyronorm.infer.RecordedNUTS`. Their precision is ``dtype``.
 
     Raises:
         DataError: if there is no ``y``, or if data are impossible or not finite.
         OptionError: if the data are not the model's ``num_data`` examples, an option is too small,
-            or the folder has chains of another run or is in use.
+            ``dtype`` is none of real numbers, or the folder has chains of another run or is in use.
         FileError: if a chain's file is damaged, or cannot be written.
         StatisticsError: if population statistics are missing or stale.
 
@@ -91,8 +105,13 @@ def run_nuts(
     """
     check_count("run_nuts", "num_samples", num_samples, least=4)  # for Pyro's diagnostics
     model.network.refuse_plain("run_nuts")
+    if dtype is not None and not dtype.is_floating_point:
+        raise OptionError(
+            f"run_nuts: dtype must be one of real numbers, such as torch.float64, got {dtype}."
+        )
     network = model.network
-    batch = gather(data).to(network)
+    examples = gather(data)
+    batch = examples.to(network)
     y, _ = batch.targets("run_nuts")
     if num_examples(y) != model.num_data:
         raise OptionError(
@@ -109,27 +128,41 @@ def run_nuts(
         "warmup": warmup,
         "target_accept": target_accept,
         "max_tree_depth": max_tree_depth,
-        "jit": jit,
+        "full_mass": full_mass,
+        "compile": compile,
+        "dtype": str(dtype or network.like.dtype),
         **_described(model),
         "data": digest(t for part in batch.arguments() for t in tensors_of(part).values()),
     }
     chains: list[Draws] = []
-    with verified(network.network), evaluation_mode(model), _frozen(model), _owned(folder):
+    with ExitStack() as stack:
+        for context in (
+            verified(network.network),
+            evaluation_mode(model),
+            _frozen(model),
+            _owned(folder),
+        ):
+            stack.enter_context(context)
         with torch.no_grad():
             output = network(batch.x)
         model.likelihood.check_training(
             y, output.to(torch.promote_types(output.dtype, torch.float32))
         )
+        if dtype is not None and dtype != network.like.dtype:
+            stack.enter_context(unchecked())  # the copy's weights are rounded otherwise
+            model = copy.deepcopy(model).to(dtype)
+            network = model.network
+            batch = examples.to(network)
+        kernel = LatentNUTS(
+            model,
+            compile=compile,
+            full_mass=full_mass,
+            init_strategy=init_to_neutral,
+            target_accept_prob=target_accept,
+            max_tree_depth=max_tree_depth,
+            max_plate_nesting=1,  # said, since Pyro finds it out by a draw from the prior
+        )
         for chain in range(num_chains):
-            kernel = RecordedNUTS(
-                model,
-                init_strategy=init_to_neutral,
-                target_accept_prob=target_accept,
-                max_tree_depth=max_tree_depth,
-                jit_compile=jit,
-                ignore_jit_warnings=jit,
-                max_plate_nesting=1,  # said, since Pyro finds it out by a draw from the prior
-            )
             # Pyro looks at the sites first; from an improper prior it cannot draw for that.
             own = None if first is None else first + chain
             path = None if folder is None else Path(folder) / f"chain-{chain}.safetensors"

@@ -154,7 +154,7 @@ def test_ranks_are_uniform_for_nuts():
     conjugate = problem()
 
     def fit(x: Tensor, y: Tensor) -> Draws:
-        return run_nuts(conjugate.model, (x, y), 80, 60, 1, jit=True, progress=False)
+        return run_nuts(conjugate.model, (x, y), 80, 60, 1, progress=False)
 
     found = simulation_based_calibration(conjugate.model, conjugate.x, fit, 50, 19, seed=3)
     assert not found.uniformity(bins=10, level=0.001).rejected

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import torch
-from pyro.infer import NUTS
 
 import pyronorm as pn
+from pyronorm.infer.latent_nuts import LatentNUTS
 from pyronorm.latents import Draws
 from tests.guides.cases import make_model
 
@@ -45,18 +45,18 @@ def same(first: Draws, second: Draws) -> bool:
 
 def main(folder: str | None, output: Path, seconds: float = 0.0) -> None:
     """Sample more than a killed process gets done, and save the draws."""
-    sample = NUTS.sample
+    sample = LatentNUTS.sample
 
     def slowly(self, params):
         time.sleep(seconds)
         return sample(self, params)
 
-    NUTS.sample = slowly
+    LatentNUTS.sample = slowly
     try:
         model, data = model_and_data()
         pn.run_nuts(model, data, **{**OPTIONS, "num_samples": 150, "folder": folder}).save(output)
     finally:
-        NUTS.sample = sample
+        LatentNUTS.sample = sample
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pyronorm.infer import as_posterior, run_nuts
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import ScaleInvariant, Standard
+from pyronorm.randomness import seeded
 from tests.guides.cases import make_model
 from tests.guides.conjugate import Conjugate
 
@@ -29,9 +30,7 @@ def model_and_data(num_data: int = N):
 def test_the_exact_posterior_of_a_linear_gaussian_model():
     """Means, deviations and correlation within 5 Monte-Carlo errors (false alarm 3e-6 in all)."""
     problem = Conjugate(Standard(0.7, 0.6), num_data=12, std=2.0, offset=0.8)
-    chains = run_nuts(
-        problem.model, (problem.x, problem.y), 300, 150, 2, seed=4, jit=True, progress=False
-    )
+    chains = run_nuts(problem.model, (problem.x, problem.y), 300, 150, 2, seed=4, progress=False)
     weight = problem.posterior()
     shift, scale = (x.unflatten(0, (2, -1))[..., 0] for x in (chains.shift, chains.scale))
     drawn = {"shift": shift, "log_scale": scale.log()}
@@ -68,12 +67,11 @@ def test_shapes_and_seeds():
     assert torch.equal(b.shift, a.shift[4:])  # chain k has seed + k
 
 
-@pytest.mark.parametrize("jit", [False, True])
-def test_an_improper_prior(jit: bool):
+def test_an_improper_prior():
     """The start is neutral, so nothing has to be drawn from the prior."""
     model, data = model_and_data()
     model = NormalizationModel(model.network, model.likelihood, model.num_data, ScaleInvariant())
-    chains = run_nuts(model, data, 6, 4, 1, max_tree_depth=2, seed=1, jit=jit, progress=False)
+    chains = run_nuts(model, data, 6, 4, 1, max_tree_depth=2, seed=1, progress=False)
     assert chains.shift.isfinite().all()
     assert (chains.scale > 0).all()
     assert len(torch.unique(chains.shift, dim=0)) > 1  # it moves
@@ -92,11 +90,51 @@ def test_the_network_is_frozen_meanwhile_and_as_before_afterwards():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_jit_gives_the_same_chain():
+@pytest.mark.slow
+def test_compiled_steps_give_the_same_chain():
     model, data = model_and_data()
-    options = {"num_samples": 5, "warmup": 5, "num_chains": 1, "seed": 3, "progress": False}
-    plain, compiled = (run_nuts(model, data, jit=jit, **options) for jit in (False, True))
-    torch.testing.assert_close(plain.shift, compiled.shift, rtol=1e-3, atol=1e-4)
+    options = {"num_samples": 5, "warmup": 5, "num_chains": 2, "seed": 3, "progress": False}
+    plain, compiled = (
+        run_nuts(model, data, compile=compile, dtype=torch.float64, **options)
+        for compile in (False, True)
+    )
+    torch.testing.assert_close(plain.shift, compiled.shift, rtol=1e-6, atol=1e-6)
+
+
+def test_the_chain_is_that_of_pyro_up_to_rounding():
+    """Same numbers from the generator, same trees, same adaptation, in double precision."""
+    problem = Conjugate(Standard(0.7, 0.6), num_data=12, std=2.0, offset=0.8)
+    for full_mass in (False, True):
+        kernel = NUTS(problem.model, init_strategy=pn.init_to_neutral, full_mass=full_mass)
+        mcmc = MCMC(kernel, 12, 30, disable_progbar=True)
+        with seeded(5):
+            mcmc.run(problem.x, problem.y)
+        chains = run_nuts(
+            problem.model,
+            (problem.x, problem.y),
+            12,
+            30,
+            1,
+            full_mass=full_mass,
+            max_tree_depth=10,
+            seed=5,
+            progress=False,
+        )
+        for name in ("shift", "scale"):
+            torch.testing.assert_close(
+                getattr(chains, name), mcmc.get_samples()[name], rtol=1e-6, atol=1e-6
+            )
+
+
+def test_the_precision_is_that_of_the_copy_alone():
+    model, data = model_and_data()
+    options = {"num_samples": 6, "warmup": 4, "num_chains": 1, "max_tree_depth": 3, "seed": 1}
+    chains = run_nuts(model, data, dtype=torch.float64, progress=False, **options)
+    assert chains.shift.dtype == torch.float64
+    assert model.network.like.dtype == torch.float32
+    assert pn.predict(model, chains, data[0]).mean.dtype == torch.float32
+    with pytest.raises(OptionError, match=r"one of real numbers, .* got torch.int64"):
+        run_nuts(model, data, dtype=torch.int64)
 
 
 def test_chains_predict_and_export_like_a_guide():

@@ -53,6 +53,9 @@ __all__ = ["run"]
 
 _Pair = tuple[Tensor, Tensor]
 
+_LONG = 1000
+"""Draws of NUTS from which on compiling its steps takes less time than it saves."""
+
 
 @checked
 def run(
@@ -117,7 +120,7 @@ def _run(
             settings.draws,
             settings.warmup,
             settings.chains,
-            jit=True,
+            compile=settings.chains * settings.draws >= _LONG,
             seed=settings.seed,
             folder=keep.chains,
             progress=False,
