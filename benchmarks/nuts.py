@@ -2,7 +2,7 @@
 
 The problem is that of ``pyronorm reference``: 64 latents of a trained perceptron, given 1,437 images.
 Samplers take turns, a chain each; tracing, compiling and warm-up count. Seconds are those of the
-processor, compilers included, in one thread, since other processes run beside; wall seconds stand beside.
+processor, compilers included, in one thread, since other processes run beside.
 """
 
 from __future__ import annotations
@@ -55,6 +55,33 @@ def cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
+def table(
+    draws: dict[str, list[np.ndarray]], used: dict[str, list[tuple[float, float]]]
+) -> dict[str, dict[str, float]]:
+    """A row per sampler, of the chains so far."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, chains in draws.items():
+        data = az.convert_to_dataset({"z": np.stack(chains)})
+        ess = az.ess(data, method="bulk")["z"].to_numpy()
+        cpu, wall = (sum(column) for column in zip(*used[name], strict=True))
+        rows[name] = {
+            "cpu_seconds": round(cpu, 1),
+            "wall_seconds": round(wall, 1),
+            "first_chain_cpu_seconds": round(used[name][0][0], 1),
+            "rhat": round(float(az.rhat(data)["z"].max()), 3),
+            "ess_min": round(float(ess.min())),
+            "ess_mean": round(float(ess.mean())),
+            "ess_min_per_second": float(ess.min()) / cpu,
+            "ess_mean_per_second": float(ess.mean()) / cpu,
+        }
+    first = dict(next(iter(rows.values())))
+    for row in rows.values():
+        for key in ("ess_min_per_second", "ess_mean_per_second"):
+            row[f"{key}_ratio"] = round(row[key] / first[key], 2)
+            row[key] = round(row[key], 2)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--chains", type=int, default=4)
@@ -75,6 +102,9 @@ def main() -> None:
         for chain in range(arguments.chains):
             for name, kernel in samplers.items():
                 torch.manual_seed(chain)
+                kernel.potential_fn = (
+                    None  # MCMC takes a kernel a second time for one of a function
+                )
                 start = cpu_seconds(), time.perf_counter()
                 mcmc = MCMC(kernel, arguments.draws, arguments.warmup, disable_progbar=True)
                 mcmc.run(*train)
@@ -82,29 +112,12 @@ def main() -> None:
                 found = mcmc.get_samples()
                 draws[name].append(torch.cat([found["shift"], found["scale"].log()], -1).numpy())
                 print(f"{name}, chain {chain}: {used[name][-1][0]:.1f} s", flush=True)
-    rows: dict[str, dict[str, float]] = {}
-    for name, chains in draws.items():
-        data = az.convert_to_dataset({"z": np.stack(chains)})
-        ess = az.ess(data, method="bulk")["z"].to_numpy()
-        cpu, wall = (sum(column) for column in zip(*used[name], strict=True))
-        rows[name] = {
-            "cpu_seconds": round(cpu, 1),
-            "wall_seconds": round(wall, 1),
-            "first_chain_cpu_seconds": round(used[name][0][0], 1),
-            "rhat": round(float(az.rhat(data)["z"].max()), 3),
-            "ess_min": round(float(ess.min())),
-            "ess_mean": round(float(ess.mean())),
-            "ess_min_per_second": round(float(ess.min()) / cpu, 2),
-            "ess_mean_per_second": round(float(ess.mean()) / cpu, 2),
-        }
-    first = next(iter(rows.values()))
+            settings = {**vars(arguments), "chains": chain + 1}
+            del settings["samplers"]
+            rows = table(draws, used)
+            record("nuts", {"settings": settings, "samplers": rows})
     for name, row in rows.items():
-        for kind in ("min", "mean"):
-            key = f"ess_{kind}_per_second"
-            row[f"{key}_ratio"] = round(row[key] / first[key], 2)
         print(name, row)
-    settings = {k: v for k, v in vars(arguments).items() if k != "samplers"}
-    record("nuts", {"settings": settings, "samplers": rows})
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class LatentNUTS(_NUTS):  # type: ignore[misc]
     Source: Hoffman & Gelman, "The No-U-Turn Sampler" (JMLR 2014); as in Pyro.
     """
 
-    def __init__(self, *args: Any, compile: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, compile: bool = False, **kwargs: Any) -> None:  # noqa: A002
         super().__init__(*args, **kwargs)
         self._compile = compile
         self._dense = bool(kwargs.get("full_mass", False))

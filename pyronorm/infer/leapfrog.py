@@ -58,7 +58,12 @@ class Leapfrog:
     """
 
     def __init__(
-        self, potential: Potential, like: dict[str, Tensor], *, dense: bool, compile: bool
+        self,
+        potential: Potential,
+        like: dict[str, Tensor],
+        *,
+        dense: bool,
+        compile: bool,  # noqa: A002
     ) -> None:
         self._names = sorted(like)
         self._shapes = [like[name].shape for name in self._names]
@@ -84,8 +89,10 @@ class Leapfrog:
             velocity = times(root, r)
             return z, r, velocity, gradient, potential, potential + velocity.dot(velocity) / 2
 
-        mass = torch.eye(len(z)).to(z) if dense else torch.ones_like(z)
-        example = (z, torch.ones_like(z), function(z)[1], z.new_tensor(1e-2), mass, mass)
+        unit = torch.eye(len(z)).to(z) if dense else torch.ones_like(z)
+        # Each a tensor of its own, for a trace knows tensors by what they are.
+        gradient = function(z)[1].clone()
+        example = (z, torch.ones_like(z), gradient, z.new_tensor(1e-2), 1.3 * unit, 1.1 * unit)
         self._step: Callable[..., Sequence[Tensor]] = step
         self.traced = self.compiled = False
         traced = _traced(step, example)
@@ -173,7 +180,7 @@ def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
             inputs = node.all_input_nodes
             if inputs and all(one in known for one in inputs):
                 args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
-                known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                known[node] = node.target(*args, **kwargs)
     for number, (node, value) in enumerate(known.items()):
         needed = any(user not in known for user in node.users)
         if node.op == "get_attr" or not needed or not isinstance(value, Tensor):

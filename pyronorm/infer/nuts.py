@@ -44,7 +44,7 @@ def run_nuts(
     target_accept: Probability = 0.8,
     max_tree_depth: Count = 8,
     full_mass: bool = False,
-    compile: bool = False,
+    compile: bool = False,  # noqa: A002
     dtype: torch.dtype | None = None,
     seed: Seed = None,
     folder: StrPath | None = None,

@@ -43,10 +43,15 @@ LIKELIHOODS = {
     ),
     "heteroscedastic": (
         lambda: likelihoods.HeteroscedasticNormal(),
-        lambda: torch.randn(N, 2).double(),
-        4,
+        lambda: torch.randn(N).double(),
+        2,
     ),
-    "ordinal": (lambda: likelihoods.Ordinal(3), lambda: torch.randint(3, (N,)), 1),
+    "tempered": (
+        lambda: likelihoods.Categorical().tempered(1.5),
+        lambda: torch.randint(3, (N,)),
+        3,
+    ),
+    "ordinal": (lambda: likelihoods.Ordinal(3), lambda: torch.randint(3, (N, 1)), 1),
 }
 NORMALIZERS = {
     "batch": None,
@@ -99,7 +104,7 @@ def compared(prior, likelihood, target, outputs, normalizer):
             z, r, potential, lambda r: {k: scales[k] * v for k, v in r.items()}, 0.05
         )
         point = Point(step.pack(z), step.pack(r), step.pack(r), step.pack(gradient), value, value)
-        size = torch.tensor(0.05).double()
+        size = torch.tensor(0.05, dtype=torch.float64)
         return step(point, size, mass, mass.sqrt()), expected, step, mass
 
 
