@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -30,10 +31,12 @@ class BatchNoise(Guide):
         model: the model whose latents to sample.
         batch_size: ``n`` > 1, need not be whole. Positions of an image are correlated, so the
             effective size of a convolution layer is between the number of images and the number of
-            values.
+            values. It may be changed at any time (:class:`pyronorm.NoiseSchedule`).
+        shift: whether the shift is random; else it is 0, and there is noise of the scale alone.
+        scale: whether the scale is random; else it is 1.
 
     Raises:
-        OptionError: if ``batch_size`` is not a finite number above 1.
+        OptionError: if ``batch_size`` is not a finite number above 1, or nothing is random.
 
     Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
     """
@@ -41,13 +44,42 @@ class BatchNoise(Guide):
     has_analytic_kl: ClassVar[bool] = True
 
     @checked
-    def __init__(self, model: NormalizationModel | LatentNetwork, batch_size: float) -> None:
+    def __init__(
+        self,
+        model: NormalizationModel | LatentNetwork,
+        batch_size: float,
+        *,
+        shift: bool = True,
+        scale: bool = True,
+    ) -> None:
         super().__init__(model)
-        self.batch_size = check_batch_size(batch_size, "guides.BatchNoise")
+        self._prior = priors.BatchNoise(
+            check_batch_size(batch_size, "guides.BatchNoise"), shift, scale
+        )
+
+    @property
+    def batch_size(self) -> float:
+        """``n``, as it is now."""
+        return self._prior.batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: float) -> None:
+        size = check_batch_size(batch_size, "guides.BatchNoise")
+        self._prior = replace(self._prior, batch_size=size)
+
+    @property
+    def shift(self) -> bool:
+        """Whether the shift is random."""
+        return self._prior.shift
+
+    @property
+    def scale(self) -> bool:
+        """Whether the scale is random."""
+        return self._prior.scale
 
     def law(self) -> Law:
-        """Normal shift and inverse-chi scale."""
-        return priors.BatchNoise(self.batch_size).law(self.space, self.like)
+        """Normal shift and inverse-chi scale, or a point for one of them."""
+        return self._prior.law(self.space, self.like)
 
     def get_extra_state(self) -> Tensor:
         """The batch size: the law is this number, so it is a part of the state."""

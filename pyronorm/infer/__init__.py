@@ -6,6 +6,7 @@ from pyronorm.infer.checkpoint import Checkpoint
 from pyronorm.infer.ensemble import Ensemble
 from pyronorm.infer.fit import fit
 from pyronorm.infer.history import Epoch, History
+from pyronorm.infer.noise_schedule import NoiseSchedule
 from pyronorm.infer.nuts import run_nuts
 from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.population import estimate_population_statistics
@@ -26,6 +27,7 @@ __all__ = [
     "Ensemble",
     "Epoch",
     "History",
+    "NoiseSchedule",
     "Objective",
     "Optimization",
     "Posterior",

@@ -110,6 +110,11 @@ def run_nuts(
             f"run_nuts: dtype must be one of real numbers, such as torch.float64, got {dtype}."
         )
     network = model.network
+    if not model.prior.law(network.space, network.like).has_density:
+        raise OptionError(
+            f"run_nuts: {model.prior} has no density, so the posterior has none. Take a prior under "
+            "which shift and scale are both random."
+        )
     examples = gather(data)
     batch = examples.to(network)
     y, _ = batch.targets("run_nuts")

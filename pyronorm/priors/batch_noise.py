@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from pyro.distributions import Normal
+from pyro.distributions import Delta, Normal
 from torch import Tensor
 
 from pyronorm.distributions import InverseChi
+from pyronorm.errors import OptionError
 from pyronorm.latents import LatentSpace
 from pyronorm.laws import Independent, Law
 from pyronorm.priors.base import Prior
@@ -45,19 +46,32 @@ class BatchNoise(Prior):
 
     Args:
         batch_size: ``n`` > 1, need not be whole. Large is a strong belief in neutral latents.
+        shift: whether the shift is random; else it is 0, and there is noise of the scale alone.
+        scale: whether the scale is random; else it is 1. Where one of them is a point there is no
+            density, and no guide that makes that one random.
 
     Raises:
-        OptionError: if ``batch_size`` is not a finite number above 1.
+        OptionError: if ``batch_size`` is not a finite number above 1, or nothing is random.
 
     Source: Shekhovtsov & Flach, "Stochastic Normalizations as Bayesian Learning" (ACCV 2018).
     """
 
     batch_size: float
+    shift: bool = True
+    scale: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_batch_size(self.batch_size, "priors.BatchNoise")
+        if not (self.shift or self.scale):
+            raise OptionError(
+                "BatchNoise: shift=False and scale=False leave no noise. That is the guide Point."
+            )
 
     def law(self, space: LatentSpace, like: Tensor) -> Law:
-        """Normal shift and inverse-chi scale."""
-        return batch_noise_law(like.new_full((space.num_channels,), self.batch_size - 1))
+        """Normal shift and inverse-chi scale, or a point for one of them."""
+        law = batch_noise_law(like.new_full((space.num_channels,), self.batch_size - 1))
+        neutral = like.new_zeros(space.num_channels)
+        if not self.shift:
+            law = replace(law, shift=Delta(neutral, event_dim=1))
+        return law if self.scale else replace(law, scale=Delta(neutral + 1, event_dim=1))

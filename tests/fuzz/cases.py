@@ -68,6 +68,7 @@ CASES: dict[str, Callable[[World], Call]] = {
         pn.standardize_latents,
         {"network": w.weights, "data": w.x},
     ),
+    "NoiseSchedule": lambda w: (pn.NoiseSchedule, {"batch_size": lambda epoch: 8.0}),
     "StandardizedLatents": lambda w: (pn.StandardizedLatents, {"data": w.x}),
     "trust_statistics": lambda w: (pn.trust_statistics, {"network": w.network}),
     "collect_bank": lambda w: (

@@ -275,6 +275,12 @@ OF_CASE: dict[tuple[str, str], str] = {
     ("plot_posterior_scale", "idatas"): "filled mapping",
     ("Validation", "data"): "-",  # looked at when training begins
     ("StandardizedLatents", "data"): "-",  # the same
+    ("NoiseSchedule", "batch_size"): "callable",
+    **{
+        (f"{room}.BatchNoise", name): "-"  # a flag
+        for room in ("guides", "priors")
+        for name in ("shift", "scale")
+    },
     **{
         (f"{posterior}.draw", "data"): "-"  # not used
         for posterior in ("Draws", "StatisticsBank", "Guide", "Ensemble", "PyroGuide")

@@ -8,6 +8,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyronorm import priors
 from pyronorm.errors import OptionError
 from pyronorm.guides import BatchNoise
+from pyronorm.infer import run_nuts
 from tests.guides.cases import make_model
 
 
@@ -52,3 +53,35 @@ def test_a_batch_size_without_a_variance_is_refused(batch_size):
         OptionError, match=r"guides\.BatchNoise: batch_size must be a finite number"
     ):
         BatchNoise(make_model(), batch_size)
+
+
+@pytest.mark.parametrize("random", ["shift", "scale"])
+def test_noise_of_the_shift_or_of_the_scale_alone(random):
+    which = {"shift": random == "shift", "scale": random == "scale"}
+    prior = priors.BatchNoise(12.5, **which)
+    model = make_model(prior=prior)
+    guide = BatchNoise(model, 12.5, **which)
+    draws, both = (g.draw(model, 500, seed=0) for g in (guide, BatchNoise(model, 12.5)))
+    held, expected = {"shift": (draws.scale, 1.0), "scale": (draws.shift, 0.0)}[random]
+    assert bool((held == expected).all())
+    assert draws.log_density is None
+    a, b = getattr(draws, random), getattr(both, random)
+    torch.testing.assert_close(a.var(), b.var(), rtol=0.1, atol=0)
+    x, y = torch.randn(9, 5), torch.randint(3, (9,))
+    for elbo in (Trace_ELBO(), TraceMeanField_ELBO()):  # the KL divergence to the same prior is 0
+        torch.manual_seed(3)
+        loss = elbo.differentiable_loss(model, guide, x, y)
+        torch.manual_seed(3)
+        guide_trace = poutine.trace(guide).get_trace(x, y)
+        trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x, y)
+        trace.compute_log_prob()
+        torch.testing.assert_close(loss, -trace.nodes["y"]["log_prob_sum"], rtol=1e-6, atol=0)
+    other = BatchNoise.from_settings(model, guide.settings())
+    assert torch.equal(other.draw(model, 3, seed=1).shift, guide.draw(model, 3, seed=1).shift)
+    with pytest.raises(OptionError, match="run_nuts: .*has no density"):
+        run_nuts(model, (torch.randn(50, 5), torch.randint(3, (50,))), num_samples=4)
+
+
+def test_no_noise_at_all_is_a_point():
+    with pytest.raises(OptionError, match="leave no noise. That is the guide Point"):
+        BatchNoise(make_model(), 8, shift=False, scale=False)
