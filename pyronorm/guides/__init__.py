@@ -9,6 +9,7 @@ from pyronorm.guides.flow import Flow
 from pyronorm.guides.hyper import HyperGuide
 from pyronorm.guides.low_rank import LowRank
 from pyronorm.guides.mean_field import MeanField
+from pyronorm.guides.mixture import Mixture
 from pyronorm.guides.monte_carlo import MonteCarloBatchNorm
 from pyronorm.guides.paired import Paired
 from pyronorm.guides.point import Point
@@ -24,6 +25,7 @@ __all__ = [
     "HyperGuide",
     "LowRank",
     "MeanField",
+    "Mixture",
     "MonteCarloBatchNorm",
     "Paired",
     "Point",

@@ -327,6 +327,8 @@ CASES: dict[str, Callable[[World], Call]] = {
             guides.Point,
         )
     },
+    "guides.Mixture": lambda w: (guides.Mixture, {"model": w.model}),
+    "Mixture.component": lambda w: (guides.Mixture(w.model).component, {"draws": w.draws}),
     "guides.BatchNoise": lambda w: (guides.BatchNoise, {"model": w.model, "batch_size": 8.0}),
     "guides.Fixed": lambda w: (guides.Fixed, {"model": w.model, "prior": priors.Standard()}),
     "guides.MonteCarloBatchNorm": lambda w: (

@@ -91,7 +91,7 @@ BY_NAME: dict[str, str] = {
                 "chains",
                 "steps",
             ),
-            *("particles", "directions"),
+            *("particles", "directions", "components"),
         ],
         "count",
     ),
@@ -109,7 +109,7 @@ BY_NAME: dict[str, str] = {
         "positive",
     ),
     **dict.fromkeys(["value", "prior_precision", "damping", "guide_lr"], "positive"),
-    **dict.fromkeys(["kl_weight", "min_std", "weight_decay", "eps"], "not negative"),
+    **dict.fromkeys(["kl_weight", "min_std", "weight_decay", "eps", "spread"], "not negative"),
     **dict.fromkeys(
         [
             "target_accept",
@@ -243,7 +243,7 @@ OF_CASE: dict[tuple[str, str], str] = {
         (case, "batch_size"): "above 1"
         for case in (
             *("priors.BatchNoise", "priors.HierarchicalBatchNoise", "guides.BatchNoise"),
-            *("guides.EffectiveBatchSize", "MeanField.from_batch_size"),
+            *("guides.EffectiveBatchSize", "MeanField.from_batch_size", "guides.Mixture"),
         )
     },
     ("stats.shift_variance", "batch_size"): "above 1",
@@ -331,6 +331,7 @@ OF_CASE: dict[tuple[str, str], str] = {
     ("compare_draws", "draws"): "tensor",
     ("correlation", "draws"): "tensor",
     ("latent_vectors", "draws"): "object",
+    ("Mixture.component", "draws"): "object",
     ("plot_marginal", "draws"): "mapping",
     ("Temperature", "value"): "positive",
     ("InverseChi.log_prob", "value"): "tensor",
