@@ -15,7 +15,7 @@ __all__ = ["answer"]
 _POWER = 0.8
 
 
-def answer(table: Table, column: Column) -> str:
+def answer(table: Table, column: Column, margin: float | None = None) -> str:
     """Say which methods beat or lose against the baseline, by how much, and what could have been seen.
 
     Two-sided t-tests paired by seed, at 5 % for all methods together (Holm), allowing for shared
@@ -25,6 +25,10 @@ def answer(table: Table, column: Column) -> str:
     Args:
         table: with a baseline and a line per method.
         column: what is compared, lower being better.
+        margin: a difference too small to matter, positive; None where there is none. A method is called
+            equivalent only if two one-sided tests at 5 %, paired by seed, both say that the
+            difference is smaller (Schuirmann, "A comparison of the two one-sided tests procedure
+            and the power approach", 1987), each method by itself.
 
     Returns:
         Markdown; empty if the baseline or all others have no values.
@@ -64,11 +68,12 @@ def answer(table: Table, column: Column) -> str:
         ]
         head = f"**{' and '.join(parts)} than `{table.baseline}`** in {column.heading}."
     shown = better or [best]
+    same = "" if margin is None else " " + _equivalence(gains, margin, table, column)
     intervals = "; ".join(_interval(name, gains[name], table, column) for name in shown)
     return (
         f"{head} {level} Against it: {intervals}. Two-sided t-tests paired by seed, {seeds} seeds, 5 % "
         f"for all methods together (Holm); differences above {_visible(gains, table, column)} would "
-        "have been seen in four cases of five."
+        f"have been seen in four cases of five.{same}"
     )
 
 
@@ -88,6 +93,20 @@ def _interval(name: str, gain: pd.Series, table: Table, column: Column) -> str:
     reach = float(student.isf(LEVEL / 2, len(gain) - 1)) * _scale(gain, table)
     low, high = (f"{gain.mean() + side * reach:+.{column.digits}f}" for side in (-1, 1))
     return f"`{name}` {gain.mean():+.{column.digits}f} (95 % interval {low} to {high})"
+
+
+def _equivalence(gains: dict[str, pd.Series], margin: float, table: Table, column: Column) -> str:
+    """Which methods are as good as the baseline, as far as it matters."""
+    from scipy.stats import t as student
+
+    def reach(gain: pd.Series) -> float:
+        return float(student.isf(LEVEL, len(gain) - 1)) * _scale(gain, table)
+
+    same = [n for n, gain in gains.items() if abs(float(gain.mean())) + reach(gain) < margin]
+    near = f"{margin:.{column.digits}f} of `{table.baseline}` (two one-sided tests, 5 %)"
+    if not same:
+        return f"No method is shown to lie within {near}: no difference seen is not equality."
+    return f"Equivalent, within {near}: {_names(same)}; of no other has that been shown."
 
 
 def _visible(gains: dict[str, pd.Series], table: Table, column: Column) -> str:

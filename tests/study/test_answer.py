@@ -43,6 +43,22 @@ def test_shared_examples_widen_the_interval():
     assert f"(95 % interval {low:+.3f} to {high:+.3f})" in text
 
 
+def test_equivalence_needs_a_margin_and_two_tests():
+    noise = np.array([0.01, -0.01, 0.02, -0.02, 0.0])
+    near, far = np.array(BASE) + 0.01 + noise, np.array(BASE) + 0.01 + 5 * noise
+    values = {"plain": BASE, "near": list(near), "far": list(far)}
+    assert "quivalent" not in answer(table(values), NLL)
+    # Both one-sided tests reject up to the p-value of the nearer end.
+    p = stats.ttest_1samp(near - np.array(BASE), 0.03, alternative="less").pvalue
+    assert 0.01 < p < 0.05
+    text = answer(table(values), NLL, margin=0.03)
+    assert "Equivalent, within 0.030 of `plain` (two one-sided tests, 5 %): `near`;" in text
+    p = stats.ttest_1samp(near - np.array(BASE), 0.02, alternative="less").pvalue
+    assert p > 0.05
+    text = answer(table(values), NLL, margin=0.02)
+    assert text.endswith("no difference seen is not equality.")
+
+
 def test_no_difference():
     values = {"plain": BASE, "other": [0.99, 1.12, 0.96, 1.0, 1.08]}
     text = answer(table(values), NLL)
