@@ -86,6 +86,36 @@ _ALL = (
     Column(
         "fpr95_information", "FPR95, information", 3, _LOW, "FPR95 by the mutual information, too."
     ),
+    Column(
+        "values",
+        "n, values",
+        0,
+        _NEITHER,
+        "Effective batch size: how many independent Gaussian values scatter as much; that of the law "
+        "itself, that of a bank by maximum likelihood, geometric mean over layers.",
+    ),
+    Column(
+        "seconds",
+        "seconds",
+        1,
+        _NEITHER,
+        "Seconds after training, choices included, on this machine.",
+    ),
+    Column(
+        "share",
+        "of training",
+        3,
+        _NEITHER,
+        "These seconds over those of the training of one network.",
+    ),
+    Column(
+        "chosen",
+        "n or T",
+        1,
+        _NEITHER,
+        "The batch size chosen on validation images, or learned (geometric mean over layers); the "
+        "temperature.",
+    ),
     Column("rmse", "RMSE", 3, _LOW, "Root mean squared error, in units of the target."),
     Column("train_seconds", "train, s", 1, _NEITHER, "Seconds of training, on this machine."),
     Column(

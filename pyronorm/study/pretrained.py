@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,17 +13,20 @@ from torch import Tensor
 
 from pyronorm import guides
 from pyronorm.datasets import ImageData, Split
-from pyronorm.diagnostics import fit_temperature
-from pyronorm.infer import collect_bank, fit, predict, predictive_nll
+from pyronorm.diagnostics import fit_temperature, realized_noise
+from pyronorm.infer import collect_bank, fit, predict, predictive_nll, refresh_draws
+from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
+from pyronorm.study.answer import answer
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
-from pyronorm.study.columns import columns
+from pyronorm.study.columns import COLUMNS, columns
 from pyronorm.study.device import make_fabric
+from pyronorm.study.equivalents import CURVE, curve_rows, curve_table, equivalents_text
 from pyronorm.study.images import joint_note, load_images
 from pyronorm.study.settings import Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
-from pyronorm.study.table import Better, Column, Row, Table, frame
+from pyronorm.study.table import Row, Table, frame
 from pyronorm.study.training import Trained, judge, metrics, stopwatch, train
 
 if TYPE_CHECKING:
@@ -31,24 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["Pretrained", "PretrainedSettings"]
 
 _PLAIN = "plain"
-_TIMES = (
-    Column(
-        "seconds",
-        "seconds",
-        1,
-        Better.NEITHER,
-        "Seconds after training, choices included, on this machine.",
-    ),
-    Column("share", "of training", 3, Better.NEITHER, "These seconds over those of the training."),
+_MARGIN = 0.005  # nats: less does not matter
+_REALIZED_IMAGES = 512
+_REFRESHED = 4  # batches of 256 training images for the statistics of each draw
+_JUDGED = (
+    *("accuracy", "nll", "calibrated_nll", "ece", "calibrated_ece", "brier", "calibrated_brier"),
+    *("aurc", "auroc", "fpr95", "auroc_information", "fpr95_information"),
+    *("seconds", "share", "chosen", "realized_noise"),
 )
-_CHOSEN = Column(
-    "chosen",
-    "n or T",
-    1,
-    Better.NEITHER,
-    "The batch size chosen on validation images, or learned (geometric mean over layers); the "
-    "temperature.",
-)
+_OF_SIZE = ("values", "accuracy", "nll", "calibrated_nll", "ece", "auroc", "fpr95")
 
 _MakeGuide = Callable[[NormalizationModel], guides.Guide]
 
@@ -86,7 +81,10 @@ class PretrainedSettings:
         posterior_epochs: passes over the training images to fit a posterior, network frozen.
         posterior_lr: learning rate of that.
         prior: ``n`` of the prior.
-        sizes: values of ``n`` to choose from.
+        sizes: values of ``n`` of the law to choose from.
+        bank_sizes: batch sizes of Monte-Carlo batch normalization to choose from.
+        members: plain networks of a seed in the largest ensemble that methods are compared with, the
+            network itself among them.
         bank_rows: training batches in a statistics bank.
         num_samples: draws per prediction.
     """
@@ -103,6 +101,8 @@ class PretrainedSettings:
     posterior_lr: float = 3e-3
     prior: float = 32.0
     sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+    bank_sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 512, 2048)
+    members: int = 5
     bank_rows: int = 64
     num_samples: int = 32
 
@@ -114,8 +114,10 @@ class PretrainedSettings:
         for name in ("num_validation", "posterior_epochs", "num_samples"):
             check_least(name, getattr(self, name), 1)
         check_least("bank_rows", self.bank_rows, 11)
-        for size in self.sizes:
-            check_least("sizes", size, 2)
+        check_least("members", self.members, 1)
+        for name in ("sizes", "bank_sizes"):
+            for size in getattr(self, name):
+                check_least(name, size, 2)
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,21 @@ class Pretrained(Study):
         data = data.subset(settings.num_train, settings.num_test, seed)
         strange = load_images(settings.outliers, seed, place, None, settings.num_test)
         outliers = strange.test.x
+        trained, *others = (
+            self._train(data, seed + 10_000 * member, place) for member in range(settings.members)
+        )
+        posteriors = _Posteriors(settings, trained, data, validation, outliers, seed, place.device)
+        plain = [predict(t.model, t.guide, data.test.x, 1) for t in (trained, *others)]
+        curve = curve_rows(plain, data.test.y, seed)
+        return Outcome(
+            [*posteriors.given(), *posteriors.of_sizes(), *posteriors.fitted(), *curve],
+            note=joint_note(data, strange),
+        )
+
+    def _train(self, data: ImageData, seed: int, place: Place) -> Trained:
+        settings = self.settings
         torch.manual_seed(seed)
-        trained = train(
+        return train(
             make_network(settings.network, data),
             None,
             lambda model, noise: guides.Point(model),
@@ -153,11 +168,6 @@ class Pretrained(Study):
             noise=settings.prior,
             seed=seed,
             device=place.device,
-        )
-        posteriors = _Posteriors(settings, trained, data, validation, outliers, seed, place.device)
-        return Outcome(
-            [*posteriors.given(), *posteriors.of_sizes(), *posteriors.fitted()],
-            note=joint_note(data, strange),
         )
 
     def sections(self, results: Results) -> Sequence[Section]:
@@ -173,39 +183,37 @@ class Pretrained(Study):
             "fixed law, the batch size of Monte-Carlo batch normalization, and the temperature. "
             f"Posteriors are fitted to the training images in {settings.posterior_epochs} epochs, prior "
             f"`BatchNoise({settings.prior:g})`; *noise only* holds shift and scale at 0 and 1 on "
-            f"average. {settings.num_samples} draws per prediction. Out-of-distribution images: "
+            "average; *statistics per draw* has population statistics estimated with the draw in force. "
+            f"{settings.num_samples} draws per prediction. Out-of-distribution images: "
             f"`{settings.outliers}`."
         )
         by_method = [row for row in results.rows if not row.condition]
-        by_size = [row for row in results.rows if row.condition]
+        by_size = [row for row in results.rows if row.condition and row.method != CURVE]
         plain = [row for row in by_method if row.method == _PLAIN]
         tables = [
             Table(
-                "Posteriors of one trained network",
-                by_method,
-                (
-                    *columns("accuracy", "nll", "calibrated_nll", "ece", "auroc", "fpr95"),
-                    *_TIMES,
-                    _CHOSEN,
-                ),
-                baseline=_PLAIN,
+                "Posteriors of one trained network", by_method, columns(*_JUDGED), baseline=_PLAIN
             ),
             Table(
                 "Batch noise of size n",
                 by_size,
-                columns("accuracy", "nll", "calibrated_nll", "ece", "auroc", "fpr95"),
+                columns(*_OF_SIZE),
                 by=("method", "n"),
-                within=("n",),
             ),
         ]
         plot = Plot(
             "size",
-            "Test NLL and ECE of noise by its batch size n; lines are means over seeds, dashed: the "
-            "network without noise.",
+            "Test NLL, as it is and at its own temperature, by the values that scatter as much; "
+            "means over seeds, dashed: the network without noise.",
             partial(_draw_sizes, by_size, plain),
             (9.0, 4.0),
         )
-        return [Section("Results", text, tables, [plot] if by_size else [])]
+        found = answer(tables[0], COLUMNS["calibrated_nll"], _MARGIN)
+        sections = [Section("Results", text, tables, [plot] if by_size else [], found)]
+        if worth := equivalents_text(results.rows):
+            table = curve_table(results.rows)
+            sections.append(Section("In units of plain networks", worth, [table]))
+        return sections
 
 
 @dataclass(frozen=True)
@@ -220,7 +228,9 @@ class _Posteriors:
     seed: int
     device: str
 
-    def row(self, method: str, guide: guides.Guide, seconds: float, n: int | None = None) -> Row:
+    def row(
+        self, method: str, guide: guides.Guide | Draws, seconds: float, n: int | None = None
+    ) -> Row:
         """Judge a posterior that took so many seconds after training."""
         values, _ = judge(
             self.trained.model,
@@ -231,7 +241,11 @@ class _Posteriors:
             outliers=self.outliers,
         )
         del values["predict_ms"]
-        return Row(method, self.seed, {**values, **self.times(seconds)}, _condition(n))
+        if method != _PLAIN:
+            noise = realized_noise(self.trained.model, guide, self.data.train.x[:_REALIZED_IMAGES])
+            values["realized_noise"] = _geometric_mean([layer.realized for layer in noise])
+        condition = {} if n is None else {"n": n}
+        return Row(method, self.seed, {**values, **self.times(seconds)}, condition)
 
     def times(self, seconds: float) -> dict[str, float]:
         """Seconds, and their share of the training."""
@@ -260,26 +274,48 @@ class _Posteriors:
         """Batch noise of every size, and of the size with the best validation NLL."""
         model, settings = self.trained.model, self.settings
 
-        def rows_of_bank(n: int) -> guides.Guide:
+        def law(n: int) -> tuple[guides.Guide, float]:
+            return guides.BatchNoise(model, n), float(n)
+
+        def rows_of_bank(n: int) -> tuple[guides.Guide, float]:
             torch.manual_seed(self.seed)
             bank = collect_bank(model, self.data.train.x, settings.bank_rows, n)
-            return guides.MonteCarloBatchNorm(model, bank)
+            values = bank.effective_batch_size().estimate
+            return guides.MonteCarloBatchNorm(model, bank), _geometric_mean(values.tolist())
 
-        makers: dict[str, Callable[[int], guides.Guide]] = {
-            "fixed law": lambda n: guides.BatchNoise(model, n),
-            "MCBN": rows_of_bank,
-        }
-        for method, make in makers.items():
+        for method, make, sizes in (
+            ("fixed law", law, settings.sizes),
+            ("MCBN", rows_of_bank, settings.bank_sizes),
+        ):
             found: dict[int, tuple[float, Row]] = {}
             with stopwatch() as spent:
-                made = {n: make(n) for n in settings.sizes if n <= len(self.data.train.y)}
-                nll = {n: self._validation_nll(guide) for n, guide in made.items()}
-            for n, guide in made.items():
-                found[n] = nll[n], self.row(method, guide, spent() / len(made), n)
-                yield found[n][1]
+                made = {n: make(n) for n in sizes if n <= len(self.data.train.y)}
+                nll = {n: self._validation_nll(guide) for n, (guide, _) in made.items()}
+            for n, (guide, n_eff) in made.items():
+                row = self.row(method, guide, spent() / len(made), n)
+                row = replace(row, values={**row.values, "values": n_eff})
+                found[n] = nll[n], row
+                yield row
             best = min(found, key=lambda n: found[n][0])
             chosen = {**found[best][1].values, **self.times(spent()), "chosen": best}
             yield Row(f"{method}, n chosen", self.seed, chosen)
+            if make is law:
+                yield self._refreshed(best, spent())
+
+    def _refreshed(self, n: int, seconds: float) -> Row:
+        """The law of the chosen ``n``, with the statistics that each draw has in force."""
+        model, settings = self.trained.model, self.settings
+        with stopwatch() as spent:
+            draws = refresh_draws(
+                model,
+                guides.BatchNoise(model, n),
+                self.data.train.x,
+                settings.num_samples,
+                num_batches=_REFRESHED,
+                seed=self.seed,
+            )
+        row = self.row("fixed law, statistics per draw", draws, seconds + spent())
+        return replace(row, values={**row.values, "chosen": n})
 
     def _validation_nll(self, guide: guides.Guide) -> float:
         torch.manual_seed(self.seed)
@@ -312,29 +348,28 @@ class _Posteriors:
             yield row
 
 
-def _condition(n: int | None) -> dict[str, int]:
-    return {} if n is None else {"n": n}
+def _geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def _draw_sizes(rows: Sequence[Row], plain: Sequence[Row], figure: Figure) -> None:
-    for axes, column in zip(figure.subplots(1, 2), columns("nll", "ece"), strict=True):
-        data = frame(rows)
+    data = frame(rows)
+    for axes, column in zip(
+        figure.subplots(1, 2, sharey=True), columns("nll", "calibrated_nll"), strict=True
+    ):
         for method, group in data.groupby("method", sort=False):
-            by_size = group.groupby("n")[column.name]
+            by_size = group.groupby("n")
             axes.errorbar(
-                by_size.mean().index,
-                by_size.mean(),
-                by_size.std() if group["seed"].nunique() > 1 else None,
+                by_size["values"].mean(),
+                by_size[column.name].mean(),
+                by_size[column.name].std() if group["seed"].nunique() > 1 else None,
                 marker="o",
-                markerfacecolor="none",
                 capsize=3,
                 label=method,
             )
         if plain:
             level = sum(row.values[column.name] for row in plain) / len(plain)
             axes.axhline(level, color="0.5", linestyle="--", label=_PLAIN)
-        axes.set_xscale("log", base=2)
-        sizes = sorted({row.condition["n"] for row in rows})
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.set(xlabel="n", ylabel=f"test {column.heading}")
+        axes.set_xscale("log")
+        axes.set(xlabel="n (values)", ylabel=f"test {column.heading}")
     axes.legend(fontsize="small")

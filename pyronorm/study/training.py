@@ -164,9 +164,15 @@ def fit_model(
 
 
 @checked
-def center(model: NormalizationModel, guide: guides.Guide, num_samples: Count = 256) -> Draws:
+def center(
+    model: NormalizationModel, guide: guides.Guide | Draws, num_samples: Count = 256
+) -> Draws:
     """The mean shift and the geometric mean scale of draws, as a posterior of one draw."""
-    draws = as_posterior(guide, "center").draw(model, num_samples)
+    draws = (
+        guide
+        if isinstance(guide, Draws)
+        else as_posterior(guide, "center").draw(model, num_samples)
+    )
     shift, scale = draws.shift.mean(0), draws.scale.log().mean(0).exp()
     return Draws(shift[None], scale[None])
 
@@ -215,7 +221,7 @@ def _calibrated(prediction: Prediction, y: Tensor) -> dict[str, float]:
 
 def judge(
     model: NormalizationModel,
-    guide: guides.Guide,
+    guide: guides.Guide | Draws,
     test: datasets.Split,
     num_samples: Count,
     *,
@@ -229,7 +235,7 @@ def judge(
         model: the trained model.
         guide: the posterior.
         test: test images and classes.
-        num_samples: draws; a point needs one.
+        num_samples: draws; a point needs one, and given draws are all taken.
         seed: seeds the draws.
         outliers: images to tell from the test images by the entropy of the prediction.
         repeats: predictions timed, of which the fastest counts.
@@ -240,7 +246,7 @@ def judge(
     """
     device = model.network.like.device
     x, y = test.x.to(device), test.y.to(device)
-    draws = 1 if guide.is_point else num_samples
+    draws = len(guide) if isinstance(guide, Draws) else 1 if guide.is_point else num_samples
     elapsed = []
     for _ in range(repeats):
         torch.manual_seed(seed)

@@ -24,8 +24,10 @@ def rows() -> list[Row]:
     """Three seeds that differ in level; a + b/m with b = 0.1."""
     found = []
     for seed, level in ((0, 0.3), (1, 0.5), (4, 0.2)):
-        for m in (1, 2, 3):
-            found.append(Row(CURVE, seed, {"calibrated_nll": level + 0.1 / m}, {"networks": m}))
+        found += [
+            Row(CURVE, seed, {"calibrated_nll": level + 0.1 / m}, {"networks": m})
+            for m in (1, 2, 3)
+        ]
         found.append(Row("noise", seed, {"calibrated_nll": level + 0.1 / 1.5}))
         found.append(Row("noise", seed, {"calibrated_nll": 9.0}, {"n": 8}))
         if seed:

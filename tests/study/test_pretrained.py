@@ -20,6 +20,8 @@ SETTINGS = PretrainedSettings(
     training=Training(4, 32),
     posterior_epochs=1,
     sizes=(8, 64),
+    bank_sizes=(4, 16),
+    members=2,
     bank_rows=12,
     num_samples=6,
 )
@@ -41,10 +43,18 @@ def test_rows(rows: list[Row]) -> None:
     names = {row.method for row in rows if not row.condition}
     assert names == {
         *("plain", "stochastic BN", "temperature", "fixed law, n chosen", "MCBN, n chosen"),
+        "fixed law, statistics per draw",
         *FITTED,
     }
-    by_size = [(row.method, row.condition["n"]) for row in rows if row.condition]
-    assert by_size == [("fixed law", 8), ("fixed law", 64), ("MCBN", 8), ("MCBN", 64)]
+    by_size = [(row.method, row.condition["n"]) for row in rows if "n" in row.condition]
+    assert by_size == [("fixed law", 8), ("fixed law", 64), ("MCBN", 4), ("MCBN", 16)]
+    # Images of a bank's batches are worth many values each.
+    assert of(rows, "fixed law", n=8).values["values"] == 8
+    assert (
+        of(rows, "MCBN", n=16).values["values"]
+        > 4 * of(rows, "MCBN", n=4).values["values"] / 2
+        > 16
+    )
     assert all(row.seed == 3 for row in rows)
     assert of(rows, "plain").values["accuracy"] > 0.7  # it was trained
 
@@ -58,6 +68,29 @@ def test_the_chosen_size_is_one_of_the_sizes(rows: list[Row]) -> None:
         assert chosen.values["seconds"] >= 0
     # On digits noise of 8 values ruins a network, so a sane choice takes the larger.
     assert of(rows, "fixed law, n chosen").values["chosen"] == 64
+
+
+def test_noise_is_measured_in_the_network(rows: list[Row]) -> None:
+    """The network was trained with batch statistics, so what it adds noise to is standardized."""
+    for n in (8, 64):
+        realized = of(rows, "fixed law", n=n).values["realized_noise"]
+        assert realized == pytest.approx(n, rel=0.3)
+    assert "realized_noise" not in of(rows, "plain").values
+
+
+def test_statistics_of_each_draw_change_the_prediction(rows: list[Row]) -> None:
+    neutral, refreshed = (
+        of(rows, f"fixed law, {what}").values for what in ("n chosen", "statistics per draw")
+    )
+    assert refreshed["chosen"] == neutral["chosen"]
+    assert refreshed["nll"] != neutral["nll"]
+    assert refreshed["seconds"] > neutral["seconds"]
+
+
+def test_the_network_is_the_first_of_the_ensembles(rows: list[Row]) -> None:
+    one, two = (of(rows, "plain networks", networks=m).values["calibrated_nll"] for m in (1, 2))
+    assert two < one
+    assert of(rows, "plain").values["calibrated_nll"] == pytest.approx(one, abs=0.1)
 
 
 def test_noise_ruins_more_with_small_n(rows: list[Row]) -> None:
@@ -86,11 +119,13 @@ def test_fitting_takes_time_and_is_said(rows: list[Row]) -> None:
 def test_sections(rows: list[Row], tmp_path: Path) -> None:
     study = Pretrained("pretrained", SETTINGS)
     results = Results(rows, {}, {}, {}, {})
-    (section,) = study.sections(results)
+    section, worth = study.sections(results)
+    assert "- `plain`: " in worth.text
+    assert section.answer.startswith("**1 seed answer nothing**")
     first, second = section.tables
     assert isinstance(first, Table)
     assert {row.method for row in first.rows} >= {"plain", "temperature", *FITTED}
-    assert all(row.condition for row in second.rows)
+    assert all("n" in row.condition for row in second.rows)
     assert "300 training images" in section.text
     assert "\n\n" in section.text
     (plot,) = section.plots
@@ -99,7 +134,7 @@ def test_sections(rows: list[Row], tmp_path: Path) -> None:
     figure = Figure()
     plot.draw(figure)
     left, right = figure.axes
-    assert [text.get_text() for text in left.get_xticklabels()] == ["8", "64"]
+    assert len(left.lines) >= 3
     assert right.get_legend() is not None
 
 
@@ -116,6 +151,8 @@ def test_jobs_are_the_seeds() -> None:
         {"seeds": ()},
         {"num_validation": 0},
         {"sizes": (1,)},
+        {"bank_sizes": (1,)},
+        {"members": 0},
         {"bank_rows": 5},
     ],
     ids=str,
