@@ -9,6 +9,7 @@ from pyronorm.datasets.bundled import (
     load_wine,
 )
 from pyronorm.datasets.cifar import load_cifar10, load_cifar100
+from pyronorm.datasets.corruptions import CORRUPTIONS, corrupt
 from pyronorm.datasets.files import DATA_ROOT_VARIABLE
 from pyronorm.datasets.idx import read_idx
 from pyronorm.datasets.images import ImageData, Split
@@ -19,6 +20,7 @@ from pyronorm.datasets.torch_dataset import from_dataset
 from pyronorm.datasets.uci import load_uci, read_table
 
 __all__ = [
+    "CORRUPTIONS",
     "DATASETS",
     "DATA_ROOT_VARIABLE",
     "OUTLIERS",
@@ -29,6 +31,7 @@ __all__ = [
     "Table",
     "TableSplit",
     "TabularData",
+    "corrupt",
     "from_dataset",
     "load",
     "load_breast_cancer",

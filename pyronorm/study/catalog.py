@@ -141,12 +141,14 @@ STUDIES: Mapping[str, Entry] = {
     "batch-size": Entry(
         BatchSize,
         BatchSizeSettings(
-            seeds=(0, 1),
-            num_train=2_000,
-            num_test=2_000,
+            seeds=(0, 1, 2, 3, 4),
+            num_train=1_000,
+            num_test=1_000,
             training=Training(8, 32, 4e-3),
-            batch_sizes=(2, 4, 8, 32, 128, 512),
-            whitening_groups=(4, 8),
+            batch_sizes=(4, 16, 64),
+            groups=(1, 4, 16),
+            whitening_groups=(8,),
+            bank_rows=32,
             num_samples=16,
         ),
         BatchSizeSettings(

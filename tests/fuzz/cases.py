@@ -523,6 +523,10 @@ CASES: dict[str, Callable[[World], Call]] = {
     "ImageData.split_off": lambda w: (w.images.split_off, {"num_validation": 3}),
     "ImageData.standardized": lambda w: (w.images.standardized, {}),
     "ImageData.subset": lambda w: (w.images.subset, {"num_train": 3, "num_test": 3}),
+    "corrupt": lambda w: (
+        datasets.corrupt,
+        {"images": torch.rand(2, 1, 8, 8), "corruption": "fog", "severity": 2},
+    ),
     "PadCropFlip": lambda w: (datasets.PadCropFlip, {}),
     "PadCropFlip.images": lambda w: (datasets.PadCropFlip(1).images, {"x": torch.rand(2, 1, 4, 4)}),
     "Table": lambda w: (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+import torch
 
+import pyronorm as pn
 from pyronorm.errors import OptionError
-from pyronorm.study import Job, Place, Results, Row, Training
-from pyronorm.study.batch_size import BatchSize, BatchSizeSettings
+from pyronorm.study import Job, Place, Row, Training
+from pyronorm.study.batch_size import BatchSize, BatchSizeSettings, _LayerNoise
 
 SETTINGS = BatchSizeSettings(
     data="digits",
@@ -43,7 +43,7 @@ def of(rows: list[Row], method: str, **condition: int) -> Row:
 
 def test_jobs() -> None:
     names = [job.name for job in BatchSize("batch-size", SETTINGS).jobs()]
-    assert names == ["n=4", "n=64", "weight", "group=1", "group=16", "whitening=4"]
+    assert names == ["n=4", "n=64", "group=1", "group=16", "whitening=4"]
 
 
 def test_small_batches_are_noisier(rows: list[Row]) -> None:
@@ -57,9 +57,30 @@ def test_small_batches_are_noisier(rows: list[Row]) -> None:
 
 def test_explicit_noise_is_judged_beside_the_batch_it_was_measured_in(rows: list[Row]) -> None:
     for n in (4, 64):
-        assert of(rows, "weight, noise of n", n=n).values["nll"] > 0
+        assert of(rows, "weight, matched noise", n=n).values["nll"] > 0
         assert of(rows, "batch, MCBN", n=n).values["nll"] > 0
-    assert of(rows, "weight, no noise").values["accuracy"] > 0.3
+        assert of(rows, "weight, no noise", n=n).values["accuracy"] > 0.3
+    small, large = (
+        of(rows, "weight, matched noise", n=n).values["realized_noise"] for n in (4, 64)
+    )
+    assert small < large / 4
+    assert "realized_noise" not in of(rows, "weight, no noise", n=4).values
+
+
+def test_matched_noise_has_the_law_of_each_layer() -> None:
+    model = pn.NormalizationModel(
+        pn.convert(pn.networks.SmallConvNet(width=4)), pn.likelihoods.Categorical(), num_data=10
+    )
+    sizes = (20.0, 300.0, 50.0), (9.0, 80.0, 30.0)
+    draws = pn.guides.Fixed(model, _LayerNoise(*sizes)).draw(model, 20_000, seed=1)
+    for layer, n_shift in zip(draws.shift.split(model.space.sizes, 1), sizes[0], strict=True):
+        assert float(layer.var()) == pytest.approx(1 / n_shift, rel=0.05)
+    for layer, n_scale in zip(draws.scale.split(model.space.sizes, 1), sizes[1], strict=True):
+        squares = layer.double() ** -2
+        assert float(squares.mean()) == pytest.approx((n_scale - 1) / n_scale, rel=0.01)
+        assert float(squares.log().var()) == pytest.approx(
+            float(torch.polygamma(1, torch.tensor((n_scale - 1) / 2))), rel=0.05
+        )
 
 
 def test_more_groups_are_more_constraints(rows: list[Row]) -> None:
@@ -67,20 +88,6 @@ def test_more_groups_are_more_constraints(rows: list[Row]) -> None:
     assert sixteen == pytest.approx(16 * one)
     # The last layers normalize 32 channels of 4x4 positions: 2 constraints per group of 512 values.
     assert one == pytest.approx(2 / 512)
-
-
-def test_sections_draw(rows: list[Row], tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    study = BatchSize("batch-size", SETTINGS)
-    sections = study.sections(Results(rows, {}, {}, {}, {}))
-    assert [len(section.tables) for section in sections] == [3, 1]
-    for section in sections:
-        for plot in section.plots:
-            figure = Figure()
-            plot.draw(figure)
-            assert all(axes.lines for axes in figure.axes)
-    assert "\n\n" in sections[0].text
 
 
 def test_one_seed_decides(rows: list[Row]) -> None:
