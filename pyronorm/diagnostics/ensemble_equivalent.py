@@ -21,7 +21,7 @@ from pyronorm.randomness import Seed, seed_value
 
 __all__ = ["EnsembleCurve", "EnsembleEquivalent", "ensemble_curve", "ensemble_equivalent"]
 
-_ROUNDING = 1e-12  # of differences of float64
+_ROUNDING = 1e-6  # nats: of differences between numbers of float32
 
 
 @dataclass(frozen=True, eq=False)

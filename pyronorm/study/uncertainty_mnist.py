@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pyronorm import guides, plots
+from pyronorm import guides
 from pyronorm.baselines import predict_dropout
 from pyronorm.conversion import convert
-from pyronorm.datasets import ImageData
-from pyronorm.diagnostics import selective_risk
+from pyronorm.datasets import CORRUPTIONS, ImageData, Split, corrupt
 from pyronorm.errors import OptionError
 from pyronorm.infer import Ensemble, predict
 from pyronorm.latents import LatentNetwork
 from pyronorm.likelihoods import Prediction
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_outliers, check_seeds
-from pyronorm.study.columns import columns
+from pyronorm.study.equivalents import curve_rows
 from pyronorm.study.images import joint_note, load_images
 from pyronorm.study.methods import METHODS, choose_methods
 from pyronorm.study.settings import Training
-from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
-from pyronorm.study.table import Better, Column, Row, Table
+from pyronorm.study.study import Job, Outcome, Place, Results, Section, Study
+from pyronorm.study.table import Row
 from pyronorm.study.training import Trained, fit_model, metrics, train
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from pyronorm.study.uncertainty_mnist_report import BASELINE, ENSEMBLE, SEVERITY, SHOWN, report
 
 __all__ = ["UncertaintyMNIST", "UncertaintyMNISTSettings"]
 
 _Predictor = Callable[[Tensor], Prediction]
 _Posterior = tuple[str, _Predictor, float]  # name, what predicts, seconds of training
 
-_BATCH, _DROPOUT, _BOTH = "batch", "dropout", "batch, dropout"
-_BASELINE = "batch/point"
-_ERROR = Column("error", "error, %", 2, Better.LOWER, "Share of test images misclassified.")
-_SHOWN = (_BASELINE, "batch/stochastic", "ensemble", "dropout/mc", "weight/mean-field")
+_BATCH, _LONGER, _DROPOUT, _BOTH = "batch", "batch, longer", "dropout", "batch, dropout"
 
 
 @dataclass(frozen=True)
@@ -57,11 +51,14 @@ class UncertaintyMNISTSettings:
         num_train: training images; None for all.
         num_test: test images, of both sets; None for all.
         training: how networks are trained.
-        members: networks in an ensemble.
+        members: networks in an ensemble; one network is also trained so many times longer.
         dropout: rate of dropout.
         noise: ``n`` of the prior and of fixed noise; None for the batch size.
         bank_rows: training batches in a statistics bank.
         num_samples: draws per prediction; in an ensemble they are shared out to the members.
+        corruptions: names of :data:`pyronorm.datasets.CORRUPTIONS`; empty for no shift.
+        severities: of the corruptions, 1 to 5.
+        shift_images: test images that are corrupted.
     """
 
     data: str = "mnist"
@@ -82,6 +79,9 @@ class UncertaintyMNISTSettings:
     noise: float | None = None
     bank_rows: int = 128
     num_samples: int = 50
+    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    shift_images: int = 1000
 
     def __post_init__(self) -> None:
         check_data(self.data)
@@ -97,6 +97,14 @@ class UncertaintyMNISTSettings:
         check_least("members", self.members, 2)
         check_least("bank_rows", self.bank_rows, 11)
         check_least("num_samples", self.num_samples, self.members)
+        check_least("shift_images", self.shift_images, 1)
+        for name in self.corruptions:
+            if name not in CORRUPTIONS:
+                raise OptionError(
+                    f"study: no corruption {name!r}; choose from {', '.join(CORRUPTIONS)}."
+                )
+        if not all(1 <= severity <= 5 for severity in self.severities):
+            raise OptionError(f"study: severities must be from 1 to 5, got {self.severities}.")
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ class UncertaintyMNIST(Study):
 
     def jobs(self) -> Sequence[Job]:
         """One per training of a kind and seed."""
-        names = [_BATCH, _DROPOUT, _BOTH, *(m.name for m in choose_methods(self.settings.methods))]
+        explicit = (method.name for method in choose_methods(self.settings.methods))
+        names = [_BATCH, _LONGER, _DROPOUT, _BOTH, *explicit]
         return [Job(name, seed) for seed in self.settings.seeds for name in names]
 
     def run(self, job: Job, place: Place) -> Outcome:
@@ -123,9 +132,15 @@ class UncertaintyMNIST(Study):
         data = load_images(settings.data, seed, place, settings.num_train, settings.num_test)
         strange = load_images(settings.outliers, seed, place, None, settings.num_test)
         outliers = strange.test.x
-        jobs = {_BATCH: self._batch, _DROPOUT: self._dropout, _BOTH: self._both}
+        jobs = {
+            _BATCH: self._batch,
+            _LONGER: self._longer,
+            _DROPOUT: self._dropout,
+            _BOTH: self._both,
+        }
         method = jobs.get(job.name, partial(self._explicit, job.name))
-        rows = []
+        rows: list[Row] = []
+        shifted = self._shifted(data.test, seed)
         arrays: dict[str, Any] = {"y": data.test.y.numpy()}
         for name, make, seconds in method(data, seed, place):
             torch.manual_seed(seed)
@@ -133,30 +148,56 @@ class UncertaintyMNIST(Study):
             values = metrics(inside, data.test.y, outside)
             values["error"] = 100 * (1 - values["accuracy"])
             rows.append(Row(name, seed, {**values, "train_seconds": seconds}))
-            if seed == settings.seeds[0] and name in _SHOWN:
+            rows += _under_shift(name, seed, make, shifted, values["temperature"])
+            if name == ENSEMBLE:
+                outputs = inside.outputs
+                assert outputs is not None
+                members = [inside.likelihood.predict(output[None]) for output in outputs]
+                rows += curve_rows(members, data.test.y, seed)
+            if seed == settings.seeds[0] and name in SHOWN:
                 arrays[f"{name} mean"] = inside.mean.cpu().numpy()
                 arrays[f"{name} inside"] = inside.entropy.cpu().numpy()
                 arrays[f"{name} outside"] = outside.entropy.cpu().numpy()
         return Outcome(rows, arrays, note=joint_note(data, strange))
 
+    def _shifted(self, test: Split, seed: int) -> dict[int, list[Split]]:
+        """Test images by severity, once for each corruption."""
+        settings = self.settings
+        x, y = test.x[: settings.shift_images], test.y[: settings.shift_images]
+        return {
+            severity: [
+                Split(corrupt(x, name, severity, seed=seed), y) for name in settings.corruptions
+            ]
+            for severity in settings.severities
+        }
+
     def _batch(self, data: ImageData, seed: int, place: Place) -> Iterator[_Posterior]:
         """Batch normalization alone, and in an ensemble."""
         settings = self.settings
         members = [
-            self._train(_BASELINE, data, seed, place, member) for member in range(settings.members)
+            self._train(BASELINE, data, seed, place, member) for member in range(settings.members)
         ]
         first, *_ = members
         draws = settings.num_samples
-        for name in (_BASELINE, "batch/mcbn", "batch/stochastic"):
+        for name in (BASELINE, "batch/mcbn", "batch/stochastic"):
             guide, seconds = first.posterior(METHODS[name], settings.bank_rows)
             yield name, partial(_predict, first, guide, draws), seconds
-        for name, key in (("ensemble", _BASELINE), ("ensemble, stochastic", "batch/stochastic")):
+        for name, key in ((ENSEMBLE, BASELINE), ("ensemble, stochastic", "batch/stochastic")):
             posteriors = [m.posterior(METHODS[key], settings.bank_rows) for m in members]
             pairs = zip(members, posteriors, strict=True)
             ensemble = Ensemble((m.model, guide) for m, (guide, _) in pairs)
-            each = 1 if key == _BASELINE else draws // settings.members
+            each = 1 if key == BASELINE else draws // settings.members
             total = sum(seconds for _, seconds in posteriors)
             yield name, partial(_predict_ensemble, ensemble, each), total
+
+    def _longer(self, data: ImageData, seed: int, place: Place) -> Iterator[_Posterior]:
+        """One network for the time of an ensemble."""
+        settings = self.settings
+        training = replace(settings.training, epochs=settings.members * settings.training.epochs)
+        study = replace(self, settings=replace(settings, training=training))
+        trained = study._train(BASELINE, data, seed, place)
+        name = f"batch/point, {settings.members} times longer"
+        yield name, partial(_predict, trained, trained.guide, 1), trained.seconds
 
     def _dropout(self, data: ImageData, seed: int, place: Place) -> Iterator[_Posterior]:
         """Dropout without normalization."""
@@ -213,7 +254,7 @@ class UncertaintyMNIST(Study):
     def _fit(self, network: LatentNetwork, data: ImageData, seed: int, place: Place) -> Trained:
         return fit_model(
             network,
-            METHODS[_BASELINE].guide,
+            METHODS[BASELINE].guide,
             data,
             self.settings.training,
             noise=self.settings.training.batch_size,
@@ -222,56 +263,30 @@ class UncertaintyMNIST(Study):
         )
 
     def sections(self, results: Results) -> Sequence[Section]:
-        """One table; rejection and outliers of some methods."""
-        settings, training = self.settings, self.settings.training
-        size = "all" if settings.num_train is None else f"{settings.num_train:,}"
-        text = (
-            "How well do predictions know when they are wrong, and when an image is of another kind?"
-            f"\n\nData `{settings.data}`, {size} training images, network `{settings.network}`, "
-            f"{training.epochs} epochs with batch size {training.batch_size}, AdamW from {training.lr} "
-            f"annealed to 0. Ensembles have {settings.members} networks; dropout has rate "
-            f"{settings.dropout}. {settings.num_samples} draws per prediction, shared out to the "
-            f"members of an ensemble. Outliers: `{settings.outliers}`, by the entropy of the prediction."
-        )
-        table = Table(
-            f"{settings.data} against {settings.outliers}",
-            results.rows,
-            (
-                _ERROR,
-                *columns(
-                    "nll",
-                    "calibrated_nll",
-                    "ece",
-                    "calibrated_ece",
-                    "brier",
-                    "auroc",
-                    "fpr95",
-                    "train_seconds",
-                ),
-            ),
-            baseline=_BASELINE,
-        )
-        shown = {
-            name: arrays
-            for job, arrays in results.arrays.items()
-            for name in _SHOWN
-            if job.seed == settings.seeds[0] and f"{name} mean" in arrays
-        }
-        figures = [
-            Plot(
-                "rejection",
-                "Error of the test images that are kept when the least confident are rejected, first "
-                "seed; AURC is the area below.",
-                partial(_draw_rejection, shown),
-            ),
-            Plot(
-                "outliers",
-                f"Entropy of predictions for {settings.data} and {settings.outliers}, first seed.",
-                partial(_draw_outliers, shown, (settings.data, settings.outliers)),
-                (9.0, 2.2 * max(1, len(shown))),
-            ),
-        ]
-        return [Section("Results", text, [table], figures if shown else [])]
+        """One table; rejection and outliers of some methods; equivalents; corrupted images."""
+        return report(self.settings, results)
+
+
+def _under_shift(
+    method: str,
+    seed: int,
+    predictor: _Predictor,
+    shifted: Mapping[int, Sequence[Split]],
+    temperature: float,
+) -> Iterator[Row]:
+    """Means over corruptions, by severity."""
+    for severity, splits in shifted.items():
+        found = []
+        for x, y in splits:
+            torch.manual_seed(seed)
+            prediction = predictor(x)
+            tempered = prediction.tempered(temperature).metrics(y)
+            values = prediction.metrics(y)
+            values["error"] = 100 * (1 - values["accuracy"])
+            found.append({**values, "shifted_nll": tempered["nll"], "shifted_ece": tempered["ece"]})
+        if found:
+            means = {name: sum(v[name] for v in found) / len(found) for name in found[0]}
+            yield Row(method, seed, means, {SEVERITY: severity})
 
 
 def _predict(trained: Trained, guide: guides.Guide, draws: int, x: Tensor) -> Prediction:
@@ -287,27 +302,3 @@ def _predict_dropout(
     trained: Trained, guide: guides.Guide | None, draws: int, x: Tensor
 ) -> Prediction:
     return predict_dropout(trained.model, x, draws, posterior=guide)
-
-
-def _draw_rejection(shown: Mapping[str, Mapping[str, Any]], figure: Figure) -> None:
-    curves = {}
-    for name, arrays in shown.items():
-        p, y = torch.from_numpy(arrays[f"{name} mean"]), torch.from_numpy(arrays["y"])
-        confidence, classes = p.max(-1)
-        curves[name] = selective_risk(-confidence, (classes != y).float())
-    plots.plot_rejection(curves, ax=figure.subplots())
-
-
-def _draw_outliers(
-    shown: Mapping[str, Mapping[str, Any]], labels: tuple[str, str], figure: Figure
-) -> None:
-    for axes, (name, arrays) in zip(
-        figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0], shown.items(), strict=True
-    ):
-        inside, outside = (
-            torch.from_numpy(arrays[f"{name} {part}"]) for part in ("inside", "outside")
-        )
-        plots.plot_outliers(dict(zip(labels, (inside, outside), strict=True)), "", ax=axes)
-        axes.set_title(name, fontsize="medium")
-        axes.set_ylabel("share")
-    axes.set_xlabel("entropy (nats)")

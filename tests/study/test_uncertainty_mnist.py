@@ -12,6 +12,7 @@ from pyronorm.study.uncertainty_mnist import UncertaintyMNIST, UncertaintyMNISTS
 
 METHODS = (
     *("batch/point", "batch/mcbn", "batch/stochastic", "ensemble", "ensemble, stochastic"),
+    "batch/point, 2 times longer",
     *("dropout/point", "dropout/mc", "batch, dropout/point", "batch, dropout/mc"),
     *("batch, dropout/mc, stochastic", "weight/mean-field"),
 )
@@ -40,6 +41,9 @@ def found() -> Results:
         dropout=0.1,
         bank_rows=12,
         num_samples=6,
+        corruptions=("rotation", "gaussian_noise"),
+        severities=(1, 5),
+        shift_images=40,
     )
     study = UncertaintyMNIST("uncertainty-mnist", settings)
     from pyronorm.study import images
@@ -55,13 +59,14 @@ def found() -> Results:
 
 
 def of(found: Results, method: str) -> Row:
-    (row,) = [row for row in found.rows if row.method == method]
+    (row,) = [row for row in found.rows if row.method == method and not row.condition]
     return row
 
 
 def test_methods(found: Results) -> None:
-    assert tuple(row.method for row in found.rows) == METHODS
-    for row in found.rows:
+    main = [row for row in found.rows if not row.condition]
+    assert tuple(row.method for row in main) == METHODS
+    for row in main:
         assert row.values["error"] == pytest.approx(100 * (1 - row.values["accuracy"]))
         assert row.values["accuracy"] > 0.4, row.method
         assert 0 < row.values["auroc"] <= 1
@@ -76,15 +81,39 @@ def test_dropout_draws_differ_from_its_mean(found: Results) -> None:
 
 
 def test_an_ensemble_takes_the_time_of_its_members(found: Results) -> None:
-    alone, together = (of(found, m).values["train_seconds"] for m in ("batch/point", "ensemble"))
+    alone, together, longer = (
+        of(found, m).values["train_seconds"]
+        for m in ("batch/point", "ensemble", "batch/point, 2 times longer")
+    )
     assert together > 1.2 * alone
+    assert longer > 1.2 * alone
+
+
+def test_ensembles_of_every_size_are_judged(found: Results) -> None:
+    curve = [row for row in found.rows if "networks" in row.condition]
+    assert [row.condition["networks"] for row in curve] == [1, 2]
+    nll = curve[1].values["calibrated_nll"]
+    assert nll == pytest.approx(of(found, "ensemble").values["calibrated_nll"], abs=0.02)
+
+
+def test_corrupted_images_are_judged_at_the_temperature_of_others(found: Results) -> None:
+    for method in METHODS:
+        mild, strong = [
+            row.values for row in found.rows if row.method == method and "severity" in row.condition
+        ]
+        assert strong["error"] > mild["error"]
+        temperature = of(found, method).values["temperature"]
+        # Above 1 a temperature makes predictions less sure, and strong shift needs that.
+        assert (strong["shifted_nll"] < strong["nll"]) == (temperature > 1)
 
 
 def test_figures(found: Results) -> None:
     from matplotlib.figure import Figure
 
     settings = UncertaintyMNISTSettings(seeds=(4,))
-    (section,) = UncertaintyMNIST("uncertainty-mnist", settings).sections(found)
+    section, worth, shift = UncertaintyMNIST("uncertainty-mnist", settings).sections(found)
+    assert "`ensemble`: 2.0" in worth.text, worth.text
+    assert shift.tables[0].rows[0].condition == {"severity": 1}
     rejection, outliers = section.plots
     figure = Figure()
     rejection.draw(figure)
@@ -102,6 +131,9 @@ def test_figures(found: Results) -> None:
         {"members": 1},
         {"num_samples": 2},
         {"outliers": "nothing"},
+        {"corruptions": ("frost",)},
+        {"severities": (0,)},
+        {"shift_images": 0},
         {"methods": ("batch/mcbn",)},  # it would stand beside the ensemble's own
     ],
     ids=str,
