@@ -13,13 +13,12 @@ from torch import Tensor
 from pyronorm.checks import Range
 from pyronorm.errors import OptionError
 
-__all__ = ["Seed", "seed_value", "seeded"]
+__all__ = ["Seed", "SeedNumber", "seed_value", "seeded"]
 
-Seed = (
-    Annotated[int, Range("an integer between 0 and 2**63 - 1", 0, 2**63 - 1)]
-    | torch.Generator
-    | None
-)
+SeedNumber = Annotated[int, Range("an integer between 0 and 2**63 - 1", 0, 2**63 - 1)]
+"""A seed as a number."""
+
+Seed = SeedNumber | torch.Generator | None
 """A seed, a generator that the seed is drawn from, or None for torch's own generators as they are."""
 
 _LOCK = threading.RLock()

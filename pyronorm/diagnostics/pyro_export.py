@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -54,8 +55,7 @@ def export_pyro(
         OptionError: if the posterior is neither, or does not have all latent sites of the model.
         DataError: if the shapes of sites change from draw to draw.
     """
-    if num_samples is not None and num_samples < 1:
-        raise OptionError(f"to_arviz: num_samples must be at least 1, got {num_samples}.")
+    _check_call(model, arguments)
     with torch.no_grad(), seeded(seed), ExitStack() as stack:
         for module in (model, posterior):
             if isinstance(module, nn.Module):
@@ -101,6 +101,23 @@ def export_pyro(
         groups["constant_data"] = {name: np.array(value) for name, value in layers.items()}
     labels, names = labelled(groups, known, axes, coords, dims)
     return build(groups, labels, names, {"method": type(posterior).__name__})
+
+
+def _check_call(model: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Refuse what is no Pyro model for these arguments."""
+    name = getattr(model, "__name__", type(model).__name__)
+    if isinstance(model, type):
+        raise OptionError(f"to_arviz: model must be an object or a function, got the class {name}.")
+    try:
+        inspect.signature(model.forward if isinstance(model, nn.Module) else model).bind(*arguments)
+    except TypeError as error:
+        raise OptionError(
+            f"to_arviz: the Pyro model {name} is called with data, the tuple of its arguments, and "
+            f"does not take these {len(arguments)}: {error}. A network alone is no model: "
+            "pyronorm.NormalizationModel(network, likelihood, num_data)."
+        ) from None
+    except ValueError:  # of no known signature
+        pass
 
 
 def _draws(

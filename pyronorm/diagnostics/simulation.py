@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pyronorm.checks import Count, Probability, checked
@@ -122,7 +122,7 @@ class Calibration:
 @checked
 def simulation_based_calibration(
     model: NormalizationModel,
-    x: Tensor,
+    x: Shaped[Tensor, "example *features"],
     fit: Callable[[Tensor, Tensor], Any],
     num_simulations: Count = 200,
     num_draws: Count = 99,

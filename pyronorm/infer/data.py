@@ -326,7 +326,7 @@ def gather(data: Data, batch_size: int = 256) -> MiniBatch:
     if isinstance(data, (Tensor, tuple)):
         data = [data]
     parts = [split(batch) for batch in as_batches(data, batch_size)]
-    if not parts:
+    if not parts or any(isinstance(x, Tensor) and not x.ndim for x, *_ in parts):
         raise DataError("data: there is no batch.")
     whole: MiniBatch = joined(parts)
     return whole

@@ -17,6 +17,7 @@ from pyronorm.checks import check_count, check_instance, check_positive
 from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.guides import Guide
 from pyronorm.infer.batch import split
+from pyronorm.infer.callbacks import Callback
 from pyronorm.infer.data import as_batches, num_batches
 from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.pyro_guide import check_pyro_guide, is_pyro_guide
@@ -44,6 +45,8 @@ __all__ = [
     "parameter_groups",
     "refuse_number_of_batches",
 ]
+
+_HOOKS = [name for name in vars(Callback) if name.startswith("on_")]
 
 
 def check_arguments(
@@ -92,6 +95,11 @@ def check_others(callbacks: Any, fabric: Any, augment: Any, train_network: Any) 
             raise OptionError(
                 f"fit: callbacks must be objects, such as EarlyStopping(5), got the class "
                 f"{callback.__name__}."
+            )
+        if not any(hasattr(callback, hook) for hook in _HOOKS):
+            raise OptionError(
+                f"fit: the callback {type(callback).__name__} has none of the methods that fit calls, "
+                f"which are {', '.join(_HOOKS)}: it would do nothing."
             )
     # Lightning's class has two homes, lightning_fabric and lightning.fabric.
     if fabric is not None and (isinstance(fabric, type) or not hasattr(fabric, "to_device")):

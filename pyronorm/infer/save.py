@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -197,7 +198,20 @@ def _network(
 
 
 def _plain_network(network: Any) -> nn.Module:
-    made = network() if callable(network) and not isinstance(network, nn.Module) else network
+    made = network
+    if callable(network) and not isinstance(network, nn.Module):
+        try:
+            inspect.signature(network).bind()
+        except TypeError as error:
+            name = getattr(network, "__name__", type(network).__name__)
+            raise OptionError(
+                f"load: network must be a network, or a function that makes one without arguments; "
+                f"{name} takes some ({error}). Give the network itself, {name}(...), or lambda: "
+                f"{name}(...)."
+            ) from None
+        except ValueError:  # of no known signature
+            pass
+        made = network()
     if isinstance(made, nn.Module) and not isinstance(made, (NormalizationModel, LatentNetwork)):
         return made
     raise OptionError(

@@ -117,7 +117,15 @@ def trust_statistics(network: nn.Module) -> None:
 
     Args:
         network: a converted network, a LatentNetwork or a NormalizationModel.
+
+    Raises:
+        StatisticsError: if it has no latent layers, so that it has not been converted.
     """
+    if not any(isinstance(module, LatentNorm) for module in network.modules()):
+        raise StatisticsError(
+            f"trust_statistics: {type(network).__name__} has no latent layers. Convert it first, "
+            "pyronorm.convert(network), and trust the statistics of what that returns."
+        )
     for layer in batch_layers(network):
         count = layer.state("num_batches_tracked")
         count.masked_fill_(count == 0, 1)

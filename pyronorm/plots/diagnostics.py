@@ -21,6 +21,7 @@ from pyronorm.plots.style import axes_or_new as _axes
 from pyronorm.plots.style import color as _color
 from pyronorm.plots.style import layer_ticks as _layer_ticks
 from pyronorm.plots.style import legend_outside as _legend_outside
+from pyronorm.plots.style import refuse_nothing as _refuse_nothing
 from pyronorm.plots.style import two_axes as _two_axes
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def plot_reliability(
         bins: number of points per curve, at most the number of examples.
         ax: where to draw; None for a new figure.
     """
+    _refuse_nothing("plot_reliability", predictions)
     ax = _axes(ax)
     ax.axhline(0.0, color="0.6", linewidth=1, linestyle="--", label="calibrated")
     for position, (label, (probabilities, y)) in enumerate(predictions.items()):
@@ -99,8 +101,9 @@ def plot_posterior_scale(idatas: Mapping[str, Any], *, ax: Axes | None = None) -
         idatas: for each label what :func:`pyronorm.to_arviz` returned.
         ax: where to draw; None for a new figure.
     """
+    _refuse_nothing("plot_posterior_scale", idatas)
     ax = _axes(ax)
-    width = 0.8 / max(1, len(idatas))
+    width = 0.8 / len(idatas)
     own = {
         label: np.array(layers_of(idata, "plot_posterior_scale")) for label, idata in idatas.items()
     }
@@ -139,6 +142,7 @@ def plot_metric(
         name: what to write on the axis.
         ax: where to draw; None for a new figure.
     """
+    _refuse_nothing("plot_metric", values)
     ax = _axes(ax)
     for position, (label, numbers) in enumerate(values.items()):
         group = label.split("/")[0]
@@ -250,6 +254,7 @@ def plot_disturbance(
     Raises:
         OptionError: if a result has no such layer; the message lists those it has.
     """
+    _refuse_nothing("plot_disturbance", found)
     ax = _axes(ax)
     for position, (label, results) in enumerate(found.items()):
         values = []
@@ -284,6 +289,7 @@ def plot_estimation_shift(
         found: for each label what :func:`pyronorm.diagnostics.estimation_shift` returned.
         axes: two axes to draw on; None for a new figure.
     """
+    _refuse_nothing("plot_estimation_shift", found)
     axes = _two_axes(axes)
     names = list(dict.fromkeys(name for f in found.values() for name in f.of_mean))
     for position, (label, result) in enumerate(found.items()):
@@ -309,6 +315,7 @@ def plot_rejection(curves: Mapping[str, RiskCurve], *, ax: Axes | None = None) -
         curves: for each label what :func:`pyronorm.diagnostics.selective_risk` returned.
         ax: where to draw; None for a new figure.
     """
+    _refuse_nothing("plot_rejection", curves)
     ax = _axes(ax)
     for position, (label, curve) in enumerate(curves.items()):
         text = f"{label}, AURC {curve.aurc:.3g}"
@@ -335,6 +342,7 @@ def plot_outliers(
         bins: number of bins, the same for all.
         ax: where to draw; None for a new figure.
     """
+    _refuse_nothing("plot_outliers", scores)
     ax = _axes(ax)
     values = {label: score.double().cpu().numpy() for label, score in scores.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins).tolist()
@@ -360,6 +368,7 @@ def plot_elbo_trace(histories: Mapping[str, History], *, ax: Axes | None = None)
     Raises:
         OptionError: if a history has no epoch.
     """
+    _refuse_nothing("plot_elbo_trace", histories)
     ax = _axes(ax)
     for position, (label, history) in enumerate(histories.items()):
         if not history.epochs:

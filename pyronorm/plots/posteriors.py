@@ -12,7 +12,7 @@ from torch import Tensor
 from pyronorm.checks import Count, checked
 from pyronorm.diagnostics import Calibration
 from pyronorm.errors import DataError, OptionError
-from pyronorm.plots.style import axes_or_new, color, legend_outside, two_axes
+from pyronorm.plots.style import axes_or_new, color, legend_outside, refuse_nothing, two_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +42,7 @@ def plot_marginal(
         bins: number of bins.
         ax: where to draw; None for a new figure.
     """
+    refuse_nothing("plot_marginal", draws)
     if not reference.numel():
         raise DataError("plot_marginal: reference has no draws.")
     ax = axes_or_new(ax)
@@ -73,6 +74,7 @@ def plot_spread_ratio(
         ratios: for each label the ratios of the shifts and of the log scales.
         ax: where to draw; None for a new figure.
     """
+    refuse_nothing("plot_spread_ratio", ratios)
     ax = axes_or_new(ax)
     for position, parts in enumerate(ratios.values()):
         for kind, (what, values) in enumerate(zip(("shift", "log scale"), parts, strict=True)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyronorm.errors import OptionError
@@ -10,7 +10,7 @@ from pyronorm.errors import OptionError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MARKERS", "axes_or_new", "color", "layer_ticks", "legend_outside", "two_axes"]
+__all__ = ["MARKERS", "axes_or_new", "color", "layer_ticks", "legend_outside", "refuse_nothing", "two_axes"]
 
 MARKERS = "osD^v<>Phd"
 
@@ -36,6 +36,20 @@ def legend_outside(ax: Axes) -> Axes:
     """Put the legend to the right of the axes."""
     ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
     return ax
+
+
+def refuse_nothing(where: str, labelled: Mapping[str, Any]) -> None:
+    """Refuse to draw an empty plot.
+
+    Args:
+        where: the function that was called.
+        labelled: what to draw, by label.
+
+    Raises:
+        OptionError: if there is nothing.
+    """
+    if not labelled:
+        raise OptionError(f"{where}: there is nothing to draw; give a dictionary {{label: ...}}.")
 
 
 def axes_or_new(ax: Axes | None) -> Axes:

@@ -78,6 +78,9 @@ def log_var_mean(batch_size: float | Tensor) -> Tensor:
 
     Returns:
         Tensor of the same shape, float64 for a number.
+
+    Raises:
+        OptionError: if a size is not finite and above 1 (not looked at on a GPU).
     """
     n = _as_tensor(batch_size, "log_var_mean")
     return torch.digamma((n - 1) / 2) + torch.log(2 / n)
@@ -92,6 +95,9 @@ def log_var_variance(batch_size: float | Tensor) -> Tensor:
 
     Returns:
         Tensor of the same shape, float64 for a number.
+
+    Raises:
+        OptionError: if a size is not finite and above 1 (not looked at on a GPU).
     """
     n = _as_tensor(batch_size, "log_var_variance")
     return torch.polygamma(1, (n - 1) / 2)
@@ -99,5 +105,13 @@ def log_var_variance(batch_size: float | Tensor) -> Tensor:
 
 def _as_tensor(batch_size: float | Tensor, where: str) -> Tensor:
     if isinstance(batch_size, Tensor):
+        # What lies on a device is not looked at: that would wait for it.
+        if batch_size.device.type == "cpu" and not bool(
+            ((batch_size > 1) & batch_size.isfinite()).all()
+        ):
+            raise OptionError(
+                f"{where}: batch_size must be finite and above 1 everywhere (one value has no "
+                f"variance), got {batch_size.min().item():g} to {batch_size.max().item():g}."
+            )
         return batch_size
     return torch.tensor(check_batch_size(batch_size, where), dtype=torch.float64)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from pyronorm.checks import Count, Natural, NotNegative, Positive, check_fields
+from pyronorm.checks import Count, NotNegative, Positive, check_fields
 from pyronorm.errors import OptionError
+from pyronorm.randomness import SeedNumber
 from pyronorm.study.architectures import check_network
 from pyronorm.study.checks import check_data, check_least, check_seeds
 from pyronorm.study.methods import DEFAULT_METHODS, choose_methods
 
 __all__ = ["Settings", "Training"]
+
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Training:
     def __post_init__(self) -> None:
         check_fields(self)
         check_least("batch_size", self.batch_size, 2)  # one value has no batch statistics
+        if self.precision not in _PRECISIONS:
+            raise OptionError(
+                f"study: precision must be one of {', '.join(_PRECISIONS)}, got {self.precision!r}."
+            )
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Settings:
     data: str = "digits"
     network: str = "small-conv"
     methods: tuple[str, ...] = DEFAULT_METHODS
-    seeds: tuple[Natural, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[SeedNumber, ...] = (0, 1, 2, 3, 4)
     num_train: Count | None = None
     num_test: Count | None = None
     training: Training = field(default_factory=Training)

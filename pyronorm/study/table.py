@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyronorm.checks import Natural, NotNegative, check_fields
+from pyronorm.checks import Count, NotNegative, check_fields
 from pyronorm.errors import OptionError
 
 __all__ = [
@@ -94,6 +94,10 @@ class Table:
         resampled: where seeds are random splits of one data set, the number of test examples over that
             of training examples; 0 where they are not.
         least_seeds: with fewer seeds no difference is marked.
+
+    Raises:
+        OptionError: if a row has not all the labels that make a line, two rows have the same labels
+            and seed, or ``within`` names others.
     """
 
     title: str
@@ -103,10 +107,11 @@ class Table:
     within: Sequence[str] = ()
     baseline: str | None = None
     resampled: NotNegative = 0.0
-    least_seeds: Natural = 5
+    least_seeds: Count = 5
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -161,12 +166,7 @@ def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list
 
     Returns:
         The columns that have values, and for each line, by its labels, their cells.
-
-    Raises:
-        OptionError: if a row has not all the labels that make a line, two rows have the same labels
-            and seed, or ``within`` names others.
     """
-    _check(table)
     data = frame(table.rows)
     columns = [c for c in table.columns if c.name in data and data[c.name].notna().any()]
     lines = list(dict.fromkeys(tuple(row.labels[by] for by in table.by) for row in table.rows))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pyronorm.checks import Count, Natural, Positive, Probability, check_fields, checked
 from pyronorm.errors import OptionError
 from pyronorm.priors import BatchNoise, Prior, Standard
+from pyronorm.randomness import SeedNumber
 
 __all__ = ["PRIORS", "Settings", "choose_prior"]
 
@@ -58,7 +59,7 @@ class Settings:
     """
 
     prior: Prior = field(default_factory=lambda: PRIORS["standard"])
-    seed: Natural = 0
+    seed: SeedNumber = 0
     width: Count = 16
     num_data: Count | None = None
     epochs: Count = 15
