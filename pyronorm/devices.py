@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pyronorm.errors import DeviceError, SizeError
+from pyronorm.errors import DeviceError, OptionError, SizeError
 
-__all__ = ["available_memory", "check_memory", "device_of", "move", "read_together"]
+__all__ = ["available_memory", "check_memory", "device_of", "move", "read_together", "refuse_parts"]
 
 
 def move(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -50,6 +51,25 @@ def read_together(values: list[Tensor]) -> list[int]:
         return []
     device = values[0].device
     return [int(value) for value in torch.stack([v.to(device) for v in values]).tolist()]
+
+
+def refuse_parts(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse tensors of which this process has but a part: DTensors, and what FSDP flattens.
+
+    Args:
+        named: parameters and buffers, with their names.
+
+    Raises:
+        OptionError: naming the first.
+    """
+    for name, tensor in named:
+        if hasattr(tensor, "device_mesh") or type(tensor).__name__ == "FlatParameter":
+            raise OptionError(
+                f"{name or 'the network'} is spread over several processes ({type(tensor).__name__}, of "
+                "fully_shard, tensor parallelism or FSDP). Layers are given latents from outside and "
+                "read each other's weights, so every process needs the whole network: train with "
+                'pyronorm.fit(..., fabric=Fabric(strategy="ddp")).'
+            )
 
 
 def available_memory(device: torch.device) -> int | None:

@@ -148,6 +148,11 @@ def _targets(
             f"{registered()}, and what computes the same."
         )
     chosen = set(candidates) if only is None else _matching("only", only, candidates)
+    if not chosen:
+        raise OptionError(
+            "convert: only names no layer. Leave it out to convert all, or name some of "
+            f"{', '.join(repr(plain_name(name)) for name in candidates)}."
+        )
     chosen -= _matching("skip", skip, candidates)
     if not chosen:
         raise OptionError("convert: skip leaves no normalization layer to convert.")

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from pyronorm.checks import Count, Finite, check_fields
 from pyronorm.normalizers.base import Normalizer
 
 __all__ = ["Kind", "Part"]
@@ -41,15 +42,18 @@ class Kind:
     """
 
     normalizer: Normalizer
-    num_channels: int
+    num_channels: Count
     channel_last: bool = False
     has_population: bool = False
     then: tuple[Part, ...] = ()
-    ranks: tuple[int, ...] | None = None
-    first_ranks: tuple[int, ...] = ()
+    ranks: tuple[Count, ...] | None = None
+    first_ranks: tuple[Count, ...] = ()
     unbatched: bool = False
     weight: str = "weight"
     bias: str = "bias"
-    weight_plus: float = 0.0
+    weight_plus: Finite = 0.0
     keeps: tuple[str, ...] = ()
     fixed: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
+from pyronorm.checks import checked
 from pyronorm.conversion.kind import Kind
 from pyronorm.conversion.probe import compare, has_bounded_output
 from pyronorm.errors import ConversionError
@@ -30,7 +30,8 @@ def has_own_statistics(layer: nn.Module) -> bool:
     return f"{type(layer).__module__}.{type(layer).__qualname__}" in _CLASSES
 
 
-def own_statistics(layer: Any) -> Kind:
+@checked
+def own_statistics(layer: nn.Module) -> Kind:
     r"""The kind of a layer whose statistics are its own, as a function for :func:`register`.
 
     For a layer that computes :math:`w\,\hat x + b` with a ``weight`` and ``bias`` per channel (or

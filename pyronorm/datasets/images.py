@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from pyronorm.checks import Count, checked
+from pyronorm.checks import Count, check_fields, checked
 from pyronorm.datasets.splits import choose_stratified
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.randomness import Seed
@@ -52,6 +52,7 @@ class ImageData:
     note: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for part, (x, y) in (("train", self.train), ("test", self.test)):
             where = f"{self.name}, {part}"
             if x.ndim != 4 or len(x) != len(y):

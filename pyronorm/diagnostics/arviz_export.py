@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyronorm.checks import Count, checked
+from pyronorm.devices import check_memory
 from pyronorm.diagnostics.arviz_labels import (
     DATA_GROUPS,
     Coords,
@@ -229,20 +230,26 @@ def _drawn_data(
 ) -> dict[str, NDArray[Any]]:
     """One data set for each draw."""
     found = evaluate_draws([(model, draws)], MiniBatch(x).arguments(), batch_size)
-    return _samples(model, (output for _, output in found))
+    return _samples(model, (output for _, output in found), x)
 
 
-def _samples(model: NormalizationModel, outputs: Iterable[Tensor]) -> dict[str, NDArray[Any]]:
+def _samples(
+    model: NormalizationModel, outputs: Iterable[Tensor], x: Any
+) -> dict[str, NDArray[Any]]:
     """Data for each output, drawn alike whatever the batches are that the outputs come in."""
-    return {
-        "y": np.concatenate(
-            [
-                numpy_of(model.likelihood.distribution(block, 1).sample())
-                for block in _blocks(outputs)
-            ],
-            axis=1,
-        )
-    }
+    parts: list[NDArray[Any]] = []
+    for block in _blocks(outputs):
+        drawn = model.likelihood.distribution(block, 1).sample()
+        if not parts:
+            examples = num_examples(x) if tensors_of(x) else 1
+            check_memory(
+                f"to_arviz, data of {examples:,} examples for {len(drawn):,} draws",
+                drawn[:, :1].numel() * examples,
+                torch.empty(0, dtype=drawn.dtype),
+                "Export fewer draws or examples.",
+            )
+        parts.append(numpy_of(drawn))
+    return {"y": np.concatenate(parts, axis=1)}
 
 
 def _blocks(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -278,7 +285,7 @@ def _add_data(
             yield output
 
     y = data.y
-    groups["posterior_predictive"] = _samples(model, outputs())
+    groups["posterior_predictive"] = _samples(model, outputs(), data.x)
     if y is None:
         return None
     pointwise = torch.cat(log_likelihood, 1)

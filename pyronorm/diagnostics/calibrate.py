@@ -14,7 +14,7 @@ from torch import Tensor
 from pyronorm.checks import Count, check_count, checked
 from pyronorm.devices import move
 from pyronorm.diagnostics.temperature import CrossFit, cross_fit
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.guides import BatchNoise, MonteCarloBatchNorm, Point, StochasticBatchNorm
 from pyronorm.infer.bank import collect_bank
 from pyronorm.infer.data import Data, gather
@@ -151,7 +151,9 @@ def calibrate(
         take its ``model`` and ``posterior``. Printing it shows the comparison.
 
     Raises:
-        OptionError: if a candidate is no posterior, or the likelihood has no temperature.
+        OptionError: if a candidate is no posterior, the likelihood has no temperature, or ``train`` is
+            given beside candidates that do not need it.
+        ShapeError: if x and y differ in length.
         DataError: if there are fewer than two examples per fold, or they determine no temperature (the
             network predicts all of them right, or none better than by chance). A candidate for which
             they determine none is judged as it is.
@@ -165,6 +167,13 @@ def calibrate(
     x, (y, weight) = held_out.x, held_out.targets("calibrate")
     if weight is not None:
         raise DataError("calibrate: takes pairs (x, y), without weights.")
+    if num_examples(x) != len(y):
+        raise ShapeError(f"calibrate: got {num_examples(x)} inputs x and {len(y)} targets y.")
+    if train is not None and candidates is not None:
+        raise OptionError(
+            "calibrate: train is for the candidates that are there without candidates=; leave one of "
+            "them out. A posterior of batches is the candidate pyronorm.collect_bank(model, train)."
+        )
     y = move(y, model.network.like.device)
     kept = model.likelihood.present(y)
     number = int(kept.sum())
@@ -260,6 +269,10 @@ def _candidates(
     if train is None or not layers or len(suited) < len(layers):
         return
     x = gather(train, batch_size).x
+    if num_examples(x) < 2 * _SIZES[1]:
+        raise DataError(
+            f"calibrate: train needs at least {2 * _SIZES[1]} examples for banks, got {num_examples(x)}."
+        )
     for n in _SIZES[1:-1]:
         if 2 * n <= num_examples(x) and all(_takes(layer, n) for layer in layers):
             bank = collect_bank(model, x, num_samples, n)

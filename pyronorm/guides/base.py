@@ -19,6 +19,7 @@ from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.guides.hyper import HyperGuide
 from pyronorm.guides.names import OwnParameters
 from pyronorm.latents import Draws, HasLatents, LatentNetwork, LatentSpace
+from pyronorm.latents.draws import check_draws
 from pyronorm.laws import Hierarchical, Joint, Law, kl
 from pyronorm.laws.law import quantiles_of
 from pyronorm.model import NormalizationModel
@@ -135,9 +136,11 @@ class Guide(AutoGuide):
             OptionError: if ``num_samples`` is below 1.
             ShapeError: if it is a guide for another network.
             StatisticsError: if it belongs to other weights than the network has.
+            SizeError: if there is no memory for so many draws.
         """
         self.check(model.space)
         self.check_weights(model)
+        check_draws(type(self).__name__, 1 if self.is_point else num_samples, self.space, self.like)
         with seeded(seed, self.like):
             return self._whole().draw(num_samples).to(model.network.like)
 

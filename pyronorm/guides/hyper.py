@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.guides.names import OwnParameters
 from pyronorm.latents import LatentSpace
@@ -44,6 +45,7 @@ class HyperGuide(PyroModule):
         OptionError: if the prior has no hyperparameters, or some that may not be positive.
     """
 
+    @checked
     def __init__(self, prior: Prior, space: LatentSpace, like: Tensor) -> None:
         super().__init__(name=f"{space.prefix}HyperGuide")
         hyperprior = prior.law(space, like).hyper

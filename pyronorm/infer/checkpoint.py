@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from pyronorm.checks import Count, check_fields
 from pyronorm.errors import FileError, OptionError
-from pyronorm.files import make_folder, remove_leftovers, write_file
+from pyronorm.files import make_folder, only_run, remove_leftovers, write_file
 from pyronorm.infer.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class Checkpoint(Callback):
     What the data draw themselves has to come from the generators of Python, NumPy or torch, within
     this process. Resuming skips over the batches of the epoch that were used already.
 
+    One run at a time works in a folder: a second one is refused, in this process or another.
+
     Args:
         folder: where the file lies; made if it is not there.
         every: steps between files.
@@ -44,14 +48,17 @@ class Checkpoint(Callback):
             refused.
 
     Raises:
-        OptionError: if ``every`` is below 1, if there is a file that is not to be resumed, or if it is
-            of another run.
+        OptionError: if ``every`` is below 1, if there is a file that is not to be resumed, if it is
+            of another run, or if another run works in the folder.
         FileError: if the file is damaged, or cannot be written.
     """
 
     folder: str | Path
     every: Count = 1000
     resume: bool = False
+    _held: WeakKeyDictionary[Trainer, ExitStack] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -68,7 +75,10 @@ class Checkpoint(Callback):
             trainer.load_state_dict(state)
 
     def _found(self, trainer: Trainer) -> dict[str, Any] | None:
-        """The stored state, if the run is to go on from it."""
+        """The stored state, if the run is to go on from it; the folder is this trainer's from now on."""
+        lock = ExitStack()
+        lock.enter_context(only_run(make_folder(self.folder), "Checkpoint"))
+        self._held[trainer] = lock
         remove_leftovers(self.folder)
         if not self.path.exists():
             return None
@@ -89,6 +99,14 @@ class Checkpoint(Callback):
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Write the file."""
         self._write(trainer)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Leave the folder to others."""
+        self._held.pop(trainer, ExitStack()).close()
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        """Leave the folder to others."""
+        self._held.pop(trainer, ExitStack()).close()
 
     def _read(self) -> dict[str, Any]:
         with self.path.open("rb") as file:
@@ -114,8 +132,11 @@ class Checkpoint(Callback):
             buffer = io.BytesIO()
             torch.save(state, buffer)
             content = buffer.getbuffer()
-            make_folder(self.folder)
-            write_file(self.path, (_HEAD, _digest(content), b"\n", content))
+            with ExitStack() as lock:
+                make_folder(self.folder)
+                if trainer not in self._held:  # epochs by hand
+                    lock.enter_context(only_run(self.folder, "Checkpoint"))
+                write_file(self.path, (_HEAD, _digest(content), b"\n", content))
 
 
 def _digest(content: bytes | memoryview) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyronorm.checks import Count, checked
-from pyronorm.devices import read_together
+from pyronorm.devices import read_together, refuse_parts
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
 from pyronorm.infer.own_sites import watched_own_sites
@@ -97,7 +97,7 @@ def estimate_population_statistics(
     Raises:
         ConversionError: if the network is not converted.
         DataError: if there is no batch.
-        OptionError: if ``num_batches`` is below 1.
+        OptionError: if ``num_batches`` is below 1, or parameters are spread over processes.
         StatisticsError: if a layer saw values that are not finite, or no layer saw any; or if a layer
             runs after the network has drawn a site of its own.
 
@@ -105,6 +105,7 @@ def estimate_population_statistics(
     """
     latent = latent_network(network)
     root = latent.network
+    refuse_parts(root.named_parameters())
     layers = [layer for layer in batch_layers(root) if layer not in keep]
     if not layers:
         return

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyronorm.checks import Count, checked
-from pyronorm.devices import check_memory, read_together
+from pyronorm.devices import check_memory, read_together, refuse_parts
 from pyronorm.errors import DataError
 from pyronorm.infer.batch import MiniBatch, split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
@@ -90,8 +90,7 @@ def predict(
 
 def _check_kept(output: Tensor, data: Any) -> None:
     """Refuse to keep outputs that do not fit; ``output`` is that of the first examples."""
-    data = data[0] if isinstance(data, tuple) else getattr(data, "dataset", data)
-    examples = len(data) if isinstance(data, Sized) else 1
+    examples = _length(data)
     if output.ndim > 1:
         check_memory(
             f"predict, {len(output)} draws for {examples:,} examples",
@@ -99,6 +98,12 @@ def _check_kept(output: Tensor, data: Any) -> None:
             output,
             "Predict with keep_samples=False, or take fewer draws or examples at a time.",
         )
+
+
+def _length(data: Any) -> int:
+    """How many examples there are, at least."""
+    data = data[0] if isinstance(data, tuple) else getattr(data, "dataset", data)
+    return len(data) if isinstance(data, Sized) else 1
 
 
 def draws_for(
@@ -146,10 +151,12 @@ def evaluate_draws(
     Raises:
         DataError: if there are no data, or inputs that are not finite.
         StatisticsError: if population statistics are missing or stale.
+        SizeError: if there is no memory for the outputs of all draws for a single example.
     """
     members = [(model, draws.to(model.network.like)) for model, draws in members]
     unique = [_of_each(draws) for _, draws in members]
     for model, _ in members:
+        refuse_parts(model.named_parameters())
         model.network.check_statistics()
     empty = True
     finite: dict[int, Tensor] = {}  # what lies on a device is read at the end, for all batches
@@ -172,8 +179,14 @@ def evaluate_draws(
                     ).numel()
                     for (model, draws), (shift, scale, _) in zip(members, unique, strict=True)
                 ]
+            number = sum(len(index) for _, _, index in unique)
+            check_memory(
+                f"the outputs of {number:,} draws for one example",
+                number * max(sizes),
+                members[0][0].network.like,
+                "Take fewer draws at a time.",
+            )
             if not whole:
-                number = sum(len(index) for _, _, index in unique)
                 rows = max(1, _ELEMENTS // max(1, number * max(sizes)))
             empty = False
         parts = range(0, max(1, num_examples(given.x)), rows) if rows else range(1)
@@ -241,6 +254,13 @@ def log_likelihoods(
     members = draws_for(model, posterior, num_samples, batches, seed, "log_likelihoods")
     for batch, output in evaluate_draws(members, batches):
         y, weight = batch.targets("log_likelihoods")
+        if not parts:
+            check_memory(
+                f"log_likelihoods of {_length(data):,} examples, {len(output):,} draws",
+                len(output) * _length(data),
+                output,
+                "Take fewer draws or examples at a time.",
+            )
         parts.append(model.likelihood.log_prob(output, y, 1) * (1 if weight is None else weight))
     return torch.cat(parts, dim=1)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyronorm.checks import check_count, check_instance, check_positive
+from pyronorm.devices import refuse_parts
 from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.guides import Guide
 from pyronorm.infer.batch import split
@@ -69,6 +70,7 @@ def check_arguments(
             "fit: guide must be a guide of pyronorm.guides, an autoguide of Pyro, or a module of your "
             f"own, made for the model, such as pyronorm.guides.MeanField(model), got {came}.{fix}"
         )
+    refuse_parts([*model.named_parameters(), *guide.named_parameters()])
     if isinstance(guide, Guide):
         guide.check(model.space)
     check_pyro_guide(guide, model)

@@ -28,6 +28,7 @@ from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.infer.recorded import RECORDED
 from pyronorm.latents import Draws
+from pyronorm.latents.draws import check_draws
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded
 
@@ -105,11 +106,13 @@ class PyroGuide:
         Raises:
             OptionError: if a guide of Pyro has not been trained.
             ShapeError: if the guide does not sample the model's latents.
+            SizeError: if there is no memory for so many draws.
         """
         guide = self.guide
         _refuse_untrained(guide)
         check_pyro_guide(guide, model)
         space, like = model.space, model.network.like
+        check_draws("PyroGuide", num_samples, space, like)
         hyperprior = set(model.prior.law(space, like).hyper)
         latents = (space.shift_site, space.scale_site)
         with (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyronorm.checks import Count, check_fields, checked
-from pyronorm.devices import device_of
+from pyronorm.devices import check_memory, device_of
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.latents.network import LatentNetwork
 from pyronorm.latents.space import LatentSpace
@@ -19,7 +19,7 @@ from pyronorm.latents.values import check_values
 from pyronorm.randomness import Seed
 from pyronorm.settings import load_value, save_value
 
-__all__ = ["Draws", "HasLatents"]
+__all__ = ["Draws", "HasLatents", "check_draws"]
 
 
 @runtime_checkable
@@ -260,3 +260,23 @@ class Draws:
         index = (torch.arange(chains)[:, None] * length + within).flatten()
         some = self[index].to(like)
         return replace(some, num_chains=chains)
+
+
+def check_draws(where: str, num_samples: int, space: LatentSpace, like: Tensor) -> None:
+    """Refuse draws that there is no memory for, before they are made.
+
+    Args:
+        where: what draws, for the message.
+        num_samples: how many.
+        space: their channels.
+        like: gives device and dtype.
+
+    Raises:
+        SizeError: with the bytes that are needed and that there are.
+    """
+    check_memory(
+        f"{where}, {num_samples:,} draws of {space.num_channels:,} channels",
+        2 * num_samples * space.num_channels,
+        like,
+        "Take fewer draws at a time.",
+    )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyronorm.checks import Count, checked
 from pyronorm.conversion.registry import normalization_layers
+from pyronorm.devices import refuse_parts
 from pyronorm.errors import ConversionError, DeviceError, OptionError, ShapeError
 from pyronorm.inputs import (
     Output,
@@ -138,6 +139,7 @@ class LatentNetwork(nn.Module):
         """An empty tensor on the network's device, with the dtype that latents should have."""
         for tensor in chain(self.network.parameters(), self.network.buffers()):
             if tensor.is_floating_point():
+                refuse_parts([("", tensor)])
                 dtype = torch.promote_types(tensor.dtype, torch.float32)
                 return torch.empty(0, device=tensor.device, dtype=dtype)
         return torch.empty(0)

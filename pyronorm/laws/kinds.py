@@ -85,6 +85,7 @@ class ScaleGivenShift(Law):
     marginal: Callable[[], Any] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_event(self.shift, "shift")
 
     def run(self, choose: Choose) -> tuple[Tensor, Tensor]:
@@ -111,6 +112,7 @@ class ShiftGivenScale(Law):
     scale: Any
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_event(self.scale, "scale")
 
     def run(self, choose: Choose) -> tuple[Tensor, Tensor]:
@@ -241,6 +243,11 @@ class Hierarchical(Law):
     hyperparameters: Mapping[str, Any]
     given: Callable[[Mapping[str, Tensor]], Law]
     density: bool = field(default=True)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, fn in self.hyperparameters.items():
+            check_event(fn, name)
 
     @property
     def has_density(self) -> bool:

@@ -352,6 +352,7 @@ class Likelihood(nn.Module, ABC):
             )
 
 
+@checked
 def per_example(
     distribution: TorchDistributionMixin, num_sample_dims: Natural = 0
 ) -> TorchDistributionMixin:

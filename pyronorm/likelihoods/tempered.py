@@ -22,6 +22,7 @@ from torch.distributions import (
     StudentT,
 )
 
+from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.likelihoods.base import Likelihood
 from pyronorm.likelihoods.mixture import unwrap
@@ -50,6 +51,7 @@ class Tempered(Likelihood):
 
     temperature: Tensor
 
+    @checked
     def __init__(self, likelihood: Likelihood, temperature: float | Tensor) -> None:
         super().__init__()
         if not isinstance(likelihood, Likelihood) or likelihood.marginalizes:

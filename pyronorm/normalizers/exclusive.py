@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyronorm.checks import NotNegative
 from pyronorm.errors import ShapeError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.batch import Batch
@@ -47,7 +48,7 @@ class Exclusive(Normalizer):
     is moved in training.
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     uses_batch: ClassVar[bool] = True
     keeps_population: ClassVar[bool] = True
     shared_by_batch: ClassVar[bool] = False

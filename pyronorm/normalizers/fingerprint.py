@@ -9,6 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from pyronorm.devices import refuse_parts
+
 __all__ = ["fingerprint", "named_tensors", "tensors"]
 
 _WIDTH = 4096
@@ -51,7 +53,9 @@ def fingerprint(network: nn.Module) -> dict[str, int]:
     the same on every device, and all hashes come to the host in one transfer.
     """
     names, sums = [], []
-    for name, tensor in named_tensors(network):
+    found = [*named_tensors(network)]
+    refuse_parts(found)
+    for name, tensor in found:
         names.append(name)
         sums.append(_hash(tensor))
     if not sums:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pyronorm.checks import NotNegative
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.kernels import affine_each
@@ -36,7 +37,7 @@ class Original(Normalizer):
         kwargs: by name, likewise.
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     args: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     handles_channel_last: ClassVar[bool] = True

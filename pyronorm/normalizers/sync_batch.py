@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyronorm.checks import NotNegative
 from pyronorm.errors import ShapeError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.batch import Batch
@@ -44,7 +45,7 @@ class SyncBatch(Normalizer):
     Source: torch.nn.SyncBatchNorm. Departs from it: running it never changes it, and it runs on a CPU.
     """
 
-    eps: float | None = None
+    eps: NotNegative | None = None
     uses_batch: ClassVar[bool] = True
     keeps_population: ClassVar[bool] = True
     spans_processes: ClassVar[bool] = True

@@ -10,7 +10,15 @@ from pyronorm.errors import OptionError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MARKERS", "axes_or_new", "color", "layer_ticks", "legend_outside", "refuse_nothing", "two_axes"]
+__all__ = [
+    "MARKERS",
+    "axes_or_new",
+    "color",
+    "layer_ticks",
+    "legend_outside",
+    "refuse_nothing",
+    "two_axes",
+]
 
 MARKERS = "osD^v<>Phd"
 

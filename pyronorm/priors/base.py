@@ -15,6 +15,7 @@ from torch import Tensor
 from pyronorm.checks import Count, check_fields, checked
 from pyronorm.errors import OptionError
 from pyronorm.latents import Draws, HasLatents, LatentSpace
+from pyronorm.latents.draws import check_draws
 from pyronorm.laws import Law
 from pyronorm.randomness import Seed, seeded
 
@@ -81,10 +82,10 @@ class Prior(ABC):
 
         Raises:
             OptionError: if the prior is improper, or ``num_samples`` below 1.
+            SizeError: if there is no memory for so many draws.
         """
-        if num_samples < 1:
-            raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
         like = model.network.like
+        check_draws(type(self).__name__, num_samples, model.space, like)
         with seeded(seed, like):
             return self.law(model.space, like).draw(num_samples)
 

@@ -8,6 +8,7 @@ import torch
 from pyro.distributions import Delta, Normal
 from torch import Tensor
 
+from pyronorm.checks import checked
 from pyronorm.distributions import InverseChi
 from pyronorm.errors import OptionError
 from pyronorm.latents import LatentSpace
@@ -18,6 +19,7 @@ from pyronorm.stats.batch_noise import check_batch_size
 __all__ = ["BatchNoise", "batch_noise_law"]
 
 
+@checked
 def batch_noise_law(df: Tensor) -> Independent:
     r"""The law of batch noise with a batch size for every channel, differentiable in it.
 

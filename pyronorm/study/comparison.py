@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from pyronorm import plots
+from pyronorm.checks import check_fields
 from pyronorm.diagnostics import to_arviz
 from pyronorm.study.answer import answer
 from pyronorm.study.architectures import make_network
@@ -52,6 +53,9 @@ class Comparison(Study):
     question: str = (
         "Which distributions over normalization statistics predict best, with which normalizer?"
     )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def methods(self) -> list[Method]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyronorm.checks import Count, NotNegative, check_fields
+from pyronorm.checks import Count, NotNegative, check_fields, checked
 from pyronorm.errors import OptionError
 
 __all__ = [
@@ -141,11 +141,13 @@ class Cell:
         return f"{self.mean:.{digits}f}±{self.sd:.{digits}f}"
 
 
+@checked
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """All rows as a data frame: labels, seed, values."""
     return pd.DataFrame([{**row.labels, "seed": row.seed, **row.values} for row in rows])
 
 
+@checked
 def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list[Cell]]]:
     r"""Mean, spread and significance over seeds.
 

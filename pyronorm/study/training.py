@@ -23,6 +23,7 @@ from pyronorm.likelihoods import Prediction, Scores
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import Normalizer
 from pyronorm.priors import BatchNoise
+from pyronorm.randomness import SeedNumber
 from pyronorm.study.device import make_fabric
 from pyronorm.study.methods import Method
 from pyronorm.study.settings import Training
@@ -74,6 +75,7 @@ def stopwatch() -> Iterator[Callable[[], float]]:
     end.append(time.perf_counter())
 
 
+@checked
 def train(
     network: nn.Module,
     normalizer: Normalizer | None,
@@ -82,7 +84,7 @@ def train(
     training: Training,
     *,
     noise: float,
-    seed: int,
+    seed: SeedNumber,
     device: str = "auto",
     draws: Count = 1,
 ) -> Trained:
@@ -219,13 +221,14 @@ def _calibrated(prediction: Prediction, y: Tensor) -> dict[str, float]:
     }
 
 
+@checked
 def judge(
     model: NormalizationModel,
     guide: guides.Guide | Draws,
     test: datasets.Split,
     num_samples: Count,
     *,
-    seed: int,
+    seed: SeedNumber,
     outliers: Tensor | None = None,
     repeats: Count = 1,
 ) -> tuple[dict[str, float], Prediction]:

@@ -26,6 +26,7 @@ from pyronorm import (
     stats,
     study,
 )
+from pyronorm.laws.law import log_normal, normal
 from pyronorm.study import reference
 from tests.fuzz.world import World
 
@@ -180,6 +181,14 @@ CASES: dict[str, Callable[[World], Call]] = {
         {"path": w.folder / "a.safetensors", "model": w.model, "posterior": w.guide},
     ),
     "load": lambda w: (pn.load, {"path": w.saved, "network": w.plain}),
+    "refresh_draws": lambda w: (
+        pn.refresh_draws,
+        {"model": w.model, "posterior": w.guide, "data": w.x, **_quick},
+    ),
+    "calibrate": lambda w: (
+        pn.calibrate,
+        {"model": w.model, "validation": w.pairs, "num_samples": 2, "num_folds": 2},
+    ),
     "channels": lambda w: (pn.channels, {"idata": w.idata, "layer": "1"}),
     "Draws": lambda w: (pn.Draws, {"shift": torch.zeros(4, 8), "scale": torch.ones(4, 8)}),
     "Draws.join": lambda w: (pn.Draws.join, {"parts": [w.draws, w.draws]}),
@@ -227,8 +236,19 @@ CASES: dict[str, Callable[[World], Call]] = {
             normalizers.Layer,
             normalizers.Weight,
             normalizers.Analytic,
+            normalizers.Exclusive,
+            normalizers.Original,
+            normalizers.SyncBatch,
         )
     },
+    "conversion.own_statistics": lambda w: (
+        pn.conversion.own_statistics,
+        {"layer": nn.BatchNorm1d(8)},
+    ),
+    "conversion.Kind": lambda w: (
+        pn.conversion.Kind,
+        {"normalizer": normalizers.Batch(), "num_channels": 8},
+    ),
     "normalizers.Ghost": lambda w: (normalizers.Ghost, {"virtual_batch_size": 4}),
     "normalizers.Group": lambda w: (normalizers.Group, {"num_groups": 4}),
     "normalizers.BatchWhitening": lambda w: (
@@ -245,6 +265,36 @@ CASES: dict[str, Callable[[World], Call]] = {
         {"layer_class": type("Mine", (nn.Module,), {}), "kind": lambda layer: None},
     ),
     # laws, priors
+    "laws.Independent": lambda w: (
+        laws.Independent,
+        {"shift": normal(w.shift, w.scale), "scale": log_normal(w.shift, w.scale)},
+    ),
+    "laws.Joint": lambda w: (
+        laws.Joint,
+        {"latents": normal(torch.zeros(16), torch.ones(16))},
+    ),
+    "laws.ScaleGivenShift": lambda w: (
+        laws.ScaleGivenShift,
+        {
+            "shift": normal(w.shift, w.scale),
+            "scale": lambda shift: log_normal(shift, w.scale),
+        },
+    ),
+    "laws.ShiftGivenScale": lambda w: (
+        laws.ShiftGivenScale,
+        {
+            "shift": lambda scale: normal(scale, w.scale),
+            "scale": log_normal(w.shift, w.scale),
+        },
+    ),
+    "laws.Hierarchical": lambda w: (
+        laws.Hierarchical,
+        {
+            "hyperparameters": {"n": log_normal(w.shift[:1], w.scale[:1])},
+            "given": lambda hyper: w.guide.law(),
+        },
+    ),
+    "priors.batch_noise_law": lambda w: (priors.batch_noise_law, {"df": 7 * w.scale}),
     "laws.kl": lambda w: (
         laws.kl,
         {"q": w.guide.law(), "p": w.model.prior.law(w.space, w.latent.like)},
@@ -283,6 +333,18 @@ CASES: dict[str, Callable[[World], Call]] = {
         {"std": torch.ones(2), "factor": torch.ones(2, 1)},
     ),
     "likelihoods.Ordinal": lambda w: (likelihoods.Ordinal, {"cutpoints": 3}),
+    "likelihoods.Function": lambda w: (
+        likelihoods.Function,
+        {"function": lambda output: torch.distributions.Normal(output, 1.0)},
+    ),
+    "likelihoods.Tempered": lambda w: (
+        likelihoods.Tempered,
+        {"likelihood": likelihoods.Categorical(), "temperature": 1.5},
+    ),
+    "likelihoods.per_example": lambda w: (
+        likelihoods.per_example,
+        {"distribution": normal(w.shift, w.scale)},
+    ),
     "Likelihood.of": lambda w: (
         likelihoods.Likelihood.of,
         {"function": lambda output: torch.distributions.Normal(output, 1.0)},
@@ -316,6 +378,10 @@ CASES: dict[str, Callable[[World], Call]] = {
     "Prediction.join": lambda w: (likelihoods.Prediction.join, {"parts": [w.prediction] * 2}),
     "Intervals.coverage": lambda w: (w.real_prediction.interval().coverage, {"y": w.values}),
     # guides
+    "guides.HyperGuide": lambda w: (
+        guides.HyperGuide,
+        {"prior": priors.HierarchicalBatchNoise(), "space": w.space, "like": w.latent.like},
+    ),
     **{
         f"guides.{kind.__name__}": lambda w, kind=kind: (kind, {"model": w.model})
         for kind in (
@@ -429,6 +495,10 @@ CASES: dict[str, Callable[[World], Call]] = {
         diagnostics.probabilistic_regression_metrics,
         {"mean": torch.zeros(2, 5), "std": torch.ones(2, 5), "y": torch.zeros(5)},
     ),
+    "realized_noise": lambda w: (
+        diagnostics.realized_noise,
+        {"model": w.model, "posterior": w.guide, "data": w.x, **_quick},
+    ),
     "regression_metrics": lambda w: (
         diagnostics.regression_metrics,
         {"mean": w.values, "y": w.values},
@@ -520,6 +590,10 @@ CASES: dict[str, Callable[[World], Call]] = {
     "stats.log_var_variance": lambda w: (stats.log_var_variance, {"batch_size": 8}),
     "stats.shift_variance": lambda w: (stats.shift_variance, {"batch_size": 8, "num_data": 24}),
     # datasets
+    "ImageData": lambda w: (
+        datasets.ImageData,
+        {"name": "t", "train": w.images.train, "test": w.images.test, "num_classes": 2},
+    ),
     "ImageData.split_off": lambda w: (w.images.split_off, {"num_validation": 3}),
     "ImageData.standardized": lambda w: (w.images.standardized, {}),
     "ImageData.subset": lambda w: (w.images.subset, {"num_train": 3, "num_test": 3}),
@@ -640,6 +714,38 @@ CASES: dict[str, Callable[[World], Call]] = {
     "study.Table": lambda w: (
         study.Table,
         {"title": "t", "rows": [study.Row("a", 0, {"nll": 1.0})], "columns": study.columns("nll")},
+    ),
+    "study.frame": lambda w: (study.frame, {"rows": [study.Row("a", 0, {"nll": 1.0})]}),
+    "study.summarize": lambda w: (
+        study.summarize,
+        {"table": study.Table("t", [study.Row("a", 0, {"nll": 1.0})], study.columns("nll"))},
+    ),
+    "study.judge": lambda w: (
+        study.judge,
+        {
+            "model": w.model,
+            "guide": w.guide,
+            "test": datasets.TableSplit(w.x, w.y),
+            "num_samples": 2,
+            "seed": 0,
+        },
+    ),
+    "study.train": lambda w: (
+        study.train,
+        {
+            "network": networks.SmallConvNet(2, 1),
+            "normalizer": None,
+            "make_guide": lambda model, noise: guides.Point(model),
+            "data": w.images,
+            "training": study.Training(epochs=1, batch_size=4),
+            "noise": 8.0,
+            "seed": 0,
+            "device": "cpu",
+        },
+    ),
+    "study.Comparison": lambda w: (
+        study.Comparison,
+        {"name": "digits", "settings": study.Settings()},
     ),
     "study.format_table": lambda w: (
         study.format_table,

@@ -178,10 +178,13 @@ VALUES: dict[str, Made] = {
     "part of an output": _constant(1.5, _NAN) | {"an object": Thing},
     "cutpoints": {k: v for k, v in _tensor.items() if k != "3"} | _constant(1, 0, -1, 2.5),
     "counts": _constant(None, 0, "x", (0,), (1.5,), (_NAN,), (-1,), ("3",)) | {"an object": Thing},
+    "numbers of seeds": _constant(None, 0, "x", (1.5,), (_NAN,), (-1,), ("3",), (2**63,))
+    | {"an object": Thing},
     # text
     "choice": _names,
     "name": _constant(None, 3, 1.5) | {"an object": Thing},
     "names": _constant(3, ["no-such"], [3]) | {"an object": Thing},
+    "names of one's own": _constant(3, [3], "x") | {"an object": Thing},
     "file": _constant(None, 3, "no-such-file", ".") | {"an object": Thing},
     "target": _constant(None, 3, ".", "no-such-folder/file") | {"an object": Thing},
     "place": _constant(None, 3.5, "nonsense", "cuda:99") | {"an object": Thing},

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 import pyronorm as pn
 from pyronorm.errors import FileError, OptionError
+from pyronorm.infer import Callback
 from tests.infer.resumable import EPOCHS, FORMS, DieAt, make, result
 from tests.processes import kill_again_and_again
 
@@ -51,7 +52,7 @@ def test_checkpoints_change_nothing(tmp_path):
     trainer = make(folder=tmp_path, every=1)
     trainer.run(EPOCHS)
     assert same(result(trainer), uninterrupted())
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", ".lock"}
 
 
 def test_a_finished_run_gives_its_result_again_and_goes_on(tmp_path):
@@ -64,6 +65,27 @@ def test_a_finished_run_gives_its_result_again_and_goes_on(tmp_path):
     longer = make(folder=tmp_path)
     longer.run(EPOCHS)
     assert same(result(longer), uninterrupted())
+
+
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    class Second(Callback):
+        refusals = 0
+
+        def on_step_end(self, trainer):
+            if trainer.steps == 5:
+                with pytest.raises(
+                    OptionError, match=r"Checkpoint: another run works in .*process"
+                ):
+                    make(folder=tmp_path).run(2)
+                self.refusals += 1
+
+    trainer = make(folder=tmp_path, callbacks=[second := Second(), DieAt(99)])
+    trainer.run(EPOCHS)
+    assert second.refusals == 1
+    assert same(result(trainer), uninterrupted())
+    with pytest.raises(StopError):
+        make(folder=tmp_path / "other", callbacks=[DieAt(3, StopError)]).run(2)
+    make(folder=tmp_path / "other").run(2)  # a run that failed holds nothing
 
 
 def test_stopped_early_stays_stopped(tmp_path):
@@ -157,7 +179,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FileError, match="cannot be written, No space left on device"):
         make(folder=tmp_path).run(2)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", ".lock"}
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
