@@ -166,6 +166,10 @@ def correlation(draws: Float[Tensor, "sample latent"]) -> Float[Tensor, "latent 
 def _check_covariance(covariance: Tensor, where: str) -> None:
     if covariance.shape[0] != covariance.shape[1] or not len(covariance):
         raise ShapeError(f"{where}: covariance must be square, got {tuple(covariance.shape)}.")
+    if not torch.allclose(
+        covariance, covariance.T, rtol=1e-3, atol=1e-4 * float(covariance.abs().max())
+    ):
+        raise DataError(f"{where}: covariance must be symmetric, and it is not.")
     if int(torch.linalg.cholesky_ex(covariance.double()).info):
         raise DataError(f"{where}: covariance must be positive definite, and it is not.")
 

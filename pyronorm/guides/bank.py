@@ -210,7 +210,9 @@ class StatisticsBank:
         Raises:
             ShapeError: if the layers are not those of ``space``.
             OptionError: if there are fewer than ``rows`` rows.
+            DataError: if values have been changed since, to impossible ones.
         """
+        self._check_values()
         mine = [(x.name, x.num_channels) for x in self.space.layers]
         theirs = [(x.name, x.num_channels) for x in space.layers]
         if mine != theirs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ def as_batches(
         ShapeError: if ``x`` and ``y`` differ in length.
     """
     check_count("data", "batch_size", batch_size)
+    batch_size = operator.index(batch_size)  # torch's samplers take no integers of NumPy
     if isinstance(data, DataLoader):
         return data
     if not isinstance(data, Dataset):
@@ -97,7 +99,11 @@ def as_batches(
         if isinstance(data, (Tensor, Mapping)) or _is_record(data):
             data = _Tensors(split((data,)))
         elif isinstance(data, tuple) and _is_tensors(data):
-            data = _Tensors(split(data))
+            whole = split(data)
+            weight = whole.weight
+            if weight is not None and weight.device.type == "cpu" and not bool(weight.any()):
+                raise DataError("data: all weights are 0, so that no example counts.")
+            data = _Tensors(whole)
     # A loader takes a number from its generator even if it does not shuffle.
     generator = None if shuffle and seed is None else torch.Generator()
     if generator is not None and seed is not None:

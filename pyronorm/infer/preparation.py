@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_arguments",
     "check_numbers",
+    "check_optimizer",
     "check_others",
     "check_parameters",
     "check_same_callbacks",
@@ -242,6 +244,36 @@ def parameter_groups(model: NormalizationModel, guide: nn.Module) -> list[dict[s
             "likelihood have no parameters."
         )
     return groups
+
+
+def check_optimizer(optimizer: Any, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an optimizer that would train nothing, or go up.
+
+    Args:
+        optimizer: what the user's function made.
+        groups: what it was given, from :func:`parameter_groups`.
+
+    Raises:
+        OptionError: saying why.
+    """
+    check_instance("fit", "what optimizer makes", optimizer, Optimizer, "SGD(groups)")
+    ours = {id(p) for group in groups for p in group["params"]}
+    if ours.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
+        raise OptionError(
+            f"fit: the {type(optimizer).__name__} has none of the parameters that optimizer is called "
+            "with, so that nothing would be trained: lambda groups: SGD(groups, lr=0.1)."
+        )
+    for group in optimizer.param_groups:
+        if group.get("maximize"):
+            raise OptionError(
+                f"fit: the {type(optimizer).__name__} maximizes, and fit minimizes the negative ELBO. "
+                "Leave maximize out."
+            )
+        if not 0 <= float(group.get("lr", 0.0)) < math.inf:
+            raise OptionError(
+                f"fit: the learning rate of {type(optimizer).__name__} must be finite and not negative, "
+                f"got {group['lr']}."
+            )
 
 
 @contextmanager

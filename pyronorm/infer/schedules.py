@@ -7,6 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pyronorm.errors import OptionError
 from pyronorm.infer.options import Optimization
 
 __all__ = ["Schedules"]
@@ -18,11 +19,21 @@ class Schedules:
     Args:
         optimization: makes them.
         optimizer: whose rates they change.
+
+    Raises:
+        OptionError: if one is a scheduler of another optimizer, or none.
     """
 
     def __init__(self, optimization: Optimization, optimizer: Optimizer) -> None:
         factories = (optimization.scheduler, optimization.step_scheduler)
         self._all = [None if factory is None else factory(optimizer) for factory in factories]
+        for factory, made in zip(factories, self._all, strict=True):
+            if factory is not None and getattr(made, "optimizer", None) is not optimizer:
+                raise OptionError(
+                    "fit: a scheduler must be one of the optimizer that its function is given, such as "
+                    f"lambda optimizer: CosineAnnealingLR(optimizer, epochs), got {type(made).__name__} "
+                    "of another."
+                )
 
     def after_epoch(self, loss: float) -> None:
         """Step the first; ReduceLROnPlateau looks at the loss, of validation where there is some."""

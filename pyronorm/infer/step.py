@@ -19,7 +19,7 @@ from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.infer.batch import MiniBatch
 from pyronorm.infer.elbo import KLWeight
 from pyronorm.infer.generators import replayed
-from pyronorm.infer.messages import plain_messages, refuse_non_finite
+from pyronorm.infer.messages import named_divergence, plain_messages, refuse_non_finite
 from pyronorm.infer.options import Objective, Optimization, needs_closure
 from pyronorm.infer.processes import Processes
 from pyronorm.inputs import all_finite, is_one_piece, num_examples, tensors_of
@@ -205,6 +205,7 @@ class Step:
     def _loss(self, batch: MiniBatch) -> Tensor:
         with (
             plain_messages(),
+            named_divergence("fit", self._module.elbo),
             nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight),
             nullcontext() if self._seed is None else self._sharing(self._seed),
         ):

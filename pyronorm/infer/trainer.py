@@ -9,11 +9,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pyro
-import torch
 from torch import nn
 from torch.optim import Adam
 
-from pyronorm.checks import Count, Positive, check_count, check_instance
+from pyronorm.checks import Count, Positive, check_count
 from pyronorm.errors import DataError
 from pyronorm.guides import Guide
 from pyronorm.infer.batches import TrainingBatches
@@ -28,6 +27,7 @@ from pyronorm.infer.predict import density_sum
 from pyronorm.infer.preparation import (
     check_arguments,
     check_numbers,
+    check_optimizer,
     check_others,
     check_parameters,
     check_same_callbacks,
@@ -159,8 +159,7 @@ class Trainer:
                 make = optimization.optimizer
                 lr = 1e-3 if lr is None else lr
                 self.optimizer = Adam(groups, lr=lr) if make is None else make(groups)
-                what = "what optimizer makes"
-                check_instance("fit", what, self.optimizer, torch.optim.Optimizer, "SGD(groups)")
+                check_optimizer(self.optimizer, groups)
                 self._schedules = Schedules(optimization, self.optimizer)
                 self._run = describe_run(
                     model,

@@ -340,6 +340,11 @@ class LatentNetwork(nn.Module):
                 raise ShapeError(
                     f"LatentNetwork: {name} must be a tensor of real numbers, got {came}. {_ONE_INPUT}"
                 )
+            if value.dtype == torch.float64 != self.like.dtype:
+                raise ShapeError(
+                    f"LatentNetwork: {name} is in double precision, and the network is not. Convert one "
+                    f"of them: {name}.to({self.like.dtype}), or network.double()."
+                )
         if shift.shape[-1:] != (self.space.num_channels,):
             raise ShapeError(
                 f"LatentNetwork, shift: expected {self.space.num_channels} channels on the last axis "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from pyro.distributions import Delta, Normal
 from torch import Tensor
 
@@ -20,7 +21,7 @@ __all__ = ["BatchNoise", "batch_noise_law"]
 
 
 @checked
-def batch_noise_law(df: Tensor) -> Independent:
+def batch_noise_law(df: Float[Tensor, "*sample channel"]) -> Independent:
     r"""The law of batch noise with a batch size for every channel, differentiable in it.
 
     .. math::

@@ -193,3 +193,8 @@ def test_refusals(unchecked):
     for block, message in ((0, "block must be at least 1"), (2, "3 latents have no blocks of 2")):
         with pytest.raises(OptionError, match=message):
             factorized_spread(torch.eye(3), block)
+
+
+def test_what_is_no_covariance_is_refused():
+    with pytest.raises(DataError, match="factorized_spread: covariance must be symmetric"):
+        factorized_spread(torch.tensor([[1.0, 0.9], [0.0, 1.0]]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyronorm as pn
-from pyronorm.errors import DataError, OptionError, StatisticsError
+from pyronorm.errors import DataError, OptionError, ShapeError, StatisticsError
 from tests.nets import mlp
 
 
@@ -136,3 +136,13 @@ def test_what_cannot_be_is_refused_by_name(trained):
     fresh = pn.NormalizationModel(pn.convert(mlp()), pn.likelihoods.Categorical(), 20)
     with pytest.raises(StatisticsError):
         pn.calibrate(fresh, (x, y))
+
+
+def test_data_that_would_not_be_used_are_refused(trained):
+    model, _, x, y = trained
+    with pytest.raises(ShapeError, match="got 300 inputs x and 5 targets y"):
+        pn.calibrate(model, [(x, y[:5])])
+    with pytest.raises(OptionError, match="train is for the candidates that are there without"):
+        pn.calibrate(model, (x, y), train=x, candidates={"a": pn.guides.BatchNoise(model, 8)})
+    with pytest.raises(DataError, match="train needs at least 16 examples for banks, got 4"):
+        pn.calibrate(model, (x, y), train=x[:4], num_samples=2)

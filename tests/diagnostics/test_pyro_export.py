@@ -181,3 +181,12 @@ def test_refusals(vae):
 
     with pytest.raises(DataError, match="other shapes in other draws"):
         to_arviz(growing, any_size, (), 3)
+
+
+def test_what_is_no_model_for_the_data_is_refused():
+    for wrong, says in (
+        (nn.Linear, "got the class Linear"),
+        (nn.Linear(3, 2), "Linear is called with data, .* and does not take these 2"),
+    ):
+        with pytest.raises(OptionError, match=says):
+            to_arviz(wrong, AutoNormal(lambda *_: None), (torch.zeros(4, 3), torch.zeros(4)))

@@ -41,6 +41,7 @@ ANSWERS: Rules = [
     ("normalizers.Analytic.from_data", "x", {"other width"}, "data have any width"),
     ("laws.quantiles", "q", {"empty"}, "no levels, no quantiles"),
     ("Improper*", "like", {"no axes", "empty", "five axes"}, "of like only shape and dtype count"),
+    ("priors.batch_noise_law", "df", {"empty", "five axes"}, "channels in any number of draws"),
     ("DrawsOnly", "value", {"empty", "five axes"}, "a draw has any shape"),
     ("InverseChi.log_prob", "value", {"no axes", "empty", "five axes"}, "densities broadcast"),
     ("InverseChi", "*", {"inf"}, "torch's distributions take it"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import pyronorm as pn
-from pyronorm.errors import OptionError, ShapeError, StatisticsError
+from pyronorm.errors import DataError, OptionError, ShapeError, StatisticsError
 from pyronorm.guides import StatisticsBank
 from pyronorm.latents import LatentLayer, LatentSpace
 from tests.guides.cases import make_bank, make_model
@@ -114,3 +114,13 @@ def test_a_bank_of_other_weights_is_refused():
         with pytest.raises(StatisticsError, match="the bank is of other weights"):
             use()
     assert len(type(bank).neutral(model.space, 3).draw(model, 3)) == 3
+
+
+def test_values_changed_in_place_are_looked_at_again():
+    model = make_model()
+    for name, value in (("mean", torch.nan), ("var", -1.0)):
+        bank = make_bank(model)
+        getattr(bank, name)[1] = value
+        for use in (lambda b: b.draw(model, 2), lambda b: pn.guides.MonteCarloBatchNorm(model, b)):
+            with pytest.raises(DataError, match=f"StatisticsBank: {name} must be finite"):
+                use(bank)

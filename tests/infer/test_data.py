@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -201,3 +202,8 @@ def test_contexts_nest():
         assert network[1].training
         assert not network[0].training
     assert all(m.training for m in network.modules())
+
+
+def test_integers_of_numpy_and_torch_are_batch_sizes():
+    for three in (np.int64(3), torch.tensor(3)):
+        assert [len(x) for x, _ in as_batches(FORMS["tensors"], three)] == [3, 3, 1]

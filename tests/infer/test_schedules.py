@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, StepLR
 
+from pyronorm.errors import OptionError
 from pyronorm.infer import Optimization
 from pyronorm.infer.schedules import Schedules
 
@@ -59,3 +60,10 @@ def test_states_go_on():
     for each in (schedules, fresh):
         each.after_epoch(1.0)
     assert rate(other) == pytest.approx(rate(optimizer))
+
+
+def test_a_scheduler_of_another_optimizer_is_refused():
+    other = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    for wrong in (lambda _: StepLR(other, 1), lambda _: None):
+        with pytest.raises(OptionError, match="must be one of the optimizer that its function is"):
+            made(step_scheduler=wrong)

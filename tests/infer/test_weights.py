@@ -165,3 +165,11 @@ def test_several_draws_and_particles_have_weights_too():
     assert found == pytest.approx(expected, rel=1e-5)
     vectorized = elbo.loss(one, pn.guides.Point(one), x, y, COUNTS)
     assert vectorized == pytest.approx(expected, rel=1e-5)
+
+
+def test_examples_of_which_none_counts_are_refused():
+    x, y = data(Categorical())
+    network = pn.convert(mlp())
+    model = pn.NormalizationModel(network, Categorical(), len(y))
+    with pytest.raises(DataError, match="all weights are 0, so that no example counts"):
+        pn.fit(model, pn.guides.MeanField(model), (x, y, torch.zeros(len(y))), epochs=1)

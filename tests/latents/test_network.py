@@ -392,3 +392,11 @@ def test_replicas_of_data_parallel_hand_over_to_their_own_layers():
             replica._modules[name] = copies[child]
             setattr(replica, name, copies[child])
     torch.testing.assert_close(copies[network](x, shift, scale), network(x, shift, scale))
+
+
+def test_latents_of_another_precision_are_refused():
+    latent = LatentNetwork(convert(mlp(), Group(2)))
+    shift, scale = torch.zeros(latent.space.num_channels), torch.ones(latent.space.num_channels)
+    with pytest.raises(ShapeError, match="scale is in double precision, and the network is not"):
+        latent(torch.randn(3, 5), shift, scale.double())
+    latent.double()(torch.randn(3, 5).double(), shift.double(), scale.double())

@@ -440,3 +440,9 @@ def test_elbo_trace_is_minus_the_loss_and_marks_the_epoch_kept(ax: Axes) -> None
     assert legend_labels(ax) == ["plain", "warm"]
     with pytest.raises(OptionError, match="the history 'empty' has no epoch"):
         plots.plot_elbo_trace({"empty": History()}, ax=ax)
+
+
+def test_nothing_is_no_plot():
+    for plot in (plots.plot_reliability, plot_posterior_scale, plots.plot_spread_ratio):
+        with pytest.raises(OptionError, match="there is nothing to draw"):
+            plot({})

@@ -116,3 +116,10 @@ def test_check_batch_size_refuses(size):
 def test_population_smaller_than_batch_is_refused():
     with pytest.raises(OptionError, match=r"num_data must be at least batch_size=8, got 7"):
         shift_variance(8.0, 7)
+
+
+@pytest.mark.parametrize("function", [log_var_mean, log_var_variance])
+def test_sizes_without_a_variance_are_refused_in_tensors_too(function):
+    for bad in (1.0, 0.5, math.nan, math.inf):
+        with pytest.raises(OptionError, match="finite and above 1 everywhere"):
+            function(torch.tensor([8.0, bad]))
