@@ -88,8 +88,9 @@ def read_archive(
     place = _place(path)
     try:
         blob = place.read_bytes()
-    except OSError as error:
-        raise FileError(f"{place}: cannot be read, {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # ValueError: of a name with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"{place}: cannot be read, {reason}.") from error
     start = blob[:8]
     size = int.from_bytes(start, "little")
     try:

@@ -50,7 +50,13 @@ def write_file(path: StrPath, content: str | bytes | Iterable[bytes | memoryview
         FileError: if it cannot be written; what was there is as it was.
     """
     place = Path(path)
-    if not place.name or place.is_dir():
+    if "\0" in place.name:
+        raise FileError(f"{place}: cannot be written, its name has a null character.")
+    try:
+        is_folder = not place.name or place.is_dir()
+    except OSError as error:  # a name that is too long
+        raise file_error(place, error) from error
+    if is_folder:
         raise FileError(f"{place}: is a folder; give the path of a file.")
     if isinstance(content, str):
         content = content.encode()
@@ -88,7 +94,7 @@ def make_folder(path: StrPath) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise file_error(folder, error) from error
     return folder
 
@@ -103,9 +109,9 @@ def digest_of(path: StrPath) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_error(path: StrPath, error: OSError) -> FileError:
+def file_error(path: StrPath, error: OSError | ValueError) -> FileError:
     """The error for a file that cannot be written, in one line."""
-    reason = error.strerror or str(error) or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return FileError(f"{os.fspath(path)}: cannot be written, {reason}.")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyronorm.archive import read_archive
 from pyronorm.errors import FileError, OptionError
 from pyronorm.files import (
     BESIDE,
@@ -174,3 +175,13 @@ def test_a_folder_that_cannot_be_written_is_no_running_study(
 def test_control_characters_are_seen(text: object, shown: str) -> None:
     assert visible(text) == shown
     assert visible(shown) == shown
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_names_that_no_file_can_have(tmp_path: Path, name) -> None:
+    with pytest.raises(FileError, match="cannot be written, "):
+        write_file(tmp_path / name, "text")
+    with pytest.raises(FileError, match="cannot be written, "):
+        make_folder(tmp_path / name)
+    with pytest.raises(FileError, match="cannot be read, "):
+        read_archive(tmp_path / name, "draws")

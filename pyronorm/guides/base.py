@@ -6,6 +6,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -142,7 +143,8 @@ class Guide(AutoGuide):
         self.check_weights(model)
         check_draws(type(self).__name__, 1 if self.is_point else num_samples, self.space, self.like)
         with seeded(seed, self.like):
-            return self._whole().draw(num_samples).to(model.network.like)
+            draws = self._whole().draw(num_samples).to(model.network.like)
+        return replace(draws, weights=self._weights) if self._weights else draws
 
     @checked
     def log_prob(

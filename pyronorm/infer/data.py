@@ -102,7 +102,7 @@ def as_batches(
             whole = split(data)
             weight = whole.weight
             if weight is not None and weight.device.type == "cpu" and not bool(weight.any()):
-                raise DataError("data: all weights are 0, so that no example counts.")
+                raise DataError("data: all weights are 0: the examples count for nothing.")
             data = _Tensors(whole)
     # A loader takes a number from its generator even if it does not shuffle.
     generator = None if shuffle and seed is None else torch.Generator()

@@ -140,6 +140,7 @@ def run_nuts(
         "data": digest(t for part in batch.arguments() for t in tensors_of(part).values()),
     }
     chains: list[Draws] = []
+    weights = network.weights()
     with ExitStack() as stack:
         for context in (
             verified(network.network),
@@ -179,7 +180,7 @@ def run_nuts(
                 mcmc = MCMC(kernel, number, warmup, disable_progbar=not show)
                 with plain_messages(), seeded(seed, network.like), InitMessenger(init_to_neutral):
                     mcmc.run(*batch.arguments())
-                return draws_of_mcmc(mcmc, model)
+                return replace(draws_of_mcmc(mcmc, model), weights=weights)
 
             try:
                 chains.append(sample(kept, num_samples))

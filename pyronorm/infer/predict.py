@@ -249,7 +249,7 @@ def log_likelihoods(
         DataError: if there is no ``y``, or ``y`` is impossible.
         ShapeError: if ``y`` does not fit the network's output.
     """
-    parts = []
+    parts: list[Tensor] = []
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "log_likelihoods")
     for batch, output in evaluate_draws(members, batches):

@@ -269,10 +269,11 @@ def check_optimizer(optimizer: Any, groups: Sequence[Mapping[str, Any]]) -> None
                 f"fit: the {type(optimizer).__name__} maximizes, and fit minimizes the negative ELBO. "
                 "Leave maximize out."
             )
-        if not 0 <= float(group.get("lr", 0.0)) < math.inf:
+        lr = group.get("lr")
+        if lr is not None and not 0 <= float(lr) < math.inf:
             raise OptionError(
                 f"fit: the learning rate of {type(optimizer).__name__} must be finite and not negative, "
-                f"got {group['lr']}."
+                f"got {lr}."
             )
 
 

@@ -154,7 +154,13 @@ def _refreshed(
     folded = torch.stack(
         [_folded(network, mine, *pair) for mine, pair in zip(totals, unique, strict=True)]
     )[index]
-    return replace(draws, shift=folded[:, 0], scale=folded[:, 1], log_density=None)
+    return replace(
+        draws,
+        shift=folded[:, 0],
+        scale=folded[:, 1],
+        log_density=None,
+        weights=network.weights(),  # relative to the statistics of these
+    )
 
 
 def _folded(

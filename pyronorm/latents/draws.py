@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pyronorm.checks import Count, check_fields, checked
+from pyronorm.checks import Count, Natural, check_fields, checked
 from pyronorm.devices import check_memory, device_of
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.latents.network import LatentNetwork
 from pyronorm.latents.space import LatentSpace
 from pyronorm.latents.values import check_values
@@ -55,6 +55,8 @@ class Draws:
             ``tree_depth``, ``acceptance_rate``), each of shape ``(sample,)``.
         others: values of sites that the network samples itself, such as weights with a prior of their
             own, by site name, each of shape ``(sample, *site)``.
+        weights: a hash of the weights of the network that they belong to, which others are refused
+            for; 0 for none in particular, ``dataclasses.replace(draws, weights=0)``.
 
     Raises:
         ShapeError: if the shapes disagree.
@@ -69,6 +71,7 @@ class Draws:
     num_chains: Count = 1
     stats: Mapping[str, Tensor] = field(default_factory=dict)
     others: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Natural = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -108,6 +111,7 @@ class Draws:
             1,
             {name: value[place] for name, value in self.stats.items()},
             {name: value[place] for name, value in self.others.items()},
+            self.weights,
         )
 
     def __repr__(self) -> str:
@@ -162,6 +166,7 @@ class Draws:
             sum(part.num_chains for part in parts),
             joined([part.stats for part in parts]),
             joined([part.others for part in parts]),
+            parts[0].weights if len({part.weights for part in parts}) == 1 else 0,
         )
 
     def unique(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,6 +204,7 @@ class Draws:
             self.num_chains,
             {name: value.to(device) for name, value in self.stats.items()},
             {name: move(value) for name, value in self.others.items()},
+            self.weights,
         )
 
     @checked
@@ -244,8 +250,15 @@ class Draws:
         Raises:
             OptionError: if there are not that many.
             ShapeError: if these are draws for another network.
+            StatisticsError: if they belong to other weights than the network has.
         """
         model.space.check(self.shift, "Draws")
+        if self.weights and self.weights != model.network.weights():
+            raise StatisticsError(
+                "Draws: they belong to other weights than the network has, and are relative to other "
+                "statistics. Draw them again; or, if they are right as they are, take "
+                "dataclasses.replace(draws, weights=0)."
+            )
         if not 1 <= num_samples <= len(self):
             raise OptionError(
                 f"Draws: num_samples must be between 1 and {len(self)}, the number of draws that there "

@@ -66,10 +66,19 @@ NOT_CALLED = {
     *("ConversionReport", "LayerReport", "LatentLayer", "Epoch", "History", "Scores"),
     *("Agreement", "BatchSizes", "CalibratedPosterior", "Candidate", "Disturbance"),
     *("EstimationShift", "InputShape", "Interval", "LawTest", "LeaveOneOut", "ModeGap", "ParetoK"),
-    *("RealizedNoise", "RiskCurve", "Uniformity", "EffectiveBatchSizes", "Cell", "Rendered"),
+    *(
+        "EnsembleCurve",
+        "EnsembleEquivalent",
+        "RealizedNoise",
+        "RiskCurve",
+        "Uniformity",
+        "EffectiveBatchSizes",
+        "Cell",
+        "Rendered",
+    ),
     # Records of studies of one's own, held against their annotations where a study runs.
     *("Column", "Entry", "Job", "Method", "Outcome", "Place", "Plot", "Results", "Row", "Section"),
-    "UncertaintyUci",  # made by study.make_study
+    *("TrainingNoise", "UncertaintyUci"),  # made by study.make_study
     *("Split", "TableSplit"),  # pairs, which ImageData and TabularData look at
     *("affine", "affine_each", "centre_and_covary", "Moments"),  # of layers, within their calls
     "init_to_neutral",  # called by Pyro, with its sites

@@ -68,6 +68,8 @@ def test_a_finished_run_gives_its_result_again_and_goes_on(tmp_path):
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    other = make(folder=tmp_path)
+
     class Second(Callback):
         refusals = 0
 
@@ -76,7 +78,7 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path):
                 with pytest.raises(
                     OptionError, match=r"Checkpoint: another run works in .*process"
                 ):
-                    make(folder=tmp_path).run(2)
+                    other.run(2)
                 self.refusals += 1
 
     trainer = make(folder=tmp_path, callbacks=[second := Second(), DieAt(99)])

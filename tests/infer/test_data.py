@@ -204,6 +204,7 @@ def test_contexts_nest():
     assert all(m.training for m in network.modules())
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_integers_of_numpy_and_torch_are_batch_sizes():
     for three in (np.int64(3), torch.tensor(3)):
         assert [len(x) for x, _ in as_batches(FORMS["tensors"], three)] == [3, 3, 1]

@@ -171,5 +171,5 @@ def test_examples_of_which_none_counts_are_refused():
     x, y = data(Categorical())
     network = pn.convert(mlp())
     model = pn.NormalizationModel(network, Categorical(), len(y))
-    with pytest.raises(DataError, match="all weights are 0, so that no example counts"):
+    with pytest.raises(DataError, match="all weights are 0: the examples count for nothing"):
         pn.fit(model, pn.guides.MeanField(model), (x, y, torch.zeros(len(y))), epochs=1)

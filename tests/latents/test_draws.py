@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 
 import pyronorm as pn
-from pyronorm.errors import OptionError, ShapeError
+from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.latents import Draws
-from tests.nets import ResNet
+from tests.nets import ResNet, mlp
 
 
 @pytest.fixture
@@ -86,3 +88,29 @@ def test_repr_is_a_line():
     assert repr(some(6, 3, 2)) == (
         "Draws(6 draws of 3 channels, 2 chains, with n, log_density, diverging, cpu)"
     )
+
+
+@pytest.mark.parametrize("posterior", ["a trained guide", "NUTS", "refreshed"])
+def test_draws_belong_to_the_weights_they_were_made_for(posterior, tmp_path):
+    network = pn.convert(mlp())
+    model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), num_data=20)
+    x, y = torch.randn(20, 5), torch.randint(3, (20,))
+    pn.estimate_population_statistics(model, x)
+    guide = pn.guides.MeanField(model)
+    if posterior == "NUTS":
+        draws = pn.run_nuts(model, (x, y), 4, 1, 1, max_tree_depth=1, progress=False)
+    elif posterior == "refreshed":
+        draws = pn.refresh_draws(model, guide, x, 4)
+    else:
+        guide.stamp(model)
+        draws = guide.draw(model, 4)
+    draws.save(tmp_path / "draws")
+    kept = pn.Draws.load(tmp_path / "draws")
+    pn.predict(model, kept, x)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    pn.estimate_population_statistics(model, x)
+    for some in (draws, kept, draws[:2], draws.to("cpu"), pn.Draws.join([draws, kept])):
+        with pytest.raises(StatisticsError, match="Draws: they belong to other weights than"):
+            pn.predict(model, some, x)
+    pn.predict(model, dataclasses.replace(draws, weights=0), x)
