@@ -33,7 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-Jobs = Annotated[int, typer.Option(help="Jobs at once, each a process.", min=1)]
+Jobs = Annotated[int, typer.Option(help="Jobs at once, each a process (on Dask).", min=1)]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a Dask scheduler, tcp://..., whose workers run the jobs instead."
+    ),
+]
 Threads = Annotated[int, typer.Option(help="Threads of each job.", min=1)]
 Force = Annotated[bool, typer.Option(help="Remove the results of earlier runs in the folder.")]
 
@@ -64,6 +70,7 @@ def compare(
     batch_size: Annotated[int, typer.Option(help="Examples per step.", min=2)] = 64,
     num_samples: Annotated[int, typer.Option(help="Draws per prediction.", min=1)] = 32,
     jobs: Jobs = 1,
+    scheduler: Scheduler = None,
     threads: Threads = 1,
     device: Device = "auto",
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/compare"),
@@ -83,7 +90,7 @@ def compare(
         training=study.Training(epochs=epochs, batch_size=batch_size),
         num_samples=num_samples,
     )
-    _run(chosen, output, study.Place(device=device), jobs, threads, force)
+    _run(chosen, output, study.Place(device=device), jobs, scheduler, threads, force)
 
 
 @app.command("study")
@@ -107,6 +114,7 @@ def run_study(
         typer.Option("--allow-incomplete", help="Also take copies of data sets that lack images."),
     ] = False,
     jobs: Jobs = 1,
+    scheduler: Scheduler = None,
     threads: Threads = 1,
     device: Device = "auto",
     output: Annotated[
@@ -133,7 +141,15 @@ def run_study(
         methods=None if methods is None else _names(methods),
     )
     folder = output or Path("results") / f"{name}-{chosen.fingerprint()}"
-    _run(chosen, folder, study.Place(data_root, device, allow_incomplete), jobs, threads, force)
+    _run(
+        chosen,
+        folder,
+        study.Place(data_root, device, allow_incomplete),
+        jobs,
+        scheduler,
+        threads,
+        force,
+    )
 
 
 @app.command()
@@ -152,7 +168,13 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _run(
-    chosen: Study, folder: Path, place: Place, processes: int, threads: int, force: bool
+    chosen: Study,
+    folder: Path,
+    place: Place,
+    processes: int,
+    scheduler: str | None,
+    threads: int,
+    force: bool,
 ) -> None:
     """Run, print the main table, write the report."""
     from pyronorm import study
@@ -163,6 +185,7 @@ def _run(
             folder,
             place=place,
             processes=processes,
+            scheduler=scheduler,
             threads=threads,
             command=_command(),
             force=force,

@@ -247,7 +247,7 @@ def test_numbers_out_of_range(
     ("command", "options"),
     [
         ("compare", "seeds methods epochs batch-size num-samples device output force"),
-        ("study", "quick seeds methods data-root jobs threads device output force"),
+        ("study", "quick seeds methods data-root jobs scheduler threads device output force"),
         ("report", ""),
     ],
 )
@@ -347,7 +347,7 @@ def test_jobs_at_once(
     root.mkdir()
     ended = run("study", "fake", "--jobs", 3, "--device", "cpu", "--data-root", root)
     assert ended.status == 0
-    assert seen["processes"] == 3
+    assert (seen["processes"], seen["scheduler"]) == (3, None)
     assert seen["place"] == Place(root, "cpu")
     assert run("study", "fake", "--jobs", 0).status == 2
 
@@ -559,7 +559,7 @@ def started(root: Path, *arguments: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("jobs_at_once", [1, 2])
+@pytest.mark.parametrize("jobs_at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_in_order_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, jobs_at_once: int
 ) -> None:

@@ -165,6 +165,11 @@ class Folder:
             return False
         return True
 
+    def seconds(self, job: Job) -> float:
+        """How long a finished job took; 0 for others."""
+        path = self._record(job)
+        return float(read_record(path, _again(job))["seconds"]) if path.is_file() else 0.0
+
     def write(self, study: Study, job: Job, outcome: Outcome, seconds: float) -> None:
         """Keep what a job found.
 

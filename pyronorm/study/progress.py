@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,15 +25,15 @@ class Progress(ABC):
         """A job begins."""
 
     @abstractmethod
-    def end(self, job: Job, failure: str | None) -> None:
-        """A job has ended, with what it failed with if it did."""
+    def end(self, job: Job, failure: str | None, seconds: float) -> None:
+        """A job has ended, after so many seconds, with what it failed with if it did."""
 
 
 class _Nothing(Progress):
     def begin(self, job: Job) -> None:
         pass
 
-    def end(self, job: Job, failure: str | None) -> None:
+    def end(self, job: Job, failure: str | None, seconds: float) -> None:
         pass
 
 
@@ -46,23 +45,21 @@ class _Bar(Progress):
     def begin(self, job: Job) -> None:
         self._bar.update(self._task, description=visible(job))
 
-    def end(self, job: Job, failure: str | None) -> None:
+    def end(self, job: Job, failure: str | None, seconds: float) -> None:
         self._bar.update(self._task, description=visible(job), advance=1)
 
 
 class _Lines(Progress):
     def __init__(self, console: Console, total: int, done: int) -> None:
         self._console, self._total, self._done = console, total, done
-        self._began: dict[Job, float] = {}
         if done:
             self._say(f"{done} of {total} jobs are finished already")
 
     def begin(self, job: Job) -> None:
-        self._began[job] = time.perf_counter()
+        pass
 
-    def end(self, job: Job, failure: str | None) -> None:
+    def end(self, job: Job, failure: str | None, seconds: float) -> None:
         self._done += 1
-        seconds = time.perf_counter() - self._began.pop(job)
         found = f"{seconds:.1f} s" if failure is None else f"failed: {failure}"
         self._say(f"{self._done}/{self._total}  {job}: {found}")
 

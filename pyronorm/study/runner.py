@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.resource_tracker
 import os
-import signal
 import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
 from pyro.util import get_rng_state, set_rng_state
 
 from pyronorm.checks import Count, check_count, checked
-from pyronorm.errors import FileError, OptionError
+from pyronorm.errors import FileError, OptionError, ProcessError
 from pyronorm.files import StrPath
+from pyronorm.study.cluster import TRIES, connected, refuse_without_dask
 from pyronorm.study.folder import Folder
 from pyronorm.study.progress import Progress, shown
 from pyronorm.study.study import Job, Place, Results, Study
@@ -38,6 +35,7 @@ def run_study(
     *,
     place: Place | None = None,
     processes: Count = 1,
+    scheduler: str | None = None,
     threads: int = 1,
     command: str = "",
     force: bool = False,
@@ -53,8 +51,11 @@ def run_study(
         study: what to run.
         path: folder of the results.
         place: data root and device; None for the defaults.
-        processes: jobs at once, each in a process of its own. With several GPUs and device ``"cuda"``
-            they take turns.
+        processes: jobs at once, in so many processes of Dask on this machine (the extra
+            ``pyronorm[distributed]``). With several GPUs and device ``"cuda"`` they take turns. A job
+            whose process is ended is run again, once.
+        scheduler: the address of a Dask scheduler, whose workers run the jobs instead, also on other
+            machines that see the same folders. Each worker runs one job at a time.
         threads: threads of each job. Operations of small networks wait for threads longer than they
             compute, more so where other processes are at work; large ones on an idle machine gain.
         command: what the report names as the command.
@@ -66,12 +67,21 @@ def run_study(
         The results of all finished jobs, of earlier runs too.
 
     Raises:
-        OptionError: if ``processes`` or ``threads`` is below 1, or the folder belongs to another
-            configuration or another run.
+        OptionError: if ``processes`` or ``threads`` is below 1, the folder belongs to another
+            configuration or another run, Dask is needed and not installed, or no scheduler answers.
+        ProcessError: if the scheduler is gone. What is finished is kept.
         FileError: if results cannot be written. What is finished is kept.
     """
     check_count("run_study", "processes", processes)
     check_count("run_study", "threads", threads)
+    if scheduler is not None and processes > 1:
+        raise OptionError(
+            f"run_study: processes={processes} are of this machine, scheduler={scheduler!r} has workers "
+            "of its own: give one of the two."
+        )
+    distributed = processes > 1 or scheduler is not None
+    if distributed:
+        refuse_without_dask()
     place = Place() if place is None else place
     jobs = list(study.jobs())
     if not jobs:
@@ -88,14 +98,17 @@ def run_study(
         todo = [job for job in jobs if not folder.finished(study, job)]
         try:
             with shown(progress, len(jobs), len(jobs) - len(todo)) as view:
-                if processes == 1:
+                if not distributed:
                     with _threads(threads):
                         for job in todo:
                             view.begin(job)
-                            _run(study, job, place, folder)
-                            view.end(job, folder.failure(job))
-                else:
-                    _run_processes(study, todo, place, folder, processes, threads, view)
+                            seconds = _run(study, job, place, folder)
+                            view.end(job, folder.failure(job), seconds)
+                elif todo:
+                    with connected(processes, scheduler) as client:
+                        gpus = _gpus(place) if scheduler is None else []
+                        work = _Work(study, place, folder.path.absolute(), threads, gpus)
+                        _run_distributed(client, work.at_any_place(), todo, folder, view)
         except FileError as error:
             done = sum(folder.finished(study, job) for job in jobs)
             raise FileError(
@@ -105,8 +118,8 @@ def run_study(
         return folder.results(study)
 
 
-def _run(study: Study, job: Job, place: Place, folder: Folder) -> None:
-    """Run one job; an error is noted and goes no further, unless nothing can be written."""
+def _run(study: Study, job: Job, place: Place, folder: Folder) -> float:
+    """Run one job, in how many seconds; an error is noted and goes no further, but for a full disk."""
     start = time.perf_counter()
     ran = False
     try:
@@ -119,6 +132,7 @@ def _run(study: Study, job: Job, place: Place, folder: Folder) -> None:
             raise
         text = str(error).strip().partition("\n")[0]
         folder.fail(job, f"{type(error).__name__}: {text}", traceback.format_exc())
+    return time.perf_counter() - start
 
 
 @contextmanager
@@ -143,105 +157,83 @@ def _seeded(seed: int) -> Iterator[None]:
         set_rng_state(state)
 
 
-def _run_processes(
-    study: Study,
-    todo: Sequence[Job],
-    place: Place,
-    folder: Folder,
-    processes: Count,
-    threads: int,
-    view: Progress,
+@dataclass(frozen=True)
+class _Work:
+    """What a worker does with a job."""
+
+    study: Study
+    place: Place
+    path: Path
+    threads: int
+    gpus: Sequence[str]
+
+    def at_any_place(self) -> _Work:
+        """The same for a process that works in another folder."""
+        root = self.place.data_root
+        if root is None:
+            return self
+        return replace(self, place=replace(self.place, data_root=Path(root).absolute()))
+
+    def __call__(self, job: Job) -> None:
+        """Run it, unless that is done; one after the other where a worker has several threads."""
+        folder = Folder(self.path)
+        with _ALONE, _threads(self.threads):
+            if folder.finished(self.study, job):  # by a worker that was lost right after
+                return
+            if self.gpus:
+                from distributed import get_worker
+
+                # Before CUDA starts in this process, whose number never changes.
+                name: Any = get_worker().name
+                os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(name) % len(self.gpus)]
+            _run(self.study, job, self.place, folder)
+
+
+_ALONE = threading.Lock()
+"""A job has the generators of its process for itself."""
+
+_KILLED = f"the process that ran it ended, {TRIES} times"
+
+
+def _run_distributed(
+    client: Any, work: _Work, todo: Sequence[Job], folder: Folder, view: Progress
 ) -> None:
-    """Keep so many processes busy; one that dies without a word has failed too."""
-    context = multiprocessing.get_context("spawn")
-    gpus = _gpus() if place.device in ("auto", "cuda") else []
-    waiting = list(todo)
-    running: dict[int, tuple[Job, BaseProcess, Connection]] = {}
+    """Have all jobs run; one that brings its processes down has failed too."""
+    from distributed import KilledWorker, as_completed
+
+    # Outcomes are in files. What a worker returns would be lost with it, and the job run anew.
+    jobs = {client.submit(work, job, pure=False): job for job in todo}
     try:
-        while waiting or running:
-            for slot in range(processes):
-                if slot not in running and waiting:
-                    job = waiting.pop(0)
-                    gpu = gpus[slot % len(gpus)] if gpus else None
-                    receiver, sender = context.Pipe(duplex=False)
-                    task = (study, job, place, folder.path, threads, gpu, sender)
-                    process: BaseProcess = context.Process(target=_work, args=task)
-                    with _sheltered():
-                        process.start()
-                    sender.close()
-                    running[slot] = (job, process, receiver)
-                    view.begin(job)
-            multiprocessing.connection.wait([p.sentinel for _, p, _ in running.values()])
-            for slot, (job, process, receiver) in list(running.items()):
-                if not process.is_alive():
-                    process.join()
-                    _raise_what_it_said(receiver)
-                    ended = folder.failed(job) and not process.exitcode
-                    if not ended and not folder.finished(study, job):
-                        folder.fail(job, f"the process ended with status {process.exitcode}")
-                    del running[slot]
-                    view.end(job, folder.failure(job))
+        for future in as_completed(list(jobs), loop=client.loop):
+            job = jobs.pop(future)
+            view.begin(job)
+            error = None if future.status == "finished" else _error(future)
+            if isinstance(error, FileError):
+                raise error
+            if error is not None and not folder.finished(work.study, job):
+                text = str(error).strip().partition("\n")[0]
+                killed = isinstance(error, KilledWorker)
+                folder.fail(job, _KILLED if killed else f"{type(error).__name__}: {text}")
+            view.end(job, folder.failure(job), folder.seconds(job))
+            future.release()
     finally:
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.join()
+        client.cancel(list(jobs))
 
 
-@contextmanager
-def _sheltered() -> Iterator[None]:
-    """What starts here does not see Ctrl-C: this process alone does, and ends the others."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Python's own helper process, which unblocks the signal when it starts.
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _error(future: Any) -> BaseException:
+    if future.status != "error":
+        raise ProcessError(
+            "run_study: Dask's scheduler is gone. What is finished is kept: run the study again to go "
+            "on."
+        )
+    error: BaseException = future.exception()
+    return error
 
 
-def _raise_what_it_said(receiver: Connection) -> None:
-    """A process says only why it could write nothing."""
-    with receiver:
-        try:
-            text = receiver.recv()
-        except EOFError:
-            return
-    raise FileError(text)
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process sees, by the names that CUDA_VISIBLE_DEVICES has for them."""
+def _gpus(place: Place) -> list[str]:
+    """The GPUs that jobs take turns with, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    if place.device not in ("auto", "cuda"):
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
     return [name.strip() for name in names][: torch.cuda.device_count()]
-
-
-def _work(
-    study: Study,
-    job: Job,
-    place: Place,
-    path: Path,
-    threads: int,
-    gpu: str | None,
-    sender: Connection,
-) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts in this process
-    try:
-        _run(study, job, place, Folder(path))
-    except FileError as error:
-        sender.send(str(error))
-
-
-def _end_with_parent() -> None:
-    """Without it a killed study's jobs would run on, beside those of the study started again."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pyronorm.errors import FileError, OptionError
-from pyronorm.study import Folder, Job, Place, Results, Study, run_study, runner, write_report
+from pyronorm.study import Folder, Job, Place, Results, Study, run_study, write_report
 from tests.limits import files_no_larger_than
 from tests.processes import alive, wait_for
 from tests.study.fakes import fake, runs
@@ -180,7 +180,7 @@ def test_failed_jobs_are_tried_again(tmp_path: Path, root: Path) -> None:
     assert values_of(results) == values_of(run(fake(), tmp_path / "untroubled"))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_results_that_cannot_be_written_end_the_study(
     tmp_path: Path, root: Path, processes: int
 ) -> None:
@@ -286,62 +286,6 @@ def test_an_interruption_goes_through(tmp_path: Path, monkeypatch: pytest.Monkey
     assert results.failures == {}
 
 
-# processes
-
-
-@pytest.fixture(scope="module")
-def in_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, Results]:
-    """Three jobs in two processes at once, of which two fail, each in another way."""
-    path = tmp_path_factory.mktemp("processes")
-    study = fake(
-        methods=("a", "b", "c"),
-        seeds=(2,),
-        trouble=(("a", 2, "kill"), ("c", 2, "quiet")),
-    )
-    return study, path, run(study, path, path, processes=2)
-
-
-def test_processes_give_the_same_results_as_one(
-    in_processes: tuple[Study, Path, Results], tmp_path: Path
-) -> None:
-    _, _, results = in_processes
-    alone = run(fake(methods=("b",), seeds=(2,)), tmp_path / "s")
-    assert values_of(results) == values_of(alone) != []
-    for job in alone.arrays:
-        np.testing.assert_array_equal(results.arrays[job]["draws/1"], alone.arrays[job]["draws/1"])
-
-
-def test_each_job_has_a_process_with_one_thread(
-    in_processes: tuple[Study, Path, Results],
-) -> None:
-    _, path, results = in_processes
-    assert set(runs(path).values()) == {1}
-    processes = {f.read_text() for f in path.glob("*.runs")}
-    assert len(processes) == 3
-    assert f"{os.getpid()}\n" not in processes
-    assert {row.values["threads"] for row in results.rows} == {1.0}
-
-
-def test_a_process_that_dies_has_failed(in_processes: tuple[Study, Path, Results]) -> None:
-    study, _, results = in_processes
-    failures = {job.name: text for job, text in results.failures.items()}
-    assert failures == {
-        "a": f"the process ended with status {-signal.SIGKILL}",
-        "c": "the process ended with status 0",
-    }
-    assert len(results.rows) == len(study.jobs()) - 2
-
-
-def test_gpus_have_the_names_the_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert runner._gpus() == ["0", "1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-3f")
-    assert runner._gpus() == ["5", "GPU-3f"]
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert runner._gpus() == []
-
-
 # killed
 
 
@@ -395,6 +339,7 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path, root: Path) -> No
         )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_processes_end_with_the_run_that_started_them(tmp_path: Path, root: Path) -> None:
     process = start(tmp_path / "s", root, 2, 30.0, 1)
