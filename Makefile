@@ -66,7 +66,7 @@ examples: $(VENV)/.installed
 	for example in examples/*.py; do echo "$$example"; $(BIN)/python "$$example" || exit 1; done
 
 benchmarks: $(VENV)/.installed
-	for benchmark in step predict bank draws propagation; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
+	for benchmark in step predict bank draws propagation nuts; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
 # The check on a GPU; without one at tiny size. OPTIONS are those of python -m benchmarks.gpu.
 gpu: $(VENV)/.installed

@@ -55,7 +55,8 @@ def run_study(
             ``pyronorm[distributed]``). With several GPUs and device ``"cuda"`` they take turns. A job
             whose process is ended is run again, once.
         scheduler: the address of a Dask scheduler, whose workers run the jobs instead, also on other
-            machines that see the same folders. Each worker runs one job at a time.
+            machines that see the same folders. Each worker runs one job at a time. Dask's threads draw
+            from Python's own generator: jobs on Dask have the numbers of their seed from torch and NumPy.
         threads: threads of each job. Operations of small networks wait for threads longer than they
             compute, more so where other processes are at work; large ones on an idle machine gain.
         command: what the report names as the command.
@@ -199,12 +200,14 @@ def _run_distributed(
     client: Any, work: _Work, todo: Sequence[Job], folder: Folder, view: Progress
 ) -> None:
     """Have all jobs run; one that brings its processes down has failed too."""
-    from distributed import KilledWorker, as_completed
+    import distributed
+
+    dask: Any = distributed  # without types
 
     # Outcomes are in files. What a worker returns would be lost with it, and the job run anew.
     jobs = {client.submit(work, job, pure=False): job for job in todo}
     try:
-        for future in as_completed(list(jobs), loop=client.loop):
+        for future in dask.as_completed(list(jobs), loop=client.loop):
             job = jobs.pop(future)
             view.begin(job)
             error = None if future.status == "finished" else _error(future)
@@ -212,7 +215,7 @@ def _run_distributed(
                 raise error
             if error is not None and not folder.finished(work.study, job):
                 text = str(error).strip().partition("\n")[0]
-                killed = isinstance(error, KilledWorker)
+                killed = isinstance(error, dask.KilledWorker)
                 folder.fail(job, _KILLED if killed else f"{type(error).__name__}: {text}")
             view.end(job, folder.failure(job), folder.seconds(job))
             future.release()
