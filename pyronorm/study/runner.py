@@ -55,8 +55,8 @@ def run_study(
             ``pyronorm[distributed]``). With several GPUs and device ``"cuda"`` they take turns. A job
             whose process is ended is run again, once.
         scheduler: the address of a Dask scheduler, whose workers run the jobs instead, also on other
-            machines that see the same folders. Each worker runs one job at a time. Dask's threads draw
-            from Python's own generator: jobs on Dask have the numbers of their seed from torch and NumPy.
+            machines that see the same folders. Each worker runs one job at a time. Dask draws from
+            Python's own generator beside: a job's seed decides what torch and NumPy draw there.
         threads: threads of each job. Operations of small networks wait for threads longer than they
             compute, more so where other processes are at work; large ones on an idle machine gain.
         command: what the report names as the command.
