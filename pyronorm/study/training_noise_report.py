@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_levels", "sections"]
 
-_PLAIN, _TWO, _DROPOUT, _NOISE = "batch", "ensemble of 2", "dropout", "batch, noise"
+_PLAIN, _TWO, _DROPOUT = "batch", "ensemble of 2", "dropout"
 _NLL = "calibrated_nll"
 _TEMPERED = (
     Column(
@@ -45,36 +46,47 @@ _CHOSEN = Column(
 _PASSES = Column(
     "passes", "passes", 0, Better.NEITHER, "Passes through a network for one prediction."
 )
-_REST = (", no averaging", ", neutral statistics")  # of the same training
-_AFTER = "batch, noise after training"
+_RULED = (", noise", "dropout")  # with a choice by temperature, too
+_NEUTRAL = ", neutral statistics"  # of the training that was chosen with those of each draw
 
 
 def choose_levels(rows: Sequence[Row]) -> list[Row]:
     """Of every method with several strengths, the one with the lowest calibrated validation NLL.
 
-    Rows of the same training (without averaging, with other statistics) take the strength that was
-    chosen for it.
+    Rows with neutral statistics take the strength that was chosen with those of each draw. What is not
+    averaged has a choice of its own. For noise and dropout in training there is a second choice, *by
+    temperature*: the strength whose temperature for the validation images is nearest to 1.
 
     Returns:
         Rows without conditions, with the strength in the value ``chosen``.
     """
-    chosen: dict[tuple[str, int], float] = {}
-    best: dict[tuple[str, int], float] = {}
-    for row in rows:
-        key = (row.method, row.seed)
-        if "level" in row.condition and row.values["validation_nll"] < best.get(key, float("inf")):
-            best[key] = row.values["validation_nll"]
-            chosen[key] = float(row.condition["level"])
+    best = _smallest(rows, lambda row: row.values["validation_nll"])
+    nearest = _smallest(rows, lambda row: abs(math.log(row.values["temperature"])))
     found = []
     for row in rows:
         level = row.condition.get("level")
         if level is None:
             found.append(row)
             continue
-        of = next((row.method.removesuffix(end) for end in _REST if row.method.endswith(end)), "")
-        if float(level) == chosen[of or row.method, row.seed]:
-            found.append(Row(row.method, row.seed, {**row.values, "chosen": float(level)}))
+        values = {**row.values, "chosen": float(level)}
+        if level == best[row.method.removesuffix(_NEUTRAL), row.seed]:
+            found.append(Row(row.method, row.seed, values))
+        if row.method.endswith(_RULED) and level == nearest[row.method, row.seed]:
+            found.append(Row(f"{row.method}, by temperature", row.seed, values))
     return found
+
+
+def _smallest(
+    rows: Sequence[Row], criterion: Callable[[Row], float]
+) -> dict[tuple[str, int], str | int | float]:
+    """The strength with the smallest value, by method and seed."""
+    least: dict[tuple[str, int], float] = {}
+    chosen: dict[tuple[str, int], str | int | float] = {}
+    for row in rows:
+        key = (row.method, row.seed)
+        if "level" in row.condition and criterion(row) < least.get(key, math.inf):
+            least[key], chosen[key] = criterion(row), row.condition["level"]
+    return chosen
 
 
 def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Section]:
@@ -105,7 +117,7 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
         f"choices of m from {settings.members}. {settings.num_samples} draws per prediction, each with "
         "batch statistics of its own."
     )
-    levels = [row for row in others if "level" in row.condition and not row.method.endswith(_REST)]
+    levels = [row for row in others if "level" in row.condition]
     made = [
         Section(
             "Results",
@@ -127,9 +139,11 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
             [
                 Plot(
                     "equivalent",
-                    "Calibrated NLL of ensembles by their number of networks, and of single networks "
-                    "(lines); means over seeds and 95 % intervals of the mean.",
+                    "Calibrated NLL minus that of one plain network of the same seed (the mean over the "
+                    "members of its ensemble): seeds, their mean and its 95 % interval. Dotted: an "
+                    "ensemble of two.",
                     partial(_draw_ensembles, main, ensembles),
+                    (8.0, 5.5),
                 ),
                 Plot(
                     "levels",
@@ -163,7 +177,7 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
         kept = [
             Row(row.method, row.seed, row.values, {"beside": row.condition["beside"]})
             for row in beside
-            if not row.method.endswith(_REST)
+            if not row.method.endswith(_NEUTRAL)
         ]
         table = Table(
             "Beside other regularizers",
@@ -242,40 +256,39 @@ def _answer(main: Sequence[Row], ensembles: Sequence[Row]) -> str:
 
 
 def _draw_ensembles(main: Sequence[Row], ensembles: Sequence[Row], figure: Figure) -> None:
+    """Differences from a plain network, averaged over the members of the seed's ensemble."""
     axes = figure.subplots()
-    curve = frame(ensembles).groupby("level")[_NLL]
-    few = frame(ensembles)["seed"].nunique() < 3
-    axes.errorbar(
-        curve.mean().index, curve.mean(), None if few else _reach(curve), marker="o", capsize=3,
-        color="black", label="ensembles of plain networks",
-    )  # fmt: skip
-    shown = [m for m in dict.fromkeys(row.method for row in main) if _is_shown(m)]
-    for number, method in enumerate(shown):
-        values = _series(main, method)
-        axes.axhline(float(values.mean()), color=f"C{number}", label=method)
-        if len(values) > 2:
-            _, low, high = paired_interval(values, 0 * values)
-            axes.axhspan(low, high, color=f"C{number}", alpha=0.12, lw=0)
-    axes.set_xticks(sorted(curve.mean().index))
-    axes.set(xlabel="networks in the ensemble", ylabel="calibrated NLL (nats)")
-    axes.legend(fontsize="small")
+    single = pd.Series({r.seed: r.values[_NLL] for r in ensembles if r.condition["level"] == 1})
+    methods = list(dict.fromkeys(row.method for row in main))
+    methods = [m for m in methods if m != _PLAIN and not m.endswith(_NEUTRAL)]
+    for position, method in enumerate(methods):
+        gain = (_series(main, method) - single).dropna()
+        color = "black" if method.startswith("ensemble") else f"C{_kind(method)}"
+        row = [position] * len(gain)
+        axes.plot(gain, row, "o", color=color, alpha=0.35, markersize=4)
+        if len(gain) > 2:
+            mean, low, high = paired_interval(gain, 0 * gain)
+            axes.errorbar(mean, position, xerr=[[mean - low], [high - mean]], fmt="D", color=color,
+                          capsize=4)  # fmt: skip
+        if method == _TWO and len(gain):
+            axes.axvline(float(gain.mean()), color="black", linestyle=":", lw=1)
+    axes.axvline(0.0, color="0.5", linestyle="--", lw=1)
+    axes.set_yticks(range(len(methods)), methods)
+    axes.invert_yaxis()
+    axes.set_xlabel("calibrated NLL minus that of one plain network (nats)")
+    axes.grid(axis="x", alpha=0.3)
 
 
-def _is_shown(method: str) -> bool:
-    return not method.startswith("ensemble") and not method.endswith(_REST) and method != _PLAIN
-
-
-def _reach(curve: pd.api.typing.SeriesGroupBy) -> pd.Series:
-    from scipy.stats import t as student
-
-    return curve.sem() * student.isf(LEVEL / 2, curve.count() - 1)
+def _kind(method: str) -> int:
+    """A color for each normalizer, and one for dropout."""
+    return ("batch", "weight", _DROPOUT, "analytic", "group").index(method.split(",")[0])
 
 
 def _draw_levels(levels: Sequence[Row], main: Sequence[Row], figure: Figure) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
-    data = frame(levels)
+    data = frame([row for row in levels if not row.method.endswith(_NEUTRAL)])
     for method, group in data.groupby("method", sort=False):
-        axes = right if method == _DROPOUT else left
+        axes = right if method.startswith(_DROPOUT) else left
         values = group.groupby("level")[_NLL]
         error = values.sem() if group["seed"].nunique() > 1 else None
         axes.errorbar(
@@ -287,7 +300,7 @@ def _draw_levels(levels: Sequence[Row], main: Sequence[Row], figure: Figure) -> 
             axes.axhline(float(plain.mean()), color="0.5", linestyle="--")
         axes.legend(fontsize="small")
     left.set_xscale("log", base=2)
-    ticks = sorted(set(data[data["method"] != _DROPOUT]["level"]))
+    ticks = sorted(set(data[~data["method"].str.startswith(_DROPOUT)]["level"]))
     left.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     left.set(xlabel="n of the noise", ylabel="calibrated NLL (nats)")
     right.invert_xaxis()

@@ -138,29 +138,36 @@ VALUES = {
 }
 
 
-def row(method: str, seed: int, nll: float, validation: float = 0.0, **condition: Any) -> Row:
-    values = {**VALUES, "calibrated_nll": nll, "validation_nll": validation}
+def row(
+    method: str, seed: int, nll: float, validation: float = 0.0, t: float = 1.2, **condition: Any
+) -> Row:
+    values = {**VALUES, "calibrated_nll": nll, "validation_nll": validation, "temperature": t}
     return Row(method, seed, values, condition)
 
 
 def test_strengths_are_chosen_on_validation_images_by_seed() -> None:
     rows = [
         row("batch", 0, 0.5),
-        row("batch, noise", 0, 0.3, 0.35, level=4.0),
-        row("batch, noise", 0, 0.4, 0.33, level=8.0),
-        row("batch, noise", 1, 0.3, 0.35, level=4.0),
-        row("batch, noise", 1, 0.4, 0.38, level=8.0),
+        row("batch, noise", 0, 0.3, 0.35, 0.8, level=4.0),
+        row("batch, noise", 0, 0.4, 0.33, 1.3, level=8.0),
+        row("batch, noise", 1, 0.3, 0.35, 0.7, level=4.0),
+        row("batch, noise", 1, 0.4, 0.38, 1.1, level=8.0),
         row("batch, noise, no averaging", 0, 0.6, 0.1, level=4.0),
         row("batch, noise, no averaging", 0, 0.7, 0.9, level=8.0),
+        row("batch, noise, neutral statistics", 0, 0.8, 0.1, level=4.0),
+        row("batch, noise, neutral statistics", 0, 0.9, 0.9, level=8.0),
     ]
     chosen = choose_levels(rows)
     assert [
         (r.method, r.seed, r.values["calibrated_nll"], r.values.get("chosen")) for r in chosen
     ] == [
         ("batch", 0, 0.5, None),
+        ("batch, noise, by temperature", 0, 0.3, 4.0),  # log .8 is nearer to 0 than log 1.3
         ("batch, noise", 0, 0.4, 8.0),
         ("batch, noise", 1, 0.3, 4.0),
-        ("batch, noise, no averaging", 0, 0.7, 8.0),  # that of the training that was chosen
+        ("batch, noise, by temperature", 1, 0.4, 8.0),
+        ("batch, noise, no averaging", 0, 0.6, 4.0),
+        ("batch, noise, neutral statistics", 0, 0.9, 8.0),  # as with statistics of each draw
     ]
     assert not any(r.condition for r in chosen)
 
@@ -190,17 +197,22 @@ def test_the_report_says_what_noise_is_worth() -> None:
     assert "ensemble" not in first.answer.split("\n\n", 1)[1]
     (table,) = first.tables
     assert [line[0] for line in format_table(table).lines] == [
-        *("batch", "batch, noise", "dropout", "ensemble of 2", "ensemble of 3", "ensemble of 4")
+        *("batch", "batch, noise, by temperature", "batch, noise"),
+        *("dropout", "dropout, by temperature"),
+        *(f"ensemble of {m}" for m in (2, 3, 4)),
     ]
     assert {line[1] for line in format_table(levels.tables[0]).lines} == {"4", "8", "0.1"}
     assert [line[:2] for line in format_table(beside.tables[0]).lines] == [
         ["augmentation", "batch"],
         ["augmentation", "dropout"],
     ]
-    for plot in first.plots:
-        figure = Figure()
+    drawn = [Figure() for _ in first.plots]
+    for plot, figure in zip(first.plots, drawn, strict=True):
         plot.draw(figure)
         assert all(axes.lines for axes in figure.axes)
+    labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
+    assert set(labels) == {r.method for r in table.rows} - {"batch"}
+    assert labels[-3:] == [*(f"ensemble of {m}" for m in (2, 3, 4))]
 
 
 def test_few_seeds_have_no_intervals() -> None:
