@@ -47,6 +47,7 @@ _PASSES = Column(
     "passes", "passes", 0, Better.NEITHER, "Passes through a network for one prediction."
 )
 _RULED = (", noise", "dropout")  # with a choice by temperature, too
+_ONE_PASS, _BY_TEMPERATURE = ", no averaging", ", by temperature"
 _NEUTRAL = ", neutral statistics"  # of the training that was chosen with those of each draw
 
 
@@ -72,7 +73,7 @@ def choose_levels(rows: Sequence[Row]) -> list[Row]:
         if level == best[row.method.removesuffix(_NEUTRAL), row.seed]:
             found.append(Row(row.method, row.seed, values))
         if row.method.endswith(_RULED) and level == nearest[row.method, row.seed]:
-            found.append(Row(f"{row.method}, by temperature", row.seed, values))
+            found.append(Row(f"{row.method}{_BY_TEMPERATURE}", row.seed, values))
     return found
 
 
@@ -240,7 +241,7 @@ def _answer(main: Sequence[Row], ensembles: Sequence[Row]) -> str:
             torch.tensor(curve.loc[seeds].to_numpy()), torch.tensor(mine[seeds].to_numpy())
         )
         parts = []
-        for rival, words in ((_PLAIN, "the plain network"), (_TWO, "two"), (_DROPOUT, "dropout")):
+        for rival, words in _rivals(method).items():
             other = _series(main, rival)
             if rival != method and len(other.index.intersection(seeds)) >= 3:
                 mean, low, high = paired_interval(mine, other)
@@ -250,9 +251,22 @@ def _answer(main: Sequence[Row], ensembles: Sequence[Row]) -> str:
         return ""
     head = (
         "Calibrated NLL in units of plain networks (deep ensemble equivalent), and differences from "
-        "the plain network, from ensembles of two and from dropout; 95 % intervals, paired by seed:"
+        "the plain network, from ensembles of two and from dropout: means and 95 % intervals, paired by "
+        "seed, each on its own:"
     )
     return f"{head}\n\n" + "\n".join(lines)
+
+
+def _rivals(method: str) -> dict[str, str]:
+    """What a method is compared with, and how to say it: also with itself as it should be used."""
+    rivals = {
+        _PLAIN: "the plain network",
+        _TWO: "two",
+        _DROPOUT: "dropout",
+        f"{_DROPOUT}{_ONE_PASS}": "dropout without averaging",
+    }
+    itself = method.removesuffix(_ONE_PASS).removesuffix(_NEUTRAL).removesuffix(_BY_TEMPERATURE)
+    return rivals if itself in rivals else {**rivals, itself: f"`{itself}`"}
 
 
 def _draw_ensembles(main: Sequence[Row], ensembles: Sequence[Row], figure: Figure) -> None:
