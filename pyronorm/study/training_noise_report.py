@@ -63,6 +63,10 @@ def choose_levels(rows: Sequence[Row]) -> list[Row]:
     """
     best = _smallest(rows, lambda row: row.values["validation_nll"])
     nearest = _smallest(rows, lambda row: abs(math.log(row.values["temperature"])))
+    levels: dict[str, set[str | int | float]] = {}
+    for row in rows:
+        if "level" in row.condition:
+            levels.setdefault(row.method, set()).add(row.condition["level"])
     found = []
     for row in rows:
         level = row.condition.get("level")
@@ -72,7 +76,8 @@ def choose_levels(rows: Sequence[Row]) -> list[Row]:
         values = {**row.values, "chosen": float(level)}
         if level == best[row.method.removesuffix(_NEUTRAL), row.seed]:
             found.append(Row(row.method, row.seed, values))
-        if row.method.endswith(_RULED) and level == nearest[row.method, row.seed]:
+        several = len(levels[row.method]) > 1
+        if several and row.method.endswith(_RULED) and level == nearest[row.method, row.seed]:
             found.append(Row(f"{row.method}{_BY_TEMPERATURE}", row.seed, values))
     return found
 
