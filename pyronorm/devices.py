@@ -74,8 +74,9 @@ def refuse_parts(named: Iterable[tuple[str, Tensor]]) -> None:
 
 def available_memory(device: torch.device) -> int | None:
     """Bytes that can be had on a device; None where that is not known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # what torch holds and does not use is free, too
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     if device.type != "cpu":
         return None
     try:

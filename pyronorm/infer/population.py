@@ -15,6 +15,7 @@ from pyronorm.devices import read_together, refuse_parts
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
 from pyronorm.infer.own_sites import watched_own_sites
+from pyronorm.infer.pooling import Pool
 from pyronorm.infer.processes import Processes
 from pyronorm.infer.shares import Share
 from pyronorm.inputs import run
@@ -113,12 +114,11 @@ def estimate_population_statistics(
     least = least_examples(root)
     spanning = any(layer.normalizer.spans_processes for layer in layers)
     share = Share(processes, rounds=spanning, limit=num_batches, least=least)
-    totals: dict[LatentNorm, Moments] = {}
+    pool = Pool()
 
     def add(layer: LatentNorm, moments: Moments) -> None:
         seen_sites.check(layer.name)
-        moments = moments.double()
-        totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
+        pool.add(layer, moments)
 
     seen = 0
     with processes.together():
@@ -131,8 +131,9 @@ def estimate_population_statistics(
                 seen_sites.start()
                 with processes.in_step() if spanning else nullcontext():
                     run(root, x)
+                pool.end_batch()
                 seen += 1
-        totals = _of_all(processes, layers, totals)
+        totals = _of_all(processes, layers, pool.totals())
         seen = sum(processes.gather(seen))
     if spanning and processes.size > 1:
         seen //= processes.size

