@@ -247,14 +247,13 @@ def _tried(
     examples, seen = num_examples(x), Seen()
     rows = map_tensors(lambda t: torch.cat([t[:1], t]), x)
     way = _Way(layout, 1.0)
-    with seeded(0, shift), full_precision(shift), handed_over({}, seen=seen):
-        alone = [network._evaluate_one(x, s, c) for s, c in zip(shifts, scales, strict=True)]
-        try:
-            with _NoReading():
-                latents = (torch.cat([p[:1], p[1:].expand(examples, -1)]) for p in (shifts, scales))
-                found = network._evaluate(way.laid_out(rows), *latents)
-        except Exception:  # whatever it is: if it is not about the rows, it comes again
-            return None
+    try:
+        with seeded(0, shift), full_precision(shift), handed_over({}, seen=seen), _NoReading():
+            alone = [network._evaluate_one(x, s, c) for s, c in zip(shifts, scales, strict=True)]
+            latents = (torch.cat([p[:1], p[1:].expand(examples, -1)]) for p in (shifts, scales))
+            found = network._evaluate(way.laid_out(rows), *latents)
+    except Exception:  # whatever it is: if it is not about the rows, it comes again
+        return None
     expected = torch.cat([alone[0][:1], alone[1]])
     if found.shape != expected.shape or len(expected) != 1 + examples:
         return None

@@ -51,7 +51,7 @@ def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
         x: activations, shape ``(batch, channel, *spatial)``.
 
     Returns:
-        The moments, each of shape ``(channel,)``; on a CPU summed over the batch in float64, and left so.
+        The moments, each of shape ``(channel,)``, on a CPU in float64.
     """
     x = x.detach()
     if x.dtype in (torch.float16, torch.bfloat16):
