@@ -6,6 +6,8 @@ from pyronorm.infer.checkpoint import Checkpoint
 from pyronorm.infer.ensemble import Ensemble
 from pyronorm.infer.fit import fit
 from pyronorm.infer.history import Epoch, History
+from pyronorm.infer.laplace import collect_curvature, find_mode
+from pyronorm.infer.linearized import linearized_outputs, predict_linearized
 from pyronorm.infer.noise_schedule import NoiseSchedule
 from pyronorm.infer.nuts import run_nuts
 from pyronorm.infer.options import Objective, Optimization, Validation
@@ -38,11 +40,15 @@ __all__ = [
     "Validation",
     "as_posterior",
     "collect_bank",
+    "collect_curvature",
     "estimate_population_statistics",
+    "find_mode",
     "fit",
+    "linearized_outputs",
     "load",
     "log_likelihoods",
     "predict",
+    "predict_linearized",
     "predictive_nll",
     "refresh_draws",
     "run_nuts",

@@ -15,6 +15,7 @@ from torch.distributions import transforms
 from pyronorm.checks import check_fields
 from pyronorm.distributions import DrawsOnly
 from pyronorm.errors import ShapeError
+from pyronorm.laws.gaussian import NarrowedNormal
 from pyronorm.laws.law import Choose, Law, check_event, check_levels, log_normal, normal
 
 __all__ = [
@@ -167,7 +168,11 @@ class Joint(Law):
         gaussian = self.latents
         if not isinstance(
             gaussian,
-            (torch.distributions.MultivariateNormal, torch.distributions.LowRankMultivariateNormal),
+            (
+                torch.distributions.MultivariateNormal,
+                torch.distributions.LowRankMultivariateNormal,
+                NarrowedNormal,
+            ),
         ):
             return super().marginals()
         loc, std = gaussian.mean.chunk(2, -1), gaussian.variance.sqrt().chunk(2, -1)

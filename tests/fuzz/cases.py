@@ -138,6 +138,19 @@ CASES: dict[str, Callable[[World], Call]] = {
         lambda batches, key: list(pn.with_target(batches, key)),
         {"batches": [{"x": w.x, "labels": w.y}], "key": "labels"},
     ),
+    "find_mode": lambda w: (pn.find_mode, {"model": w.model, "data": w.pairs, "max_steps": 2}),
+    "collect_curvature": lambda w: (
+        pn.collect_curvature,
+        {"model": w.model, "data": w.pairs, "at": guides.Point(w.model)},
+    ),
+    "predict_linearized": lambda w: (
+        pn.predict_linearized,
+        {"model": w.model, "posterior": w.laplace, "data": w.x, **_quick},
+    ),
+    "linearized_outputs": lambda w: (
+        pn.infer.linearized_outputs,
+        {"model": w.model, "posterior": w.laplace, "data": w.x},
+    ),
     "predict": lambda w: (
         pn.predict,
         {"model": w.model, "posterior": w.guide, "data": w.x, **_quick},
@@ -393,9 +406,13 @@ CASES: dict[str, Callable[[World], Call]] = {
     **{
         f"guides.{kind.__name__}": lambda w, kind=kind: (kind, {"model": w.model})
         for kind in (
+            guides.DiagonalLaplace,
             guides.EffectiveBatchSize,
             guides.Flow,
+            guides.FullLaplace,
             guides.LowRank,
+            guides.LowRankLaplace,
+            guides.MAP,
             guides.MeanField,
             guides.Paired,
             guides.Point,
@@ -416,6 +433,28 @@ CASES: dict[str, Callable[[World], Call]] = {
     "guides.PopulationStatistics": lambda w: (
         guides.PopulationStatistics,
         {"model": w.model, "num_values": 100.0},
+    ),
+    "guides.Curvature": lambda w: (
+        guides.Curvature,
+        {
+            "space": w.space,
+            "mode": torch.zeros(16),
+            "factor": torch.ones(2, 16),
+            "rest": torch.ones(16),
+            "log_likelihood": -1.0,
+        },
+    ),
+    "Curvature.truncated": lambda w: (w.curvature.truncated, {"rank": 2}),
+    "Laplace.from_curvature": lambda w: (
+        guides.FullLaplace.from_curvature,
+        {"model": w.model, "curvature": w.curvature},
+    ),
+    "Laplace.from_evidence": lambda w: (
+        guides.FullLaplace.from_evidence,
+        {
+            "model": w.model,
+            "curvature": pn.collect_curvature(w.model, w.pairs),
+        },
     ),
     "EffectiveBatchSize.from_bank": lambda w: (
         guides.EffectiveBatchSize.from_bank,

@@ -52,6 +52,7 @@ BY_NAME: dict[str, str] = {
                 "epochs",
                 "every",
                 "patience",
+                "max_steps",
                 "accumulate",
             ),
             *(
@@ -127,6 +128,7 @@ BY_NAME: dict[str, str] = {
     ),
     "weight_plus": "number",
     "input_mean": "number",
+    "log_likelihood": "number",
     "epochs_done": "number",
     "seed": "seed",
     "q": "level or levels",
@@ -184,7 +186,7 @@ BY_NAME: dict[str, str] = {
                 "factor",
                 "norm",
             ),
-            "report",
+            *("report", "curvature", "start", "at", "mode", "rest", "weights"),
         ],
         "object",
     ),
@@ -270,6 +272,7 @@ OF_CASE: dict[tuple[str, str], str] = {
                 "LastLayerLaplace.predict",
                 "predict_dropout",
             ),
+            *("predict_linearized", "linearized_outputs"),
         )
     },
     **{
@@ -279,6 +282,7 @@ OF_CASE: dict[tuple[str, str], str] = {
     },
     **{(case, "values"): "filled mapping" for case in ("LatentNetwork.pack", "LatentSpace.pack")},
     ("likelihoods.Ordinal", "cutpoints"): "cutpoints",
+    **{(case, "rank"): "count from 0" for case in ("collect_curvature", "Curvature.truncated")},
     ("compare", "idatas"): "filled mapping",
     ("plot_posterior_scale", "idatas"): "filled mapping",
     ("refresh_draws", "data"): "inputs",

@@ -87,6 +87,14 @@ class World:
         return self.x, self.y
 
     @cached_property
+    def curvature(self) -> pn.guides.Curvature:
+        return pn.collect_curvature(self.model, self.pairs, pn.guides.Point(self.model))
+
+    @cached_property
+    def laplace(self) -> pn.guides.FullLaplace:
+        return pn.guides.FullLaplace.from_curvature(self.model, self.curvature)
+
+    @cached_property
     def bank(self) -> pn.StatisticsBank:
         return pn.collect_bank(self.model, self.x, 32, 12, seed=0)
 

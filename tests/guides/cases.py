@@ -8,12 +8,16 @@ import torch
 
 from pyronorm import NormalizationModel, convert
 from pyronorm.guides import (
+    MAP,
     BatchNoise,
+    DiagonalLaplace,
     EffectiveBatchSize,
     Fixed,
     Flow,
+    FullLaplace,
     Guide,
     LowRank,
+    LowRankLaplace,
     MeanField,
     Mixture,
     MonteCarloBatchNorm,
@@ -74,6 +78,10 @@ _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Paired.from_bank": lambda m: Paired.from_bank(m, make_bank(m)),
     "Paired.neutral": lambda m: Paired(m, neutral=True),
     "Flow": Flow,
+    "MAP": MAP,
+    "DiagonalLaplace": DiagonalLaplace,
+    "LowRankLaplace": lambda m: LowRankLaplace(m, 3),
+    "FullLaplace": FullLaplace,
     "PopulationStatistics": lambda m: PopulationStatistics(m, 30),
     "PopulationStatistics.from_bank": lambda m: PopulationStatistics.from_bank(m, make_bank(m), 50),
     "MonteCarloBatchNorm": lambda m: MonteCarloBatchNorm(m, make_bank(m)),

@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal
-from torch import nn
+from torch import Tensor, nn
 
 from pyronorm import guides
 from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
+from pyronorm.infer import collect_curvature, find_mode
 from pyronorm.latents import Per
 from pyronorm.model import NormalizationModel, init_to_neutral
 
 __all__ = ["POSTERIORS", "Candidate", "choose_posteriors"]
 
-_Make = Callable[[NormalizationModel, StatisticsBank], nn.Module]
+_Pair = tuple[Tensor, Tensor]
+_Make = Callable[[NormalizationModel, StatisticsBank, _Pair], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Candidate:
 
     Attributes:
         name: its name in tables.
-        make: makes it from the model and a statistics bank of the network.
+        make: makes it from the model, a statistics bank of the network and its training data.
         trained: whether it is trained by variational inference; else it is as it is made.
         description: one line for the report.
     """
@@ -44,36 +46,49 @@ def _rank(model: NormalizationModel, rank: int) -> int:
 
 
 def _low_rank(rank: int, neutral: bool = False) -> _Make:
-    return lambda m, _: guides.LowRank(m, _rank(m, rank), neutral=neutral)
+    return lambda m, *_: guides.LowRank(m, _rank(m, rank), neutral=neutral)
 
 
 def _size(per: Per) -> _Make:
-    return lambda m, b: guides.EffectiveBatchSize(m, b.batch_size, per)
+    return lambda m, b, _: guides.EffectiveBatchSize(m, b.batch_size, per)
+
+
+def _of_bank(make: Callable[[NormalizationModel, StatisticsBank], nn.Module]) -> _Make:
+    return lambda m, b, _: make(m, b)
+
+
+def _laplace(kind: type[guides.Laplace], rank: int | None = None, neutral: bool = False) -> _Make:
+    def make(model: NormalizationModel, _: StatisticsBank, train: _Pair) -> nn.Module:
+        at = guides.Point(model) if neutral else None
+        rows = None if rank is None else _rank(model, rank)
+        return kind.from_curvature(model, collect_curvature(model, train, at, rank=rows))
+
+    return make
 
 
 _ROWS: tuple[tuple[str, bool, str, _Make], ...] = (
-    ("mean-field", True, "independent latents", lambda m, _: guides.MeanField(m)),
+    ("mean-field", True, "independent latents", lambda m, *_: guides.MeanField(m)),
     (
         "mean-field-neutral",
         True,
         "independent latents, locations held at neutral",
-        lambda m, _: guides.MeanField(m, neutral=True),
+        lambda m, *_: guides.MeanField(m, neutral=True),
     ),
-    ("paired", True, "shift and log scale of a channel correlated", lambda m, _: guides.Paired(m)),
+    ("paired", True, "shift and log scale of a channel correlated", lambda m, *_: guides.Paired(m)),
     (
         "paired-neutral",
         True,
         "the same, locations held at neutral",
-        lambda m, _: guides.Paired(m, neutral=True),
+        lambda m, *_: guides.Paired(m, neutral=True),
     ),
     ("low-rank-5", True, "joint Gaussian, rank 5 and a diagonal", _low_rank(5)),
     ("low-rank-20", True, "joint Gaussian, rank 20 and a diagonal", _low_rank(20)),
-    ("flow", True, "inverse autoregressive flow, two layers", lambda m, _: guides.Flow(m)),
+    ("flow", True, "inverse autoregressive flow, two layers", lambda m, *_: guides.Flow(m)),
     (
         "auto-low-rank",
         True,
         "Pyro's AutoLowRankMultivariateNormal, rank 20",
-        lambda m, _: AutoLowRankMultivariateNormal(
+        lambda m, *_: AutoLowRankMultivariateNormal(
             m, init_loc_fn=init_to_neutral, init_scale=0.1, rank=_rank(m, 20)
         ),
     ),
@@ -81,33 +96,73 @@ _ROWS: tuple[tuple[str, bool, str, _Make], ...] = (
         "auto-full",
         True,
         "Pyro's AutoMultivariateNormal: a Gaussian with full covariance",
-        lambda m, _: AutoMultivariateNormal(m, init_loc_fn=init_to_neutral, init_scale=0.1),
+        lambda m, *_: AutoMultivariateNormal(m, init_loc_fn=init_to_neutral, init_scale=0.1),
     ),
     ("batch-size-network", True, "batch-noise law, one n learned", _size(Per.NETWORK)),
     ("batch-size-layer", True, "batch-noise law, n learned per layer", _size(Per.LAYER)),
     ("batch-size-channel", True, "batch-noise law, n learned per channel", _size(Per.CHANNEL)),
+    ("map", False, "the mode: the most probable latents", lambda m, _, t: find_mode(m, t)),
+    (
+        "laplace-diagonal",
+        False,
+        "Laplace at the mode, diagonal of the Gauss-Newton matrix",
+        _laplace(guides.DiagonalLaplace, 0),
+    ),
+    (
+        "laplace-low-rank-20",
+        False,
+        "Laplace at the mode, 20 leading directions and a diagonal",
+        _laplace(guides.LowRankLaplace, 20),
+    ),
+    (
+        "laplace-full",
+        False,
+        "Laplace at the mode, whole Gauss-Newton matrix",
+        _laplace(guides.FullLaplace),
+    ),
+    (
+        "laplace-full-neutral",
+        False,
+        "the same around neutral latents",
+        _laplace(guides.FullLaplace, neutral=True),
+    ),
     (
         "fixed-noise",
         False,
         "batch-noise law, n = batch size",
-        lambda m, b: guides.BatchNoise(m, b.batch_size),
+        lambda m, b, _: guides.BatchNoise(m, b.batch_size),
     ),
     (
         "population",
         False,
         "what finite data leave open about the population statistics",
-        lambda m, b: guides.PopulationStatistics.from_bank(m, b, m.num_data),
+        lambda m, b, _: guides.PopulationStatistics.from_bank(m, b, m.num_data),
     ),
-    ("mcbn", False, "Monte-Carlo batch normalization: rows of a bank", guides.MonteCarloBatchNorm),
-    ("stochastic-bn", False, "stochastic batch normalization: moments", guides.StochasticBatchNorm),
-    ("bank-paired", False, "Gaussian of the bank, channel by channel", guides.Paired.from_bank),
+    (
+        "mcbn",
+        False,
+        "Monte-Carlo batch normalization: rows of a bank",
+        _of_bank(guides.MonteCarloBatchNorm),
+    ),
+    (
+        "stochastic-bn",
+        False,
+        "stochastic batch normalization: moments",
+        _of_bank(guides.StochasticBatchNorm),
+    ),
+    (
+        "bank-paired",
+        False,
+        "Gaussian of the bank, channel by channel",
+        _of_bank(guides.Paired.from_bank),
+    ),
     (
         "bank-low-rank",
         False,
         "joint Gaussian of the bank, rank 20",
-        lambda m, b: guides.LowRank.from_bank(m, b, _rank(m, 20)),
+        lambda m, b, _: guides.LowRank.from_bank(m, b, _rank(m, 20)),
     ),
-    ("point", False, "no noise: the network as trained", lambda m, _: guides.Point(m)),
+    ("point", False, "no noise: the network as trained", lambda m, *_: guides.Point(m)),
 )
 
 POSTERIORS: Mapping[str, Candidate] = {

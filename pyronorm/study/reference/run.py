@@ -135,7 +135,7 @@ def _run(
     def judged(candidate: Candidate) -> tuple[Row, Any]:
         torch.manual_seed(settings.seed)
         with _clock() as clock:
-            posterior = candidate.make(model, bank)
+            posterior = candidate.make(model, bank, train)
             if candidate.trained:
                 _train(model, posterior, train, settings)
         return judge(candidate.name, posterior, clock, None)

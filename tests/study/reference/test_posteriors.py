@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from pyronorm import guides
 from pyronorm.errors import OptionError
@@ -13,13 +14,18 @@ from tests.guides.cases import make_bank, make_model
 def test_every_guide_of_the_library_is_among_them() -> None:
     model = make_model()
     bank = make_bank(model)
-    made = {name: c.make(model, bank) for name, c in POSTERIORS.items()}
+    train = torch.randn(50, 5), torch.arange(50) % 3
+    made = {name: c.make(model, bank, train) for name, c in POSTERIORS.items()}
     kinds = {type(posterior).__name__ for posterior in made.values()}
-    own = set(guides.__all__) - {"Fixed", "Guide", "HyperGuide", "StatisticsBank"}
+    own = set(guides.__all__) - {"Fixed", "StatisticsBank", "Curvature"}
+    own -= {"Guide", "HyperGuide", "Laplace"}  # parts of others
     assert own <= kinds
     assert {"AutoMultivariateNormal", "AutoLowRankMultivariateNormal"} <= kinds
     assert made["low-rank-5"].factor.shape == (20, 5)
     assert made["bank-low-rank"].factor.shape == (20, 20)
+    assert made["laplace-low-rank-20"].rank == 20
+    assert made["laplace-full"].loc.any()
+    assert not made["laplace-full-neutral"].loc.any()
     assert made["mean-field-neutral"].neutral
     assert made["batch-size-channel"].batch_size.tolist() == pytest.approx([16.0] * 10)
     for name, posterior in made.items():
