@@ -22,8 +22,8 @@ class MAP(Guide):
 
     The density is that of :math:`z = (\text{shift}, \log\text{scale})`, so the ELBO is
     :math:`\log p(y | z) + \log p(z)` up to nothing but the mini-batch: the ``log_density`` of the
-    point is the Jacobian of the exponential. :func:`pyronorm.find_mode` finds the maximum by all data;
-    trained by SGD at a constant rate, its path is what :class:`pyronorm.CollectSWAG` collects.
+    point is the Jacobian of the exponential. :func:`pyronorm.find_mode` finds the maximum by all data,
+    :func:`pyronorm.fit` by steps.
 
     Parameters, each of shape ``(channel,)``: ``shift_loc`` and ``log_scale_loc``. They start at the
     neutral values.

@@ -14,6 +14,7 @@ from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import log_likelihoods, predict, predictive_nll
+from pyronorm.infer.prior_precision import choose_prior_precision
 from pyronorm.infer.pyro_guide import PyroGuide
 from pyronorm.infer.recorded import RecordedNUTS
 from pyronorm.infer.refresh import refresh_draws
@@ -39,6 +40,7 @@ __all__ = [
     "Trainer",
     "Validation",
     "as_posterior",
+    "choose_prior_precision",
     "collect_bank",
     "collect_curvature",
     "estimate_population_statistics",

@@ -147,6 +147,17 @@ CASES: dict[str, Callable[[World], Call]] = {
         pn.predict_linearized,
         {"model": w.model, "posterior": w.laplace, "data": w.x, **_quick},
     ),
+    "choose_prior_precision": lambda w: (
+        pn.infer.choose_prior_precision,
+        {
+            "model": w.model,
+            "structure": guides.FullLaplace,
+            "curvature": w.curvature,
+            "validation": w.pairs,
+            "candidates": [1.0, 10.0],
+            **_quick,
+        },
+    ),
     "linearized_outputs": lambda w: (
         pn.infer.linearized_outputs,
         {"model": w.model, "posterior": w.laplace, "data": w.x},

@@ -186,7 +186,7 @@ BY_NAME: dict[str, str] = {
                 "factor",
                 "norm",
             ),
-            *("report", "curvature", "start", "at", "mode", "rest", "weights"),
+            *("report", "curvature", "start", "at", "mode", "rest", "weights", "structure"),
         ],
         "object",
     ),
