@@ -45,7 +45,7 @@ class Laplace(Guide):
         prior_precision: the diagonal of :math:`\Lambda`, of the same shape.
         log_marginal_likelihood: Laplace's approximation of the log evidence in nats,
             :math:`\log p(y|\hat z) + \log p(\hat z) + \frac D2\log 2\pi -
-            \frac12\log\det(G + \Lambda)`; NaN where there was no curvature.
+            \frac12\log\det(G + \Lambda)`; 0 without data.
 
     Source: MacKay, "A Practical Bayesian Framework for Backpropagation Networks" (1992); Daxberger
     et al., "Laplace Redux" (NeurIPS 2021), whose names these are.
@@ -61,7 +61,7 @@ class Laplace(Guide):
         size = 2 * self.space.num_channels
         self.register_buffer("loc", like.new_zeros(size))
         self.register_buffer("prior_precision", like.new_ones(size))
-        self.register_buffer("log_marginal_likelihood", like.new_full((), math.nan))
+        self.register_buffer("log_marginal_likelihood", like.new_zeros(()))
 
     @classmethod
     @torch.no_grad()

@@ -48,7 +48,8 @@ class MAP(Guide):
     def law(self) -> Law:
         """Two points."""
         log_scale = self.log_scale_loc
+        shift = self.shift_loc + 0  # a view of a parameter asks for gradients, no_grad or not
         return Independent(
-            Delta(self.shift_loc, event_dim=1),
+            Delta(shift, event_dim=1),
             Delta(log_scale.exp(), log_density=-log_scale.sum(-1), event_dim=1),
         )

@@ -68,6 +68,7 @@ def test_the_mode_is_where_the_posterior_is_flat() -> None:
     torch.testing.assert_close(again.loc, guide.loc, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_trained_map_goes_to_the_same_mode() -> None:
     model, data = problem()
     guide = MAP(model)
@@ -125,7 +126,7 @@ def test_it_is_the_hessian_where_the_network_is_linear(likelihood) -> None:
     torch.testing.assert_close(curvature.factor.T @ curvature.factor, hessian, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("rank", [0, 1, 5, 18])
+@pytest.mark.parametrize("rank", [0, 5, 18])
 def test_a_lower_rank_is_the_leading_part(rank) -> None:
     model, data = problem()
     whole = pn.collect_curvature(model, data)
