@@ -85,6 +85,12 @@ _ROWS: tuple[tuple[str, bool, str, _Make], ...] = (
     ("low-rank-20", True, "joint Gaussian, rank 20 and a diagonal", _low_rank(20)),
     ("flow", True, "inverse autoregressive flow, two layers", lambda m, *_: guides.Flow(m)),
     (
+        "mixture",
+        True,
+        "a mixture of Gaussians, independent latents",
+        lambda m, *_: guides.Mixture(m),
+    ),
+    (
         "auto-low-rank",
         True,
         "Pyro's AutoLowRankMultivariateNormal, rank 20",
