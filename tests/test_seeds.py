@@ -166,6 +166,9 @@ CASES = {
     "normalization_disturbance": lambda t, s: (
         diagnostics.normalization_disturbance(t.model, t.x, [8], num_draws=2, seed=s)[0].output
     ),
+    "learn_noise": lambda t, s: pn.learn_noise(
+        t.model, (t.x, t.y), epochs=1, num_draws=2, seed=s
+    ).batch_size.detach(),
     "realized_noise": lambda t, s: (
         diagnostics.realized_noise(t.model, t.guide, t.x, 4, seed=s)[0].nominal
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,9 @@ from pyronorm.infer.bank import collect_bank
 from pyronorm.infer.data import Data, gather
 from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import predict
-from pyronorm.inputs import num_examples
+from pyronorm.infer.predictive import learn_noise
+from pyronorm.inputs import is_one_piece, map_tensors, num_examples
+from pyronorm.latents import Per
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
@@ -119,6 +121,7 @@ def calibrate(
     *,
     train: Data | None = None,
     candidates: Mapping[str, Any] | None = None,
+    learn: Per | str | None = None,
     num_samples: Count = 32,
     num_folds: int = 5,
     batch_size: Count = 256,
@@ -126,8 +129,8 @@ def calibrate(
 ) -> CalibratedPosterior:
     r"""Choose a posterior for a trained network, and its temperature, by held-out data.
 
-    Nothing is trained. Every candidate is judged by its predictive log likelihood at its own
-    temperature, which is fitted to the other folds of the data, beside the plain network with a
+    The network stays as it is. Every candidate is judged by its predictive log likelihood at its
+    own temperature, which is fitted to the other folds of the data, beside the plain network with a
     temperature, which costs nothing. A candidate is chosen only if it is better than that by more
     than two standard errors of the paired difference; the best of them then. So the choice does no
     harm but by chance.
@@ -141,6 +144,9 @@ def calibrate(
             noise with ``n`` from 4 to 1024 in every layer and, with batch normalizers and ``train``,
             Monte-Carlo batch normalization with batches of 8 to 512 examples and
             stochastic batch normalization. A guide trained by :func:`pyronorm.fit` is named here.
+        learn: also a candidate whose ``n`` is learned by :func:`pyronorm.learn_noise`, for the
+            "network", each "layer" or each "channel"; for each fold on the others. None for none: it
+            takes ``num_folds + 1`` short trainings.
         num_samples: draws of each candidate.
         num_folds: parts of the data, for cross-fitting.
         batch_size: examples at once.
@@ -195,6 +201,20 @@ def calibrate(
             prediction = prediction.likelihood.predict(prediction.outputs[:, kept])
             undetermined = None if name == _PLAIN else 1.0  # so much noise that nothing is left
             found[name] = cross_fit(prediction, y[kept], folds, undetermined=undetermined)
+        if learn is not None:
+            key = f"noise learned per {Per.of(learn).value}"
+            if key in found:
+                raise OptionError(f"calibrate: {key!r} is taken; give the candidate another name.")
+            posteriors[key], found[key] = _learned(
+                model,
+                map_tensors(lambda t: t[kept.to(t.device)], x),
+                y[kept],
+                folds,
+                learn,
+                num_samples,
+                batch_size,
+            )
+            sizes[key] = None
     name = _choose({key: judged.cross_fitted for key, judged in found.items()})
     own = [found[_choice(found, folds, k)].densities[k][folds == k] for k in range(num_folds)]
     plain = found[_PLAIN].cross_fitted
@@ -220,6 +240,43 @@ def calibrate(
         tuple(rows),
         -float(torch.cat(own).mean()),
         number,
+    )
+
+
+def _learned(
+    model: NormalizationModel,
+    x: Any,
+    y: Tensor,
+    folds: Tensor,
+    per: Per | str,
+    num_samples: int,
+    batch_size: int,
+) -> tuple[Posterior, CrossFit]:
+    """Noise learned on all data; each fold is judged by what is learned on the others."""
+    if is_one_piece(x):
+        raise OptionError(
+            "calibrate: learn= needs parts of the data, and these are objects (graphs, packed "
+            "sequences). Learn on other data with pyronorm.learn_noise, and name the guide among the "
+            "candidates."
+        )
+
+    def judged(some: Tensor) -> tuple[Posterior, CrossFit]:
+        mine = map_tensors(lambda t: t[some.to(t.device)], x)
+        guide = learn_noise(model, (mine, y[some]), per, batch_size=batch_size)
+        prediction = predict(model, guide, x, num_samples, batch_size=batch_size)
+        return guide, cross_fit(prediction, y, folds, undetermined=1.0)
+
+    guide, whole = judged(torch.ones_like(folds, dtype=torch.bool))
+    parts = [judged(folds != k)[1] for k in range(int(folds.max()) + 1)]
+    densities = torch.stack([part.densities[k] for k, part in enumerate(parts)])
+    raw = torch.stack([part.raw for part in parts])
+    own = folds[None]
+    return guide, replace(
+        whole,
+        by_fold=tuple(part.by_fold[k] for k, part in enumerate(parts)),
+        raw=raw.gather(0, own)[0],
+        densities=densities,
+        cross_fitted=densities.gather(0, own)[0],
     )
 
 

@@ -14,6 +14,7 @@ from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.posterior import Posterior, as_posterior
 from pyronorm.infer.predict import log_likelihoods, predict, predictive_nll
+from pyronorm.infer.predictive import PredictiveDensity, learn_noise
 from pyronorm.infer.prior_precision import choose_prior_precision
 from pyronorm.infer.pyro_guide import PyroGuide
 from pyronorm.infer.recorded import RecordedNUTS
@@ -34,6 +35,7 @@ __all__ = [
     "Objective",
     "Optimization",
     "Posterior",
+    "PredictiveDensity",
     "PyroGuide",
     "RecordedNUTS",
     "StandardizedLatents",
@@ -46,6 +48,7 @@ __all__ = [
     "estimate_population_statistics",
     "find_mode",
     "fit",
+    "learn_noise",
     "linearized_outputs",
     "load",
     "log_likelihoods",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -146,3 +148,35 @@ def test_data_that_would_not_be_used_are_refused(trained):
         pn.calibrate(model, (x, y), train=x, candidates={"a": pn.guides.BatchNoise(model, 8)})
     with pytest.raises(DataError, match="train needs at least 16 examples for banks, got 4"):
         pn.calibrate(model, (x, y), train=x[:4], num_samples=2)
+
+
+def test_learned_noise_is_judged_on_folds_that_it_has_not_seen(trained, monkeypatch):
+    model, truth, x, y = trained
+    found = []
+
+    def learn(given, data, per, **_):
+        assert given is model
+        assert per == "layer"
+        channels = model.space.num_channels
+        scale = torch.full((1, channels), 1.0 + 0.2 * len(found))
+        found.append((data, pn.Draws(torch.zeros(1, channels), scale)))
+        return found[-1][1]
+
+    monkeypatch.setattr(sys.modules["pyronorm.diagnostics.calibrate"], "learn_noise", learn)
+    result = pn.calibrate(
+        model, (x, y), candidates={"truth": truth}, learn="layer", num_folds=3, num_samples=1
+    )
+    assert [row.name for row in result.candidates] == ["plain", "truth", "noise learned per layer"]
+    (everything, _), *parts = found
+    assert torch.equal(everything[0], x)
+    assert torch.equal(everything[1], y)
+    terms, seen = [], torch.zeros(len(x))
+    for (mine, targets), draws in parts:
+        used = (x[:, None] == mine).all(-1).any(1)
+        assert torch.equal(targets, y[used])
+        log_p = pn.predict(model, draws, x).outputs[0].log_softmax(-1)[range(len(x)), y]
+        terms.append(log_p[~used])
+        seen += ~used
+    assert bool((seen == 1).all())
+    row = result.candidates[2]
+    assert row.nll == pytest.approx(-torch.cat(terms).mean().item(), rel=1e-5)

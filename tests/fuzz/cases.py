@@ -78,6 +78,11 @@ CASES: dict[str, Callable[[World], Call]] = {
         {"network": w.weights, "data": w.x},
     ),
     "NoiseSchedule": lambda w: (pn.NoiseSchedule, {"batch_size": lambda epoch: 8.0}),
+    "learn_noise": lambda w: (
+        pn.learn_noise,
+        {"model": w.model, "data": w.pairs, "epochs": 1, "num_draws": 2},
+    ),
+    "infer.PredictiveDensity": lambda w: (pn.infer.PredictiveDensity, {}),
     "StandardizedLatents": lambda w: (pn.StandardizedLatents, {"data": w.x}),
     "trust_statistics": lambda w: (pn.trust_statistics, {"network": w.network}),
     "collect_bank": lambda w: (
