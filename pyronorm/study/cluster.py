@@ -15,8 +15,8 @@ from pyronorm.errors import OptionError
 
 __all__ = ["connected", "refuse_without_dask"]
 
-TRIES = 2
-"""Processes that a job may bring down before it has failed."""
+TRIES = 3
+"""Processes that may end under a job, where it ran or was to run next, before it has failed."""
 
 _SETTINGS = {
     "distributed.worker.daemon": False,  # jobs may have processes of their own

@@ -53,7 +53,7 @@ def run_study(
         place: data root and device; None for the defaults.
         processes: jobs at once, in so many processes of Dask on this machine (the extra
             ``pyronorm[distributed]``). With several GPUs and device ``"cuda"`` they take turns. A job
-            whose process is ended is run again, once.
+            whose process is ended is run again, up to twice.
         scheduler: the address of a Dask scheduler, whose workers run the jobs instead, also on other
             machines that see the same folders. Each worker runs one job at a time. Dask draws from
             Python's own generator beside: a job's seed decides what torch and NumPy draw there.
@@ -193,7 +193,7 @@ class _Work:
 _ALONE = threading.Lock()
 """A job has the generators of its process for itself."""
 
-_KILLED = f"the process that ran it ended, {TRIES} times"
+_KILLED = f"the processes that were to run it ended, {TRIES} times"
 
 
 def _run_distributed(

@@ -136,9 +136,12 @@ def test_processes_give_the_same_results_as_one(
 def test_a_job_whose_processes_die_has_failed(in_processes: tuple[Study, Path, Results]) -> None:
     _, path, results = in_processes
     failures = {job.name: text for job, text in results.failures.items()}
-    text = "the process that ran it ended, 2 times"
+    text = "the processes that were to run it ended, 3 times"
     assert failures == {"a": text, "c": text}
-    assert runs(path) == {"a-seed2": 2, "b-seed2": 1, "c-seed2": 2}
+    begun = runs(path)
+    assert begun["b-seed2"] == 1
+    # Where one waits for its turn when the other ends the process, that counts as well.
+    assert all(1 <= begun[f"{name}-seed2"] <= 3 for name in "ac")
 
 
 @pytest.mark.slow
