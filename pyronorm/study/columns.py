@@ -125,6 +125,14 @@ _ALL = (
         _NEITHER,
         "Training, with the bank where one is needed, over that of the baseline with the same seed.",
     ),
+    Column("rate", "rate", 4, _NEITHER, "Learning rate, chosen on held-out training images."),
+    Column(
+        "choice_seconds",
+        "choice, s",
+        1,
+        _NEITHER,
+        "Seconds that the choice of the rate took, besides the training.",
+    ),
     Column(
         "predict_ms",
         "ms/draw",

@@ -11,6 +11,7 @@ import torch
 
 from pyronorm import plots
 from pyronorm.checks import check_fields
+from pyronorm.datasets import ImageData
 from pyronorm.diagnostics import to_arviz
 from pyronorm.study.answer import answer
 from pyronorm.study.architectures import make_network
@@ -18,10 +19,10 @@ from pyronorm.study.columns import COLUMNS, columns
 from pyronorm.study.draws_curve import draws_section, metrics_by_draws
 from pyronorm.study.images import load_images
 from pyronorm.study.methods import METHODS, Method, choose_methods
-from pyronorm.study.settings import Settings
+from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
 from pyronorm.study.table import Row, Table
-from pyronorm.study.training import judge, train
+from pyronorm.study.training import Trained, choose_rate, judge, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,18 +72,31 @@ class Comparison(Study):
         """Train once, and judge every method that predicts from this training."""
         settings = self.settings
         data = load_images(settings.data, job.seed, place, settings.num_train, settings.num_test)
-        torch.manual_seed(job.seed)
         base = METHODS[job.name]
-        trained = train(
-            make_network(settings.network, data),
-            base.normalizer,
-            base.guide,
+
+        def make(images: ImageData, training: Training) -> Trained:
+            torch.manual_seed(job.seed)
+            return train(
+                make_network(settings.network, images),
+                base.normalizer,
+                base.guide,
+                images,
+                training,
+                noise=settings.noise_batch_size,
+                seed=job.seed,
+                device=place.device,
+            )
+
+        training, choice = choose_rate(
+            make,
             data,
             settings.training,
-            noise=settings.noise_batch_size,
-            seed=job.seed,
-            device=place.device,
+            settings.learning_rates,
+            settings.num_validation,
+            settings.num_samples,
+            job.seed,
         )
+        trained = make(data, training)
         rows, arrays, idatas = [], {"y": data.test.y.numpy()}, {}
         for method in self.methods:
             if method.training != job.name:
@@ -96,6 +110,8 @@ class Comparison(Study):
                 seed=job.seed,
                 repeats=settings.timed_predictions,
             )
+            if settings.learning_rates:
+                values |= {"rate": training.lr, "choice_seconds": choice}
             rows.append(Row(method.name, job.seed, {**values, "train_seconds": seconds}))
             if settings.draws_curve and method.from_bank is not None:
                 by_draws = metrics_by_draws(
@@ -123,17 +139,23 @@ class Comparison(Study):
             columns(
                 *("accuracy", "nll", "calibrated_nll", "difference", "nll_center"),
                 *("ece", "calibrated_ece", "brier"),
-                *("relative_train_time", "predict_ms"),
+                *("relative_train_time", "predict_ms", "rate", "choice_seconds"),
             ),
             baseline=_BASELINE,
             resampled=_DIGITS_RATIO if settings.data == "digits" else 0.0,
         )
         size = "all" if settings.num_train is None else f"{settings.num_train:,}"
+        rate = f"{training.lr}"
+        if rates := settings.learning_rates:
+            rate = (
+                f"the rate among {', '.join(map(str, rates))} that gave each training the least "
+                f"calibrated NLL on {settings.num_validation} held-out training images,"
+            )
         text = (
             f"{self.question}\n\n"
             f"Every method has the same splits, initial weights, order of batches and budget: network "
             f"`{settings.network}`, {size} training images, {training.epochs} epochs, batch size "
-            f"{training.batch_size}, AdamW from {training.lr} annealed to 0, weight decay "
+            f"{training.batch_size}, AdamW from {rate} annealed to 0, weight decay "
             f"{training.weight_decay}, prior and fixed noise of n = {settings.noise_batch_size:g}, "
             f"{settings.num_samples} draws per prediction, {settings.bank_rows} batches in a bank."
         )

@@ -65,6 +65,9 @@ class Settings:
         draws_curve: numbers of draws, for posteriors from a bank also judged one by one.
         arviz_samples: draws in the ArviZ files of the first seed.
         timed_predictions: how often a prediction is timed; the fastest counts.
+        learning_rates: rates that every training chooses from, by calibrated NLL on images held out of
+            its training data; empty for ``training.lr``. The choice costs a training per rate.
+        num_validation: images held out for the choice.
     """
 
     data: str = "digits"
@@ -80,6 +83,8 @@ class Settings:
     draws_curve: tuple[Count, ...] = ()
     arviz_samples: Count = 200
     timed_predictions: Count = 3
+    learning_rates: tuple[Positive, ...] = ()
+    num_validation: Count = 500
 
     def __post_init__(self) -> None:
         check_fields(self)

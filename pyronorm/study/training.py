@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,16 @@ from pyronorm.study.device import make_fabric
 from pyronorm.study.methods import Method
 from pyronorm.study.settings import Training
 
-__all__ = ["Trained", "center", "fit_model", "judge", "metrics", "stopwatch", "train"]
+__all__ = [
+    "Trained",
+    "center",
+    "choose_rate",
+    "fit_model",
+    "judge",
+    "metrics",
+    "stopwatch",
+    "train",
+]
 
 _FOLDS = 10  # of the test data, for their temperatures
 _START = 512  # images that set the scale of weight normalization
@@ -163,6 +172,41 @@ def fit_model(
         progress=False,
     )
     return Trained(model, guide, history.seconds, x, training.batch_size, seed)
+
+
+def choose_rate(
+    make: Callable[[datasets.ImageData, Training], Trained],
+    data: datasets.ImageData,
+    training: Training,
+    rates: Sequence[float],
+    num_validation: Count,
+    num_samples: Count,
+    seed: int,
+) -> tuple[Training, float]:
+    """The training with the learning rate that is best on images held out of the training data.
+
+    Args:
+        make: trains a network on data in a way; called once for each rate.
+        data: the data; test images are not looked at.
+        training: everything but the rate.
+        rates: to choose from; none leaves the training as it is.
+        num_validation: images to hold out.
+        num_samples: draws per prediction.
+        seed: of the part that is held out, and of draws.
+
+    Returns:
+        The training with the rate of the least calibrated NLL, and the seconds that the choice took.
+    """
+    if not rates:
+        return training, 0.0
+    with stopwatch() as spent:
+        part, validation = data.split_off(num_validation, seed)
+        found = {}
+        for rate in rates:
+            trained = make(part, replace(training, lr=rate))
+            values, _ = judge(trained.model, trained.guide, validation, num_samples, seed=seed)
+            found[rate] = values["calibrated_nll"]
+    return replace(training, lr=min(found, key=lambda rate: found[rate])), spent()
 
 
 @checked

@@ -12,7 +12,7 @@ from pyronorm import datasets, guides
 from pyronorm.diagnostics import fit_temperature
 from pyronorm.normalizers import Analytic, Weight
 from pyronorm.study import METHODS, Trained, Training, center, judge, train
-from pyronorm.study.training import metrics, stopwatch
+from pyronorm.study.training import choose_rate, metrics, stopwatch
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,35 @@ def test_a_prediction_that_is_surely_wrong_has_the_nll_of_its_logits() -> None:
     logits[..., 0] = 200.0
     prediction = pn.likelihoods.Categorical().predict(logits)
     assert metrics(prediction, torch.ones(20, dtype=torch.long))["nll"] == pytest.approx(200)
+
+
+def test_the_rate_is_that_of_the_least_calibrated_nll_on_held_out_images(data) -> None:
+    seen, made = {}, []
+
+    def make(images: datasets.ImageData, training: Training) -> Trained:
+        assert len(images.train.y) == 150
+        torch.manual_seed(0)
+        base = METHODS["weight/fixed"]
+        network = pn.networks.SmallConvNet(width=4)
+        found = train(
+            network, base.normalizer, base.guide, images, training, noise=20.0, seed=2, device="cpu"
+        )
+        made.append((training.lr, found))
+        return found
+
+    training = Training(epochs=2, batch_size=40, weight_decay=0.1)
+    rates = (1e-9, 1e-2, 1e-5)
+    chosen, seconds = choose_rate(make, data, training, rates, 50, 3, 4)
+    _, validation = data.split_off(50, 4)
+    for rate, trained in made:
+        values, _ = judge(trained.model, trained.guide, validation, 3, seed=4)
+        seen[rate] = values["calibrated_nll"]
+    assert [rate for rate, _ in made] == list(rates)
+    assert chosen == Training(2, 40, min(seen, key=seen.__getitem__), 0.1)
+    assert chosen.lr == 1e-2
+    assert seconds > 0
+    assert choose_rate(make, data, training, (), 50, 3, 4) == (training, 0.0)
+    assert len(made) == 3
 
 
 def test_a_stopwatch_stops() -> None:
