@@ -37,7 +37,7 @@ def test_training_out_of_range(options: dict[str, Any], words: list[str]) -> Non
     [
         ({"seeds": ()}, ["seeds must be different", "()"]),
         ({"seeds": (1, 1)}, ["seeds", "(1, 1)"]),
-        ({"seeds": (-1,)}, ["seeds", "at least 0", "(-1,)"]),
+        ({"seeds": (-1,)}, ["seeds", "between 0", "(-1,)"]),
         ({"num_samples": -2}, ["num_samples", "-2"]),
         ({"bank_rows": 10}, ["bank_rows must be at least 11, got 10"]),
         ({"bank_rows": 16, "draws_curve": (8, 32)}, ["bank_rows must be at least 32, got 16"]),
