@@ -36,6 +36,7 @@ from pyronorm.diagnostics import calibrate, channels, evaluate, to_arviz
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import (
     Checkpoint,
+    CollectSWAG,
     EarlyStopping,
     Ensemble,
     NoiseSchedule,
@@ -69,6 +70,7 @@ __version__ = installed_version("pyronorm")
 
 __all__ = [
     "Checkpoint",
+    "CollectSWAG",
     "ConversionReport",
     "Draws",
     "EarlyStopping",

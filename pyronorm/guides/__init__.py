@@ -21,9 +21,11 @@ from pyronorm.guides.paired import Paired
 from pyronorm.guides.point import Point
 from pyronorm.guides.population_statistics import PopulationStatistics
 from pyronorm.guides.stochastic_batch_norm import StochasticBatchNorm
+from pyronorm.guides.swag import SWAG
 
 __all__ = [
     "MAP",
+    "SWAG",
     "BatchNoise",
     "Curvature",
     "DiagonalLaplace",

@@ -21,12 +21,14 @@ from pyronorm.infer.recorded import RecordedNUTS
 from pyronorm.infer.refresh import refresh_draws
 from pyronorm.infer.save import load, save
 from pyronorm.infer.standardize import StandardizedLatents, standardize_latents
+from pyronorm.infer.swag import CollectSWAG
 from pyronorm.infer.targets import with_target
 from pyronorm.infer.trainer import Trainer
 
 __all__ = [
     "Callback",
     "Checkpoint",
+    "CollectSWAG",
     "EarlyStopping",
     "Ensemble",
     "Epoch",

@@ -429,6 +429,7 @@ CASES: dict[str, Callable[[World], Call]] = {
             guides.LowRank,
             guides.LowRankLaplace,
             guides.MAP,
+            guides.SWAG,
             guides.MeanField,
             guides.Paired,
             guides.Point,
@@ -449,6 +450,17 @@ CASES: dict[str, Callable[[World], Call]] = {
     "guides.PopulationStatistics": lambda w: (
         guides.PopulationStatistics,
         {"model": w.model, "num_values": 100.0},
+    ),
+    "CollectSWAG": lambda w: (pn.CollectSWAG, {}),
+    "CollectSWAG.update": lambda w: (pn.CollectSWAG().update, {"z": torch.zeros(16)}),
+    "SWAG.from_moments": lambda w: (
+        guides.SWAG.from_moments,
+        {
+            "model": w.model,
+            "mean": torch.zeros(16),
+            "variance": torch.ones(16),
+            "deviations": torch.randn(16, 3),
+        },
     ),
     "guides.Curvature": lambda w: (
         guides.Curvature,

@@ -9,6 +9,7 @@ import torch
 from pyronorm import NormalizationModel, convert
 from pyronorm.guides import (
     MAP,
+    SWAG,
     BatchNoise,
     DiagonalLaplace,
     EffectiveBatchSize,
@@ -79,6 +80,7 @@ _MAKE: dict[str, Callable[[NormalizationModel], Guide]] = {
     "Paired.neutral": lambda m: Paired(m, neutral=True),
     "Flow": Flow,
     "MAP": MAP,
+    "SWAG": lambda m: SWAG(m, 3),
     "DiagonalLaplace": DiagonalLaplace,
     "LowRankLaplace": lambda m: LowRankLaplace(m, 3),
     "FullLaplace": FullLaplace,
