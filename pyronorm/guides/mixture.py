@@ -139,7 +139,9 @@ class _Balanced(TorchDistribution):
         place = torch.arange(shape.numel(), device=self.loc.device).view(shape)
         component = (first + place) % number
         noise = torch.randn(shape + self.event_shape, device=self.loc.device, dtype=self.loc.dtype)
-        return self.loc[component] + self.std[component] * noise
+        # not loc[component], which reads a single number on the host
+        loc, std = (v.index_select(0, component.flatten()) for v in (self.loc, self.std))
+        return (loc + std * noise.view_as(loc)).view(noise.shape)
 
     def by_component(self, value: Float[Tensor, "*sample latent"]) -> Tensor:
         """Log density under each component, ``(*sample, component)``."""
