@@ -76,6 +76,9 @@ def test_what_is_a_mean_is_weighted(kind):
         y[2, 1] = torch.nan
     weighted = pn.evaluate(model, guide, (x, y, COUNTS), 8, batch_size=3, seed=0)
     expected = pn.evaluate(model, guide, repeated(x, y), 8, seed=0)
+    # an example of weight 2 is one step of the risk-coverage curve, two examples are two
+    areas = [found.pop("aurc", 0.0) for found in (weighted, expected)]
+    assert areas[0] == pytest.approx(areas[1], rel=0.02)
     assert weighted == pytest.approx(expected, rel=1e-5)
     nll = predictive_nll(model, guide, (x, y, COUNTS), 8, seed=0)
     assert nll == pytest.approx(expected["nll"], rel=1e-5)
