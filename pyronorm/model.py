@@ -226,10 +226,36 @@ class NormalizationModel(PyroModule):
             shift, scale = sample_latents(network, self.prior)
         if x is None:
             return shift
+        output, sample_dims, rows = self.outputs(x, shift, scale)
+        data = pyro.plate("data", rows, dim=-1)
+        with data, poutine.scale(scale=self.num_data / rows):
+            if y is None:
+                drawn: Tensor = pyro.sample("y", self.likelihood.distribution(output, sample_dims))
+                return drawn
+            self.check_data(y, weight, output, sample_dims, values=is_validation_enabled())
+            observed, value = self.likelihood.objective(output, y, sample_dims, weight)
+            pyro.sample("y", observed, obs=value)
+        return y
+
+    def outputs(self, x: Any, shift: Tensor, scale: Tensor) -> tuple[Tensor, int, int]:
+        """What the network makes of inputs, for the likelihood.
+
+        Args:
+            x: inputs, as in :meth:`forward`.
+            shift: as the sites are, with the plates around them in front.
+            scale: of the same shape.
+
+        Returns:
+            The output in single precision or more, its number of sample axes, and that of examples.
+
+        Raises:
+            ShapeError: if examples are not on the output's axis 0.
+            DataError: if there are none.
+        """
         draws = self.num_draws if shift.ndim >= 3 else 1
         examples = 0 if draws == 1 and is_one_piece(x) else num_examples(x)
         shift, scale = (self._align(value, examples) for value in (shift, scale))
-        output = network(x, shift, scale)
+        output = self.network(x, shift, scale)
         rows = next(iter(output.shape[max(0, shift.ndim - 2) :]), 1)
         if examples and rows != examples:
             raise ShapeError(
@@ -243,23 +269,32 @@ class NormalizationModel(PyroModule):
             sample_dims += 1
         if rows == 0:
             raise DataError("NormalizationModel: the batch has no examples.")
-        data = pyro.plate("data", rows, dim=-1)
-        with data, poutine.scale(scale=self.num_data / rows):
-            if y is None:
-                drawn: Tensor = pyro.sample("y", self.likelihood.distribution(output, sample_dims))
-                return drawn
-            for name, given in (("y", y), ("weight", weight)):
-                if given is not None and not isinstance(given, Tensor):
-                    raise DataError(
-                        f"NormalizationModel: {name} must be a tensor, got {type(given).__name__}."
-                    )
-            values = is_validation_enabled()
-            self.likelihood.check_training(y, output, sample_dims, values=values)
-            if weight is not None:
-                _check_weight(weight, rows, values)
-            observed, value = self.likelihood.objective(output, y, sample_dims, weight)
-            pyro.sample("y", observed, obs=value)
-        return y
+        return output, sample_dims, rows
+
+    def check_data(
+        self, y: Any, weight: Any, output: Tensor, num_sample_dims: int, *, values: bool
+    ) -> None:
+        """Refuse data, or weights of examples, that do not fit the output.
+
+        Args:
+            y: data, as in :meth:`forward`.
+            weight: how often each example counts, or None.
+            output: of :meth:`outputs`.
+            num_sample_dims: its number of sample axes.
+            values: also look at the values, which waits for the device.
+
+        Raises:
+            ShapeError: if shapes disagree.
+            DataError: if values are impossible.
+        """
+        for name, given in (("y", y), ("weight", weight)):
+            if given is not None and not isinstance(given, Tensor):
+                raise DataError(
+                    f"NormalizationModel: {name} must be a tensor, got {type(given).__name__}."
+                )
+        self.likelihood.check_training(y, output, num_sample_dims, values=values)
+        if weight is not None:
+            _check_weight(weight, output.shape[num_sample_dims : num_sample_dims + 1], values)
 
     def extra_repr(self) -> str:
         """Show what is no module."""
@@ -349,10 +384,10 @@ def _states_parameters(handler: Messenger) -> bool:
     return isinstance(handler, TraceMessenger) and bool(handler.param_only)
 
 
-def _check_weight(weight: Tensor, examples: int, values: bool) -> None:
-    if weight.shape != (examples,):
+def _check_weight(weight: Tensor, examples: torch.Size, values: bool) -> None:
+    if weight.shape != examples:
         raise ShapeError(
-            f"NormalizationModel: weight must have the shape ({examples},), one per example, got "
+            f"NormalizationModel: weight must have the shape {tuple(examples)}, one per example, got "
             f"{tuple(weight.shape)}."
         )
     if values and not bool(((weight >= 0) & weight.isfinite()).all()):

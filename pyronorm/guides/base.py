@@ -115,7 +115,7 @@ class Guide(AutoGuide):
             OptionError: if Pyro's parameter store holds parameters of a file by the guide's names.
         """
         with OwnParameters(self._reading), self._plate():
-            return self._whole().sample(self.space)
+            return self.whole_law().sample(self.space)
 
     @torch.no_grad()
     @checked
@@ -143,7 +143,7 @@ class Guide(AutoGuide):
         self.check_weights(model)
         check_draws(type(self).__name__, 1 if self.is_point else num_samples, self.space, self.like)
         with seeded(seed, self.like):
-            draws = self._whole().draw(num_samples).to(model.network.like)
+            draws = self.whole_law().draw(num_samples).to(model.network.like)
         return replace(draws, weights=self._weights) if self._weights else draws
 
     @checked
@@ -160,7 +160,7 @@ class Guide(AutoGuide):
         Raises:
             NoDensityError: if the guide has none: a point, or the rows of a bank.
         """
-        return self._whole().log_prob(shift, scale, hyper)
+        return self.whole_law().log_prob(shift, scale, hyper)
 
     @checked
     def kl(self, prior: Prior, num_samples: Count | None = None, *, seed: Seed = None) -> Tensor:
@@ -180,7 +180,7 @@ class Guide(AutoGuide):
             NoDensityError: if the guide has no density.
         """
         with seeded(seed, self.like):
-            return kl(self._whole(), prior.law(self.space, self.like), num_samples)
+            return kl(self.whole_law(), prior.law(self.space, self.like), num_samples)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -319,7 +319,16 @@ class Guide(AutoGuide):
         """Take the weights of a state."""
         self._weights = int(state)
 
-    def _whole(self) -> Law:
+    def samples_law(self, model: NormalizationModel) -> bool:
+        """Whether in a model's plates its sites are those of the law and nothing else.
+
+        Args:
+            model: the model; a guide made for a LatentNetwork does not follow its draws.
+        """
+        follows = model.draws == 1 or self._plate == model.draw_plate
+        return follows and type(self).forward is Guide.forward
+
+    def whole_law(self) -> Law:
         """The law, with the factor for the prior's hyperparameters."""
         law = self.law()
         if self.hyper is None:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from pyro.infer import ELBO
-from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.infer.batch import MiniBatch
-from pyronorm.infer.elbo import KLWeight
 from pyronorm.infer.generators import replayed
-from pyronorm.infer.messages import named_divergence, plain_messages, refuse_non_finite
+from pyronorm.infer.messages import named_divergence, refuse_non_finite
+from pyronorm.infer.objective import NegativeELBO
 from pyronorm.infer.options import Objective, Optimization, needs_closure
 from pyronorm.infer.processes import Processes
 from pyronorm.inputs import all_finite, is_one_piece, num_examples, tensors_of
-from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import seeded
 
@@ -49,10 +46,9 @@ class Step:
     Args:
         model: the model.
         guide: the guide.
-        elbo: Pyro's estimator.
         optimizer: over parameters of the two.
         fabric: Lightning's Fabric.
-        objective: gives the KL weight.
+        objective: Pyro's estimator and the KL weight.
         optimization: clipping and accumulation.
         augment: changes each batch; None for none.
         before_change: called before parameters change.
@@ -63,7 +59,6 @@ class Step:
         self,
         model: NormalizationModel,
         guide: nn.Module,
-        elbo: ELBO,
         optimizer: Optimizer,
         fabric: Fabric,
         objective: Objective,
@@ -82,6 +77,7 @@ class Step:
         self._processes = Processes() if processes is None else processes
         self._sizes = [1.0]  # examples of the present batch, by process
         self._seed: int | None = None
+        self._values = True  # whether the values of targets are checked
         layers = [layer for layer in model.network.layers if layer.normalizer.spans_processes]
         self._spanning = layers if self._processes.size > 1 else []
         self._closure = needs_closure(optimizer)
@@ -90,7 +86,7 @@ class Step:
                 f"fit: {type(optimizer).__name__} evaluates the loss itself, on one batch, so it does "
                 "not go together with accumulate. Use larger batches."
             )
-        negative_elbo = _NegativeELBO(ELBOModule(model, guide, elbo), model.network)
+        negative_elbo = NegativeELBO(model, guide, objective.elbo)
         self._module, self._optimizer = fabric.setup(negative_elbo, optimizer)
         for part in self._module.modules():
             if isinstance(part, DistributedDataParallel):
@@ -139,7 +135,7 @@ class Step:
         Returns:
             Whether the optimizer took a step.
         """
-        first = epochs_done < 1
+        self._values = first = epochs_done < 1
         self.kl_weight = self._objective.weight(epochs_done)
         if self._augment is not None:
             batch = _augmented(batch, self._augment)
@@ -204,12 +200,11 @@ class Step:
 
     def _loss(self, batch: MiniBatch) -> Tensor:
         with (
-            plain_messages(),
             named_divergence("fit", self._module.elbo),
-            nullcontext() if self.kl_weight == 1 else KLWeight(self.kl_weight),
             nullcontext() if self._seed is None else self._sharing(self._seed),
         ):
-            loss: Tensor = self._module(*batch.arguments()) / self._num_data
+            loss: Tensor = self._module(self.kl_weight, self._values, *batch.arguments())
+            loss = loss / self._num_data
         return loss
 
     @contextmanager
@@ -305,55 +300,6 @@ def _mean(values: list[float], sizes: list[float]) -> float:
         return values[0]
     counted = [v * n for v, n in zip(values, sizes, strict=True) if n]
     return sum(counted) / sum(sizes)
-
-
-class _NegativeELBO(nn.Module):
-    """The negative ELBO, with mixed precision in the network alone.
-
-    Densities of the latents need all their digits: a Gaussian of low rank, for one, a Cholesky
-    decomposition, which half precision does not have on a GPU.
-    """
-
-    def __init__(self, elbo: ELBOModule, network: LatentNetwork) -> None:
-        super().__init__()
-        self.elbo = elbo
-        self._network = (network,)  # it is a part of the ELBO already
-
-    def forward(self, *batch: Any) -> Tensor:
-        device = batch[1].device.type
-        loss: Tensor
-        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-            loss = self.elbo(*batch)
-        else:
-            dtype = torch.get_autocast_dtype(device)
-            with (
-                _called_under(device, dtype, self._network[0]),
-                torch.autocast(device, enabled=False),
-            ):
-                loss = self.elbo(*batch)
-        return loss
-
-
-@contextmanager
-def _called_under(device: str, dtype: torch.dtype, network: nn.Module) -> Iterator[None]:
-    """For the time of the block, calls of the network run under mixed precision."""
-    calls = ExitStack()
-
-    def before(*_: Any) -> None:
-        calls.enter_context(torch.autocast(device, dtype))
-
-    def after(*_: Any) -> None:
-        calls.close()
-
-    hooks = (
-        network.register_forward_pre_hook(before),
-        network.register_forward_hook(after, always_call=True),
-    )
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _augmented(batch: MiniBatch, augment: Augment) -> MiniBatch:

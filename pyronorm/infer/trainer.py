@@ -18,7 +18,6 @@ from pyronorm.guides import Guide
 from pyronorm.infer.batches import TrainingBatches
 from pyronorm.infer.checkpoint import Checkpoint
 from pyronorm.infer.data import Data, kept_modes, least_examples
-from pyronorm.infer.elbo import default_elbo
 from pyronorm.infer.generators import Generators, kept_order
 from pyronorm.infer.history import Epoch, History
 from pyronorm.infer.options import Objective, Optimization, Validation
@@ -116,7 +115,6 @@ class Trainer:
         check_arguments(model, guide, optimization, objective, validation)
         check_others(callbacks, fabric, augment, train_network)
         check_numbers(optimization, batch_size, population_batches, lr)
-        elbo = default_elbo(guide) if objective.elbo is None else objective.elbo
         self.fabric = default_fabric() if fabric is None else fabric
         self.processes = Processes(self.fabric)
         """The processes of the fabric: what they decide, they decide together."""
@@ -176,7 +174,6 @@ class Trainer:
                 self._step = Step(
                     model,
                     guide,
-                    elbo,
                     self.optimizer,
                     self.fabric,
                     objective,

@@ -1,0 +1,137 @@
+"""What training minimizes in a step: in closed form where the laws say everything, else by Pyro."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.infer.elbo import ELBOModule
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Tensor, nn
+
+from pyronorm.errors import OptionError
+from pyronorm.infer.closed_form import ClosedForm, NoClosedFormError, has_closed_form
+from pyronorm.infer.elbo import KLWeight, default_elbo
+from pyronorm.infer.generators import replayed
+from pyronorm.infer.messages import plain_messages
+from pyronorm.model import NormalizationModel
+from pyronorm.normalizers.kernels import under_autocast
+
+__all__ = ["NegativeELBO"]
+
+_NOT_COMPILED = (
+    "fit: compile=True needs an objective in closed form: a guide of pyronorm.guides or your own that "
+    "says its law, no estimator of your own, no sites in the network, no handlers around. Leave compile "
+    "out, and Pyro's ELBO is taken."
+)
+
+
+class NegativeELBO(nn.Module):
+    """The negative ELBO of mini-batches, with mixed precision in the network alone.
+
+    Densities of the latents need all their digits: a Gaussian of low rank, for one, a Cholesky
+    decomposition, which half precision does not have on a GPU.
+
+    Pyro's ELBO is the definition. In closed form it is the same, faster; whether there is one is seen
+    in the first batch, whose draws are taken back if there is none.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        elbo: Pyro's estimator of the user's; None for the one that fits the guide.
+        compiled: whether the closed form is compiled, after the first batch.
+        graphed: whether, on a GPU, it is also captured in CUDA graphs.
+
+    Raises:
+        OptionError: if it is to be compiled, and there is none.
+    """
+
+    def __init__(
+        self,
+        model: NormalizationModel,
+        guide: nn.Module,
+        elbo: ELBO | None,
+        *,
+        compiled: bool = False,
+        graphed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.elbo = ELBOModule(model, guide, default_elbo(guide) if elbo is None else elbo)
+        self._network = (model.network,)  # it is a part of the ELBO already
+        own = elbo is None and has_closed_form(model, guide)
+        self._closed_form = ClosedForm(model, guide) if own else None  # type: ignore[arg-type]
+        self._started = False
+        if compiled and self._closed_form is None:
+            raise OptionError(_NOT_COMPILED)
+        self._compiled = compiled
+        self._mode = "reduce-overhead" if graphed else None
+        self._graph: Callable[..., Tensor] | None = None
+
+    def forward(self, kl_weight: float, values: bool, *batch: Any) -> Tensor:
+        """The negative ELBO.
+
+        Args:
+            kl_weight: the weight of the KL divergence.
+            values: whether to check the values of the targets.
+            batch: what model and guide are called with.
+        """
+        closed = self._closed_form
+        if closed is None or am_i_wrapped():
+            return self._by_pyro(kl_weight, batch)
+        if self._graph is not None and not values:
+            weight = torch.full((), kl_weight, device=self._network[0].like.device)
+            return self._graph(weight, *batch)
+        with nullcontext() if self._started else replayed(batch[1].device) as replay:
+            try:
+                loss = closed(kl_weight, *batch, values=values)
+            except NoClosedFormError:
+                self._closed_form = None
+                if self._compiled:
+                    raise OptionError(_NOT_COMPILED) from None
+                if replay is not None:
+                    replay()
+                return self._by_pyro(kl_weight, batch)
+        self._started = True
+        if self._compiled and self._graph is None:
+            self._graph = torch.compile(closed.loss, fullgraph=True, mode=self._mode)
+        return loss
+
+    def _by_pyro(self, kl_weight: float, batch: tuple[Any, ...]) -> Tensor:
+        device = batch[1].device.type
+        loss: Tensor
+        with plain_messages(), nullcontext() if kl_weight == 1 else KLWeight(kl_weight):
+            if not under_autocast(device):
+                loss = self.elbo(*batch)
+            else:
+                dtype = torch.get_autocast_dtype(device)
+                with (
+                    _called_under(device, dtype, self._network[0]),
+                    torch.autocast(device, enabled=False),
+                ):
+                    loss = self.elbo(*batch)
+        return loss
+
+
+@contextmanager
+def _called_under(device: str, dtype: torch.dtype, network: nn.Module) -> Iterator[None]:
+    """For the time of the block, calls of the network run under mixed precision."""
+    calls = ExitStack()
+
+    def before(*_: Any) -> None:
+        calls.enter_context(torch.autocast(device, dtype))
+
+    def after(*_: Any) -> None:
+        calls.close()
+
+    hooks = (
+        network.register_forward_pre_hook(before),
+        network.register_forward_hook(after, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
