@@ -369,7 +369,10 @@ class LatentNorm(nn.Module):
         return y
 
     def _normalize(self, normalizer: Normalizer, x: Tensor) -> Tensor:
-        latents = self.latents
+        call = present_call(self)
+        if call is not None and (folded := call.given(self, call.folded)) is not None:
+            return normalizer.normalize(self, x, *folded)
+        latents = None if call is None else call.given(self, call.latents)
         if latents is None:
             return normalizer.normalize(self, x, self.gain, self.offset)
         shift, _ = latents

@@ -54,6 +54,7 @@ class handed_over:  # noqa: N801
     Args:
         latents: shift and scale of some layers.
         shared: for some layers what their normalizers computed once for all draws.
+        folded: for some layers weight and bias with the latents in them, computed for all at once.
         seen: gets what the layers' outputs are like.
     """
 
@@ -62,8 +63,10 @@ class handed_over:  # noqa: N801
         latents: Pairs,
         shared: Mapping[nn.Module, Any] | None = None,
         seen: Seen | None = None,
+        folded: Pairs | None = None,
     ) -> None:
         self.latents, self.shared, self.seen = latents, shared or {}, seen
+        self.folded = folded or {}
         self.recorded = False  # whether autograd records the call
         self.hidden: set[nn.Module] = set()  # layers that ran where it did not
         self.copies: dict[Tensor, Tensor] = {}
@@ -71,6 +74,8 @@ class handed_over:  # noqa: N801
     def __enter__(self) -> handed_over:
         self._before = before = _HANDED.now
         if before is not None:
+            theirs = {k: v for k, v in before.folded.items() if k not in self.latents}
+            self.folded = {**theirs, **self.folded}
             self.latents = {**before.latents, **self.latents}
             self.shared = {**before.shared, **self.shared}
             self.seen = before.seen if self.seen is None else self.seen
@@ -83,7 +88,7 @@ class handed_over:  # noqa: N801
         self._before = None
 
     def given(self, layer: nn.Module, things: Mapping[nn.Module, Any]) -> Any:
-        """What the layer has of ``things``, :attr:`latents` or :attr:`shared`; None for nothing."""
+        """What the layer has of ``things``, such as :attr:`latents`; None for nothing."""
         thing = things.get(layer)
         if thing is None or not self.recorded:
             return thing
@@ -121,7 +126,8 @@ class handed_over:  # noqa: N801
 
     def _tied(self) -> Callable[[Tensor], Tensor]:
         """Let the gradients of copies, computed in the backward pass, join those of the originals."""
-        things = [t.get(layer) for layer in self.hidden for t in (self.latents, self.shared)]
+        kinds = (self.latents, self.shared, self.folded)
+        things = [t.get(layer) for layer in self.hidden for t in kinds]
         tensors = [v for v in tree_leaves(things) if isinstance(v, Tensor)]
         originals = [v for v in tensors if v.requires_grad and not v.is_leaf]
         for value in originals:
