@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,10 +13,7 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
-from pyro.params.param_store import param_with_module_name, user_param_name
-from pyro.poutine.lift_messenger import LiftMessenger
-from pyro.poutine.messenger import Messenger, block_messengers
-from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.params.param_store import param_with_module_name
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
@@ -24,7 +21,14 @@ from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.inputs import EXAMPLES_FIRST, Output, is_one_piece, num_examples
 from pyronorm.latents import LatentNetwork, LatentSpace
+from pyronorm.latents.handlers import (
+    refuse_another_network,
+    refuse_lifted,
+    runs_under,
+    states_parameters,
+)
 from pyronorm.likelihoods import Likelihood
+from pyronorm.likelihoods.later import require
 from pyronorm.priors import Prior, Standard
 
 __all__ = ["NormalizationModel", "init_to_neutral", "sample_latents"]
@@ -62,8 +66,8 @@ def sample_latents(
             store; or if handlers sample the network's parameters (``poutine.lift``).
     """
     prior = Standard() if prior is None else prior
-    _refuse_lifted(network)
-    _refuse_another_network(network)
+    refuse_lifted(network)
+    refuse_another_network(network)
     return prior.sample(network.space, network.like)
 
 
@@ -321,7 +325,7 @@ class NormalizationModel(PyroModule):
                     "evaluation mode."
                 )
         # Pyro's autoguides and NUTS first run the model under an InitMessenger, to see its sites.
-        if _runs_under(lambda h: isinstance(h, InitMessenger) and h.init_fn is not init_to_sample):
+        if runs_under(lambda h: isinstance(h, InitMessenger) and h.init_fn is not init_to_sample):
             raise OptionError(
                 f"NormalizationModel has draws={self.draws}: Pyro's autoguides and MCMC would "
                 "take each draw for a latent of its own. Use a guide of pyronorm.guides, "
@@ -334,7 +338,7 @@ class NormalizationModel(PyroModule):
         Unlike ``pyro.module`` this keeps quiet about frozen parameters, and refuses to run under SVI
         if the global store holds another model's parameters by these names: SVI would train those.
         """
-        trained_by_svi = _runs_under(_states_parameters)
+        trained_by_svi = runs_under(states_parameters)
         store = pyro.get_param_store()
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
@@ -348,53 +352,14 @@ class NormalizationModel(PyroModule):
                     )
 
 
-def _refuse_another_network(network: LatentNetwork) -> None:
-    """Refuse SVI if ``pyro.module`` has found another network's parameters by these names."""
-    with block_messengers(_states_parameters) as tracers:
-        if not tracers:
-            return
-    own = {id(parameter) for parameter in network.parameters()}
-    store = pyro.get_param_store()
-    for tracer in tracers:
-        for name, site in tracer.trace.nodes.items():  # type: ignore[attr-defined]
-            stated = site["args"][1:] if site["type"] == "param" else ()
-            if stated and id(stated[0]) in own and store[name] is not stated[0]:
-                raise OptionError(
-                    f"Pyro's parameter store holds {name!r} of another network, so this one would not "
-                    "be trained. Call pyro.clear_param_store() first, or give pyro.module another name."
-                )
-
-
-def _refuse_lifted(network: LatentNetwork) -> None:
-    """Refuse ``poutine.lift`` of the network's parameters: the values would not be used."""
-    with block_messengers(lambda h: isinstance(h, LiftMessenger)) as lifts:
-        names = [name for name, _ in network.named_parameters()] if lifts else []
-    for lift in lifts:
-        prior = lift.prior  # type: ignore[attr-defined]
-        lifted = prior if isinstance(prior, dict) else names
-        if any(user_param_name(key) in names for key in lifted):
-            raise OptionError(
-                "poutine.lift would sample the network's parameters, and the network would run "
-                "without these values. Give layers a prior of their own before pyronorm.convert: "
-                "PyroModule[nn.Linear](...), and a PyroSample for its weight."
-            )
-
-
-def _states_parameters(handler: Messenger) -> bool:
-    return isinstance(handler, TraceMessenger) and bool(handler.param_only)
-
-
 def _check_weight(weight: Tensor, examples: torch.Size, values: bool) -> None:
     if weight.shape != examples:
         raise ShapeError(
             f"NormalizationModel: weight must have the shape {tuple(examples)}, one per example, got "
             f"{tuple(weight.shape)}."
         )
-    if values and not bool(((weight >= 0) & weight.isfinite()).all()):
-        raise DataError("NormalizationModel: weights must be finite and not negative.")
-
-
-def _runs_under(is_wanted: Callable[[Messenger], bool]) -> bool:
-    """Whether one of Pyro's handlers around this call is wanted."""
-    with block_messengers(is_wanted) as found:
-        return bool(found)
+    if values:
+        require(
+            ((weight >= 0) & weight.isfinite()).all(),
+            lambda: DataError("NormalizationModel: weights must be finite and not negative."),
+        )

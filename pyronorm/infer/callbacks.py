@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pyronorm.infer.trainer import Trainer
 
 __all__ = ["Callback", "EarlyStopping", "Progress"]
+
+_SECONDS = 0.5  # between losses that are shown
 
 
 class Callback:
@@ -114,6 +117,7 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._shown = 0.0  # when the loss was asked for: a device is waited for then
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Show the bar."""
@@ -132,8 +136,13 @@ class Progress(Callback):
             return
         done = trainer.epochs_done
         epoch = min(trainer.epochs, int(done) + 1)
-        text = f"epoch {epoch}/{trainer.epochs}  loss {trainer.loss:.4f}"
-        self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+        (task,) = self._bar.task_ids
+        self._bar.update(task, completed=done)
+        now = time.monotonic()
+        if now - self._shown >= _SECONDS:
+            text = f"epoch {epoch}/{trainer.epochs}  loss {trainer.loss:.4f}"
+            self._bar.update(task, description=text)
+            self._shown = now
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Move the bar."""

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from pyronorm.errors import DataError
 from pyronorm.guides import Guide
-from pyronorm.laws import Law
+from pyronorm.likelihoods.later import checked_later
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.kernels import full_precision
 from pyronorm.priors import Prior
@@ -66,6 +66,7 @@ class ClosedForm:
     def __init__(self, model: NormalizationModel, guide: Guide) -> None:
         self._model, self._guide = model, guide
         self._known: set[Any] = set()  # shapes that were found to fit
+        self._doubts: list[Tensor] = []
 
     def __call__(
         self,
@@ -74,7 +75,7 @@ class ClosedForm:
         y: Tensor,
         counts: Tensor | None = None,
         *,
-        values: bool = False,
+        values: bool | None = False,
     ) -> Tensor:
         """The negative ELBO.
 
@@ -83,7 +84,8 @@ class ClosedForm:
             x: inputs.
             y: targets.
             counts: how often each example counts, shape ``(batch,)``.
-            values: whether to check the values of the targets.
+            values: whether to check the values of the targets; None to do so in
+                :meth:`refuse_impossible`, so that nothing waits.
 
         Raises:
             NoClosedFormError: if the laws are not all there is.
@@ -112,7 +114,21 @@ class ClosedForm:
                 check(y, counts, output, dims)
             observed, value = model.likelihood.objective(output, y, dims, counts)
             fit = observed.log_prob(value).sum() * (model.num_data / rows)
-            return weight * divergence - fit
+            loss: Tensor = weight * divergence - fit
+        return loss
+
+    def refuse_impossible(self) -> None:
+        """Refuse the targets that were not looked at in time.
+
+        Raises:
+            DataError: if values are impossible.
+        """
+        doubts, self._doubts = self._doubts, []
+        if doubts and not bool(torch.stack(doubts).all()):
+            raise DataError(
+                "fit: train_data has targets outside of the support of "
+                f"{type(self._model.likelihood).__name__}, or not finite, or weights that are negative."
+            )
 
     def _latents(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A draw, and the divergence."""
@@ -125,11 +141,18 @@ class ClosedForm:
         assert isinstance(total, Tensor)
         return shift, scale, total / draws if draws > 1 else total
 
-    def _check(self, values: bool, y: Any, counts: Any, output: Tensor, dims: int) -> None:
-        found = [(v.shape, v.dtype) if isinstance(v, Tensor) else v for v in (y, counts, output)]
-        if values or (*found,) not in self._known:
-            self._model.check_data(y, counts, output, dims, values=values)
-            self._known.add((*found,))
+    def _check(self, values: bool | None, y: Any, counts: Any, output: Tensor, dims: int) -> None:
+        model = self._model
+        found = (
+            *((v.shape, v.dtype) if isinstance(v, Tensor) else v for v in (y, counts, output)),
+        )
+        if values or found not in self._known:
+            model.check_data(y, counts, output, dims, values=bool(values))
+            self._known.add(found)
+        if values is None:
+            with checked_later() as doubts:
+                model.check_data(y, counts, output, dims, values=True)
+            self._doubts += doubts
 
 
 class _Draw:
@@ -169,7 +192,7 @@ def _terms(drawn: _Draw, given: _Given, analytic: bool) -> list[Tensor]:
         p = given.sites.get(name)
         if p is not None and analytic:
             try:
-                terms.append(kl_divergence(q, p).expand(q.batch_shape).sum())
+                terms.append(kl_divergence(q, p).sum())
                 continue
             except NotImplementedError:
                 pass

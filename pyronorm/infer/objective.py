@@ -70,18 +70,29 @@ class NegativeELBO(nn.Module):
         self._mode = "reduce-overhead" if graphed else None
         self._graph: Callable[..., Tensor] | None = None
 
-    def forward(self, kl_weight: float, values: bool, *batch: Any) -> Tensor:
+    def refuse_impossible(self) -> None:
+        """Refuse targets that were to be looked at later.
+
+        Raises:
+            DataError: if their values are impossible.
+        """
+        if self._closed_form is not None:
+            self._closed_form.refuse_impossible()
+
+    def forward(self, kl_weight: float, values: bool | None, *batch: Any) -> Tensor:
         """The negative ELBO.
 
         Args:
             kl_weight: the weight of the KL divergence.
-            values: whether to check the values of the targets.
+            values: whether to check the values of the targets; None for later, if that can be.
             batch: what model and guide are called with.
         """
         closed = self._closed_form
         if closed is None or am_i_wrapped():
             return self._by_pyro(kl_weight, batch)
-        if self._graph is not None and not values:
+        if self._graph is not None and values is False:
+            if self._mode is not None:
+                torch.compiler.cudagraph_mark_step_begin()
             weight = torch.full((), kl_weight, device=self._network[0].like.device)
             return self._graph(weight, *batch)
         with nullcontext() if self._started else replayed(batch[1].device) as replay:

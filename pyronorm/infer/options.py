@@ -77,6 +77,10 @@ class Optimization:
         step_scheduler: the same, stepped after each step of the optimizer (``OneCycleLR``).
         gradient_clip_norm: largest norm of the gradient; None does not clip.
         accumulate: batches per step, whose gradients are averaged.
+        compile: compile the objective, network included, in one graph (``torch.compile``), from the
+            second epoch on; on a GPU it is also captured in CUDA graphs, optimizer, schedulers and
+            clipping outside of them. It needs a guide that says its law and no estimator of one's own.
+            Random numbers are then others than without it. Compiling takes a minute or more.
 
     Raises:
         OptionError: if an option is out of range, or an object where a function that makes it
@@ -88,6 +92,7 @@ class Optimization:
     step_scheduler: Callable[[Optimizer], Any] | None = None
     gradient_clip_norm: Positive | None = None
     accumulate: Count = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name, example in (
@@ -105,6 +110,8 @@ class Optimization:
         if self.gradient_clip_norm is not None:
             check_positive("Optimization", "gradient_clip_norm", self.gradient_clip_norm)
         check_count("Optimization", "accumulate", self.accumulate)
+        if not isinstance(self.compile, bool):
+            raise OptionError(f"Optimization: compile must be True or False, got {self.compile!r}.")
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,9 @@ Augment = Callable[[Any, Tensor], tuple[Any, Tensor]]
 class Step:
     """Steps of an optimizer on batches, and the losses met on the way.
 
-    The loss is checked before the parameters change where it is known at once; on other devices it
-    is read while the next batch is already under way, so that nothing waits for it.
+    The loss is checked before the parameters change where it is known at once, on a CPU and for the
+    first batch. On other devices losses add up there, and are read at the end of an epoch, or by who
+    asks for :attr:`loss`: no step waits. Several processes read it while the next batch is under way.
 
     Of several processes each has a part of the batch, and draws latents of its own: the loss is the
     mean over all examples and the gradient that of this loss, an ELBO estimated by as many draws. Where
@@ -77,7 +78,9 @@ class Step:
         self._processes = Processes() if processes is None else processes
         self._sizes = [1.0]  # examples of the present batch, by process
         self._seed: int | None = None
-        self._values = True  # whether the values of targets are checked
+        self._values: bool | None = (
+            True  # whether the values of targets are checked; None for later
+        )
         layers = [layer for layer in model.network.layers if layer.normalizer.spans_processes]
         self._spanning = layers if self._processes.size > 1 else []
         self._closure = needs_closure(optimizer)
@@ -86,26 +89,43 @@ class Step:
                 f"fit: {type(optimizer).__name__} evaluates the loss itself, on one batch, so it does "
                 "not go together with accumulate. Use larger batches."
             )
-        negative_elbo = NegativeELBO(model, guide, objective.elbo)
+        on_cpu = fabric.device.type == "cpu"
+        # Captured gradients are written anew by each batch, so they cannot be accumulated.
+        alone = self._accumulate == 1 and not self._closure
+        negative_elbo = NegativeELBO(
+            model,
+            guide,
+            objective.elbo,
+            compiled=optimization.compile,
+            graphed=optimization.compile and alone and fabric.device.type == "cuda",
+        )
         self._module, self._optimizer = fabric.setup(negative_elbo, optimizer)
         for part in self._module.modules():
             if isinstance(part, DistributedDataParallel):
                 part.broadcast_buffers = False  # running a model changes none
-        self._at_once = fabric.device.type == "cpu"
+        self._at_once = on_cpu
         self._unread: tuple[Tensor, float, list[float]] | None = None
+        self._on_device: list[Tensor] = []  # sum of the losses that were not read, and the last
+        self._epochs_done = 0.0  # when the last of them was computed
+        self._begun = False
         self._waiting = 0  # batches whose gradients the optimizer has not used
         self.kl_weight = 1.0
         """The KL weight of the last batch."""
-        self.loss = math.nan
-        """The last loss that was read, per example."""
+        self._loss_read = math.nan
         self.total = 0.0
         """Sum of the losses since :meth:`start`."""
+
+    @property
+    def loss(self) -> float:
+        """The last loss, per example: a device is waited for, but with others the last one known."""
+        return float(self._on_device[1]) if self._on_device else self._loss_read
 
     def start(self) -> None:
         """Begin to sum losses."""
         self.total = 0.0
         self._waiting = 0
         self._unread = None
+        self._on_device = []
 
     def state_dict(self) -> dict[str, Any]:
         """The losses so far, and the scale of gradients in half precision; between steps."""
@@ -120,7 +140,8 @@ class Step:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of :meth:`state_dict`."""
-        self.total, self.loss = state["total"], state["loss"]
+        self.total, self._loss_read = state["total"], state["loss"]
+        self._on_device = []
         self.kl_weight = state["kl_weight"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
@@ -135,14 +156,16 @@ class Step:
         Returns:
             Whether the optimizer took a step.
         """
-        self._values = first = epochs_done < 1
+        first = epochs_done < 1
+        self._values = (True if self._at_once or not self._begun else None) if first else False
         self.kl_weight = self._objective.weight(epochs_done)
         if self._augment is not None:
             batch = _augmented(batch, self._augment)
-        if first and not bool(all_finite(batch.x)):
+        if first and self._values and not bool(all_finite(batch.x)):  # later the loss would tell
             raise DataError("fit: train_data has a batch with inputs that are not finite.")
+        self._begun = True
         self._meet(0 if stands_in or batch.y is None else len(batch.y))
-        with nullcontext() if first else pyro.validation_enabled(False):
+        with nullcontext() if self._values else pyro.validation_enabled(False):
             if self._closure:
                 self._before_change()
                 self._evaluate_within_step(batch, epochs_done)
@@ -188,6 +211,12 @@ class Step:
         if self._unread is not None:
             unread, self._unread = self._unread, None
             self._read(float(unread[0]), *unread[1:])
+        if self._on_device:
+            (total, last), self._on_device = self._on_device, []
+            self._loss_read = float(last)
+            self.total += float(total)
+            self._refuse_diverged(self.total, self._epochs_done)
+        self._module.refuse_impossible()
 
     def _backward(self, batch: MiniBatch, epochs_done: float) -> None:
         if self._waiting == 0:
@@ -204,8 +233,7 @@ class Step:
             nullcontext() if self._seed is None else self._sharing(self._seed),
         ):
             loss: Tensor = self._module(self.kl_weight, self._values, *batch.arguments())
-            loss = loss / self._num_data
-        return loss
+            return loss / self._num_data
 
     @contextmanager
     def _sharing(self, seed: int) -> Iterator[None]:
@@ -272,8 +300,15 @@ class Step:
         return torch.full_like(loss, _mean([row[0] for row in rows], self._sizes))
 
     def _note(self, loss: Tensor, epochs_done: float) -> None:
-        if self._at_once:
+        if self._at_once or (epochs_done == 0 and self._processes.size == 1):
             self._read(float(loss), epochs_done, self._sizes)
+            return
+        if self._processes.size == 1:  # nothing waits: the sum is read at the end of the epoch
+            self._epochs_done = epochs_done
+            total = (
+                torch.zeros((), device=loss.device) if not self._on_device else self._on_device[0]
+            )
+            self._on_device = [total + loss, loss]
             return
         unread, self._unread = self._unread, (loss, epochs_done, self._sizes)
         if unread is not None:
@@ -283,13 +318,16 @@ class Step:
 
     def _read(self, loss: float, epochs_done: float, sizes: list[float]) -> None:
         rows = self._processes.exchange(loss)
-        self.loss = _mean([row[0] for row in rows], sizes)
-        self.total += self.loss
-        if not math.isfinite(self.loss):
+        self._loss_read = _mean([row[0] for row in rows], sizes)
+        self.total += self._loss_read
+        self._refuse_diverged(self._loss_read, epochs_done)
+
+    def _refuse_diverged(self, loss: float, epochs_done: float) -> None:
+        if not math.isfinite(loss):
             if epochs_done == 0:
                 refuse_non_finite("fit", self._module.elbo)
             raise DataError(
-                f"fit: the loss is {self.loss} after {epochs_done:.2f} epochs: training diverged. "
+                f"fit: the loss is {loss} after {epochs_done:.2f} epochs: training diverged. "
                 "Lower the learning rate, or set gradient_clip_norm."
             )
 

@@ -30,7 +30,7 @@ from pyronorm.latents.space import LatentSpace
 from pyronorm.latents.standardization import Standardization
 from pyronorm.latents.values import check_values
 from pyronorm.normalizers import LatentNorm, Normalizer
-from pyronorm.normalizers.fold import folded
+from pyronorm.normalizers.fold import fold_all
 from pyronorm.normalizers.handover import handed_over
 from pyronorm.normalizers.kernels import under_autocast
 from pyronorm.normalizers.watch import watch
@@ -262,7 +262,7 @@ class LatentNetwork(nn.Module):
     def _evaluate(self, x: Any, shift: Tensor | None, scale: Tensor | None) -> Tensor:
         """Hand the latents to the layers for one call; shape (channel,) or (1 or batch, channel)."""
         latents = self._latents(shift, scale)
-        with handed_over(latents, folded=folded(latents, shift, scale)) as call:
+        with handed_over(latents, folded=fold_all(latents, shift, scale)) as call:
             output = select(run(self.network, x), self.output, self.network)
         return output if torch.compiler.is_compiling() else call.kept(output)
 

@@ -15,6 +15,7 @@ from pyronorm.checks import Natural, checked
 from pyronorm.devices import move
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.curvature import expected_curvature
+from pyronorm.likelihoods.later import require
 from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_values
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
 from pyronorm.likelihoods.prediction import Prediction
@@ -343,13 +344,16 @@ class Likelihood(nn.Module, ABC):
             if not self.marginalizes:
                 check_vectors(distribution, observed, where)
             filled = fill(distribution, y, observed)
-        if not bool(distribution.support.check(filled).all() & filled.isfinite().all()):
+
+        def error() -> DataError:
             kept = filled[filled.isfinite()] if observed is None else y[observed & y.isfinite()]
             span = f"{kept.min():g} to {kept.max():g}" if kept.numel() else "none"
-            raise DataError(
+            return DataError(
                 f"{where}: y has values outside of the support, {_support(distribution)}, or not "
                 f"finite. The finite ones range from {span}."
             )
+
+        require(distribution.support.check(filled).all() & filled.isfinite().all(), error)
 
 
 @checked

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyronorm.errors import DataError
 from pyronorm.likelihoods.base import Likelihood, check_axes, per_example
+from pyronorm.likelihoods.later import require
 
 __all__ = ["Bernoulli"]
 
@@ -34,8 +35,11 @@ class Bernoulli(Likelihood):
         """As :meth:`check_data`, but values between 0 and 1 are allowed."""
         soft = y.is_floating_point()
         self.check_data(y, output, num_sample_dims, values=values and not soft)
-        if soft and values and not bool((((y >= 0) & (y <= 1)) | y.isnan()).all()):
-            raise DataError(
-                f"Bernoulli: y must be between 0 and 1, or NaN where it is missing, got "
-                f"{float(y.nan_to_num(0.5).min()):g} to {float(y.nan_to_num(0.5).max()):g}."
+        if soft and values:
+            require(
+                (((y >= 0) & (y <= 1)) | y.isnan()).all(),
+                lambda: DataError(
+                    f"Bernoulli: y must be between 0 and 1, or NaN where it is missing, got "
+                    f"{float(y.nan_to_num(0.5).min()):g} to {float(y.nan_to_num(0.5).max()):g}."
+                ),
             )

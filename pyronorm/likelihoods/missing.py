@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
 from pyronorm.errors import DataError
+from pyronorm.likelihoods.later import require
 from pyronorm.likelihoods.mixture import unwrap
 
 __all__ = ["Weighted", "check_vectors", "fill", "mask_values"]
@@ -78,10 +79,13 @@ def check_vectors(distribution: Distribution, observed: Tensor, where: str) -> N
     """
     base = unwrap(distribution)
     flat = observed.flatten(observed.ndim - len(base.event_shape)) if base.event_shape else None
-    if flat is not None and bool((flat.any(-1) != flat.all(-1)).any()):
-        raise DataError(
-            f"{where}: a value of {type(base).__name__} is a vector; one is missing in part. Set "
-            "all of it to missing, or take a likelihood of independent values."
+    if flat is not None:
+        require(
+            (flat.any(-1) == flat.all(-1)).all(),
+            lambda: DataError(
+                f"{where}: a value of {type(base).__name__} is a vector; one is missing in part. Set "
+                "all of it to missing, or take a likelihood of independent values."
+            ),
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyronorm.errors import DataError
+from pyronorm.likelihoods.later import require
 
 __all__ = ["SoftClasses", "check_soft"]
 
@@ -66,8 +67,10 @@ def check_soft(y: Tensor, where: str) -> None:
     """
     missing = y.isnan().all(1)
     good = (y >= 0).all(1) & ((y.sum(1) - 1).abs() < _TOLERANCE)
-    if not bool((good | missing).all()):
-        raise DataError(
+    require(
+        (good | missing).all(),
+        lambda: DataError(
             f"{where}: soft labels must be probabilities, not negative and with the sum 1 over the "
             f"classes, axis 1 of y of shape {tuple(y.shape)}; a missing one is NaN for all classes."
-        )
+        ),
+    )

@@ -15,6 +15,7 @@ from torch.fx import Proxy
 from pyronorm.checks import Count, Finite, NotNegative, check_fields, checked
 from pyronorm.errors import OptionError
 from pyronorm.normalizers.calls import check_examples, check_input, graph_node, is_single_example
+from pyronorm.normalizers.fold import fold
 from pyronorm.normalizers.handover import present_call
 from pyronorm.normalizers.kernels import affine_each
 from pyronorm.normalizers.origin import Origin
@@ -376,24 +377,11 @@ class LatentNorm(nn.Module):
         if latents is None:
             return normalizer.normalize(self, x, self.gain, self.offset)
         shift, _ = latents
-        weight, bias = self._fold(*latents)
+        weight, bias = fold(self, *latents)
         if shift.ndim == 1:
             return normalizer.normalize(self, x, weight, bias)
         check_examples(self, x, shift)
         return normalizer.normalize_each(self, x, weight, bias)
-
-    def _fold(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Affine map with the latents in it; both have the shape of the latents."""
-        gain, offset = self.gain, self.offset
-        if gain is None:
-            bias = scale * shift
-            return scale, bias if offset is None else offset + bias
-        if extra := (1,) * (gain.ndim - 1):  # a layer norm over (channel, *spatial)
-            shift, scale = shift.view(shift.shape + extra), scale.view(scale.shape + extra)
-        weight = gain * scale
-        if offset is None:
-            return weight, weight * shift
-        return weight, torch.addcmul(offset, weight, shift)
 
     def extra_repr(self) -> str:
         """Show normalizer, channels and options in ``print(network)``."""

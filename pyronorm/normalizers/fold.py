@@ -1,25 +1,48 @@
-"""The affine maps of all layers with the latents in them, in one kernel instead of one per layer."""
+"""Affine maps with the latents in them: of a layer, and of all layers at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from pyronorm.normalizers.base import LatentNorm
 
-__all__ = ["folded"]
+__all__ = ["fold", "fold_all"]
 
 
-def folded(
-    latents: Mapping[LatentNorm, tuple[Tensor, Tensor]],
+def fold(layer: LatentNorm, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine map of a layer with latents in it.
+
+    Args:
+        layer: the layer.
+        shift: shape ``(channel,)``, or ``(batch or 1, channel)``.
+        scale: of the same shape.
+
+    Returns:
+        Weight and bias, of the shape of the latents.
+    """
+    gain, offset = layer.gain, layer.offset
+    if gain is None:
+        bias = scale * shift
+        return scale, bias if offset is None else offset + bias
+    if extra := (1,) * (gain.ndim - 1):  # a layer norm over (channel, *spatial)
+        shift, scale = shift.view(shift.shape + extra), scale.view(scale.shape + extra)
+    weight = gain * scale
+    if offset is None:
+        return weight, weight * shift
+    return weight, torch.addcmul(offset, weight, shift)
+
+
+def fold_all(
+    latents: Mapping[nn.Module, tuple[Tensor, Tensor]],
     shift: Tensor | None,
     scale: Tensor | None,
-) -> dict[LatentNorm, tuple[Tensor, Tensor]]:
-    """Fold one draw into the affine maps of all layers at once, as each layer would on its own.
+) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+    """Those of all layers with one draw in them, in two kernels instead of two for each.
 
     Args:
         latents: those of each layer, in the order of the channels.
@@ -34,6 +57,7 @@ def folded(
     if shift is None or scale is None or shift.ndim != 1 or len(latents) < 2:
         return {}
     gains, offsets, kinds = [], [], set()
+    layer: Any
     for layer in latents:
         gain, offset = layer.gain, layer.offset
         if gain is None or offset is None or gain.ndim != 1:
