@@ -97,7 +97,7 @@ class InverseChi(TorchDistribution):
             - (df + 1) * torch.log(x)
             - (scale / x).square() / 2
         )
-        return log_prob.to(torch.result_type(value, self.df))
+        return log_prob.to(_common_dtype(value, self.df))
 
     @property
     def mean(self) -> Tensor:
@@ -122,7 +122,7 @@ class InverseChi(TorchDistribution):
             self._validate_sample(value)
         df, scale, x = _precise(self.df, self.scale, value)
         cdf: Tensor = torch.special.gammaincc(df / 2, (scale / x).square() / 2)
-        return cdf.to(torch.result_type(value, self.df))
+        return cdf.to(_common_dtype(value, self.df))
 
     def icdf(self, value: Tensor) -> Tensor:
         """Quantiles at levels between 0 and 1, by SciPy: on the CPU and without gradients."""
@@ -141,6 +141,11 @@ class InverseChi(TorchDistribution):
         r"""The distribution of :math:`1/X^2`: Gamma with shape ν/2 and rate τ²/2, in float64."""
         df, scale = _precise(self.df, self.scale)
         return Gamma(df / 2, scale.square() / 2, validate_args=False)
+
+
+def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+    # torch.compile cannot follow result_type
+    return a.dtype if a.dtype == b.dtype else torch.result_type(a, b)
 
 
 def _precise(*values: Tensor) -> tuple[Tensor, ...]:
@@ -265,7 +270,7 @@ class DrawsOnly(TorchDistribution):
 @register_kl(InverseChi, InverseChi)  # type: ignore[untyped-decorator]
 def _kl_inverse_chi_inverse_chi(p: InverseChi, q: InverseChi) -> Tensor:
     # KL is invariant under the bijection x -> 1/x^2, where both are Gamma.
-    return kl_divergence(p.precision(), q.precision()).to(torch.result_type(p.df, q.df))
+    return kl_divergence(p.precision(), q.precision()).to(_common_dtype(p.df, q.df))
 
 
 @register_kl(LogNormal, InverseChi)  # type: ignore[untyped-decorator]
@@ -280,7 +285,7 @@ def _kl_log_normal_inverse_chi(p: LogNormal, q: InverseChi) -> Tensor:
         - (df + 1) * loc
         - scale.square() / 2 * torch.exp(2 * std.square() - 2 * loc)
     )
-    return (-_log_normal_entropy(loc, std) - cross).to(torch.result_type(p.loc, q.df))
+    return (-_log_normal_entropy(loc, std) - cross).to(_common_dtype(p.loc, q.df))
 
 
 @register_kl(LogNormal, Gamma)  # type: ignore[untyped-decorator]
@@ -288,7 +293,7 @@ def _kl_log_normal_gamma(p: LogNormal, q: Gamma) -> Tensor:
     # -H(p) - E_p log q, with E log x = loc and E x = exp(loc + std^2 / 2).
     loc, std, a, b = _precise(p.loc, p.scale, q.concentration, q.rate)
     cross = a * torch.log(b) - torch.lgamma(a) + (a - 1) * loc - b * torch.exp(loc + std**2 / 2)
-    return (-_log_normal_entropy(loc, std) - cross).to(torch.result_type(p.loc, q.rate))
+    return (-_log_normal_entropy(loc, std) - cross).to(_common_dtype(p.loc, q.rate))
 
 
 @register_kl(InverseChi, LogNormal)  # type: ignore[untyped-decorator]
@@ -297,7 +302,7 @@ def _kl_inverse_chi_log_normal(p: InverseChi, q: LogNormal) -> Tensor:
     loc, std = _precise(q.loc, q.scale)
     cross = -mean - torch.log(std) - 0.5 * math.log(2 * math.pi)
     cross = cross - (variance + (mean - loc).square()) / (2 * std.square())
-    return (-_inverse_chi_entropy(p) - cross).to(torch.result_type(p.df, q.loc))
+    return (-_inverse_chi_entropy(p) - cross).to(_common_dtype(p.df, q.loc))
 
 
 @register_kl(InverseChi, ImproperLogUniform)  # type: ignore[untyped-decorator]

@@ -241,7 +241,7 @@ class NormalizationModel(PyroModule):
             pyro.sample("y", observed, obs=value)
         return y
 
-    def outputs(self, x: Any, shift: Tensor, scale: Tensor) -> tuple[Tensor, int, int]:
+    def outputs(self, x: Any, shift: Tensor, scale: Tensor) -> tuple[Tensor, int, Any]:
         """What the network makes of inputs, for the likelihood.
 
         Args:
@@ -250,7 +250,8 @@ class NormalizationModel(PyroModule):
             scale: of the same shape.
 
         Returns:
-            The output in single precision or more, its number of sample axes, and that of examples.
+            The output in single precision or more, its number of sample axes, and that of examples (a
+            tensor while torch traces).
 
         Raises:
             ShapeError: if examples are not on the output's axis 0.

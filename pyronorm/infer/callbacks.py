@@ -117,7 +117,7 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._shown = 0.0  # when the loss was asked for: a device is waited for then
+        self._loss, self._asked = math.nan, -math.inf  # not in each step: a device is waited for
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Show the bar."""
@@ -136,13 +136,11 @@ class Progress(Callback):
             return
         done = trainer.epochs_done
         epoch = min(trainer.epochs, int(done) + 1)
-        (task,) = self._bar.task_ids
-        self._bar.update(task, completed=done)
         now = time.monotonic()
-        if now - self._shown >= _SECONDS:
-            text = f"epoch {epoch}/{trainer.epochs}  loss {trainer.loss:.4f}"
-            self._bar.update(task, description=text)
-            self._shown = now
+        if now - self._asked >= _SECONDS:
+            self._loss, self._asked = trainer.loss, now
+        text = f"epoch {epoch}/{trainer.epochs}  loss {self._loss:.4f}"
+        self._bar.update(self._bar.task_ids[0], completed=done, description=text)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Move the bar."""

@@ -90,11 +90,8 @@ class NegativeELBO(nn.Module):
         closed = self._closed_form
         if closed is None or am_i_wrapped():
             return self._by_pyro(kl_weight, batch)
-        if self._graph is not None and values is False:
-            if self._mode is not None:
-                torch.compiler.cudagraph_mark_step_begin()
-            weight = torch.full((), kl_weight, device=self._network[0].like.device)
-            return self._graph(weight, *batch)
+        if self._compiled and values is False:
+            return self._by_compiler(kl_weight, batch)
         with nullcontext() if self._started else replayed(batch[1].device) as replay:
             try:
                 loss = closed(kl_weight, *batch, values=values)
@@ -106,9 +103,16 @@ class NegativeELBO(nn.Module):
                     replay()
                 return self._by_pyro(kl_weight, batch)
         self._started = True
-        if self._compiled and self._graph is None:
-            self._graph = torch.compile(closed.loss, fullgraph=True, mode=self._mode)
         return loss
+
+    def _by_compiler(self, kl_weight: float, batch: tuple[Any, ...]) -> Tensor:
+        if self._graph is None:
+            assert self._closed_form is not None
+            self._graph = torch.compile(self._closed_form.loss, fullgraph=True, mode=self._mode)
+        if self._mode is not None:
+            torch.compiler.cudagraph_mark_step_begin()
+        like = self._network[0].like
+        return self._graph(torch.full((), kl_weight, dtype=like.dtype, device=like.device), *batch)
 
     def _by_pyro(self, kl_weight: float, batch: tuple[Any, ...]) -> Tensor:
         device = batch[1].device.type

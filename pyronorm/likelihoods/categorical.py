@@ -68,7 +68,7 @@ class Categorical(Likelihood):
                 f"Categorical: weight is of {len(self.weight)} classes, but an output of shape "
                 f"{tuple(output.shape)} has {logits.shape[-1]}."
             )
-        return per_example(dist.Categorical(logits=logits, validate_args=False), num_sample_dims)
+        return per_example(_Classes(logits=logits, validate_args=False), num_sample_dims)
 
     def objective(
         self, output: Tensor, y: Tensor, num_sample_dims: int = 0, weight: Tensor | None = None
@@ -114,6 +114,12 @@ class Categorical(Likelihood):
             return None
         observed = self.observed(y)
         return self.weight[y if observed is None else torch.where(observed, y, 0)]
+
+
+class _Classes(dist.Categorical):
+    """Pyro's, without a question that torch.compile cannot follow: are the data an enumeration?"""
+
+    log_prob = torch.distributions.Categorical.log_prob
 
 
 def _is_soft(y: Tensor, output: Tensor, num_sample_dims: int) -> bool:
