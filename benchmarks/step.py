@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch
@@ -39,7 +40,9 @@ def build(width: int, guide=pn.guides.MeanField, normalizer=None):
     return model, guide(model)
 
 
-def fitted(width: int, x: torch.Tensor, y: torch.Tensor, **options) -> Callable[[], float]:
+def fitted(
+    width: int, x: torch.Tensor, y: torch.Tensor, in_one_graph: bool = False, **options
+) -> Callable[[], float]:
     """The step that ``pn.fit`` takes."""
     model, guide = build(width, **options)
     trainer = pn.Trainer(
@@ -47,7 +50,8 @@ def fitted(width: int, x: torch.Tensor, y: torch.Tensor, **options) -> Callable[
         guide,
         [(x, y)],
         optimization=pn.Optimization(
-            optimizer=lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9)
+            optimizer=lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9),
+            compile=in_one_graph,
         ),
     )
     model.train()
@@ -68,28 +72,54 @@ def svi(width: int, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
     return lambda: engine.step(x, y)
 
 
+def compiled(width: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """Compiled against compiled: the plain loss, and the objective of ``Optimization(compile=True)``."""
+    network = ResNet20(width)
+    loss = torch.compile(lambda x, y: F.cross_entropy(network(x), y), fullgraph=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        value = loss(x, y)
+        value.backward()
+        optimizer.step()
+        return value.item()
+
+    return {
+        "nn.BatchNorm2d, plain step, compiled": step,
+        "pn.fit, batch/mean-field, compiled": fitted(width, x, y, in_one_graph=True),
+    }
+
+
+GUIDES: dict[str, dict[str, Any]] = {
+    "batch/mean-field": {},
+    "batch/point": {"guide": pn.guides.Point},
+    "batch/fixed": {"guide": lambda model: pn.guides.BatchNoise(model, 128)},
+    "batch/low-rank": {"guide": pn.guides.LowRank},
+    "group/mean-field": {"normalizer": pn.normalizers.Group(4)},
+    "weight/mean-field": {"normalizer": pn.normalizers.Weight()},
+    "analytic/mean-field": {"normalizer": pn.normalizers.Analytic()},
+}
+
+
 def main() -> None:
     prepare()
     cases = {}
-    for batch, width, rounds in ((128, 16, 30), (2, 8, 300)):
+    for threads, batch, width, rounds in (
+        (1, 128, 16, 8),
+        (2, 128, 16, 8),
+        (1, 2, 8, 150),
+        (2, 2, 8, 150),
+    ):
+        torch.set_num_threads(threads)
         x, y = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-        cases[f"batch {batch}, width {width}"] = compare(
-            {
-                "nn.BatchNorm2d, plain step": plain(width, x, y),
-                "pn.fit, batch/mean-field": fitted(width, x, y),
-                "pn.fit, batch/point": fitted(width, x, y, guide=pn.guides.Point),
-                "pn.fit, group/mean-field": fitted(width, x, y, normalizer=pn.normalizers.Group(4)),
-                "pn.fit, weight/mean-field": fitted(
-                    width, x, y, normalizer=pn.normalizers.Weight()
-                ),
-                "pn.fit, analytic/mean-field": fitted(
-                    width, x, y, normalizer=pn.normalizers.Analytic()
-                ),
-            },
-            rounds,
-        )
+        name = f"batch {batch}, width {width}, {threads} thread{'s' * (threads > 1)}"
+        steps = {"nn.BatchNorm2d, plain step": plain(width, x, y)}
+        steps |= {f"pn.fit, {key}": fitted(width, x, y, **case) for key, case in GUIDES.items()}
+        cases[name] = compare(steps, rounds)
+        cases[f"{name}, compiled"] = compare(compiled(width, x, y), rounds)
         pyro.clear_param_store()  # where SVI finds its parameters
-        cases[f"batch {batch}, width {width}, pyro.infer.SVI"] = compare(
+        cases[f"{name}, pyro.infer.SVI"] = compare(
             {
                 "nn.BatchNorm2d, plain step": plain(width, x, y),
                 "pyro.infer.SVI, batch/mean-field": svi(width, x, y),

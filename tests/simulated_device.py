@@ -43,6 +43,9 @@ _STRICT = {
 }
 
 
+_FREE = {"detach", "_unsafe_view", "lift_fresh", "alias", "expand"}
+
+
 class MixedDevicesError(RuntimeError):
     """What CUDA would refuse."""
 
@@ -104,11 +107,14 @@ class SimulatedDevice(TorchDispatchMode):
 
     Attributes:
         waits: how often the host waited for the device, by what for and where in the code.
+        kernels: how often the device computed something, by operation; views and empty tensors are
+            free.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[tuple[str, str]] = Counter()
+        self.kernels: Counter[str] = Counter()
 
     def __enter__(self) -> SimulatedDevice:
         self._stack = ExitStack()
@@ -145,6 +151,8 @@ class SimulatedDevice(TorchDispatchMode):
             raise MixedDevicesError(f"{name}: the generator is on the {generator.device}.")
         if ours:
             self._check(name, args, tensors)
+        if there and not _is_free(func):
+            self.kernels[name] += 1
         args, kwargs = tree_map(_value, (args, kwargs))
         return _handed_back(func, args, kwargs, func(*args, **kwargs), tensors, there)
 
@@ -188,6 +196,7 @@ class SimulatedDevice(TorchDispatchMode):
         non_blocking = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,))
         if isinstance(source, DeviceTensor) != there and not non_blocking:
             self._wait("to the device" if there else "to the host")
+        self.kernels[name] += there or isinstance(source, DeviceTensor)
         output = func(*tree_map(_value, args), **kwargs)
         if name == "copy_":
             return args[0]
@@ -240,6 +249,14 @@ def _swap(a: Tensor, b: Tensor) -> None:
         a.__class__, b.__class__ = b.__class__, a.__class__
         a.__dict__, b.__dict__ = b.__dict__, a.__dict__
         torch._C._swap_tensor_impl(a, b)
+
+
+def _is_free(func: Any) -> bool:
+    """Whether an operation computes nothing."""
+    name = func._schema.name.removeprefix("aten::")
+    made = name.removeprefix("new_").partition("_")[0] == "empty"
+    views = (x.alias_info for x in func._schema.returns)
+    return made or name in _FREE or any(x is not None and not x.is_write for x in views)
 
 
 def _value(x: Any) -> Any:

@@ -9,6 +9,9 @@ site gives a divergence, or a difference of log densities at the draw.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from types import NoneType
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +22,7 @@ from torch.distributions import kl_divergence
 
 from pyronorm.errors import DataError
 from pyronorm.guides import Guide
+from pyronorm.laws import Law
 from pyronorm.likelihoods.later import checked_later
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.kernels import full_precision
@@ -67,6 +71,8 @@ class ClosedForm:
         self._model, self._guide = model, guide
         self._known: set[Any] = set()  # shapes that were found to fit
         self._doubts: list[Tensor] = []
+        self._laws: dict[Any, Law] = {}
+        self._lasting = _is_of_numbers(model.prior)
 
     def __call__(
         self,
@@ -113,9 +119,10 @@ class ClosedForm:
             if check is not None:
                 check(y, counts, output, dims)
             observed, value = model.likelihood.objective(output, y, dims, counts)
-            fit = observed.log_prob(value).sum() * (model.num_data / rows)
-            loss: Tensor = weight * divergence - fit
-        return loss
+            fit: Tensor = observed.log_prob(value).sum()
+            if isinstance(weight, Tensor) or weight != 1:
+                divergence = weight * divergence
+            return torch.sub(divergence, fit, alpha=model.num_data / rows)
 
     def refuse_impossible(self) -> None:
         """Refuse the targets that were not looked at in time.
@@ -136,10 +143,20 @@ class ClosedForm:
         q = _Draw((draws, 1) if draws > 1 else ())
         shift, scale = self._guide.whole_law().run(q)
         p = _Given(q)
-        self._model.prior.law(self._model.space, like).run(p)
-        total = sum(_terms(q, p, self._guide.has_analytic_kl))
-        assert isinstance(total, Tensor)
+        self._prior(like).run(p)
+        total, *others = _terms(q, p, self._guide.has_analytic_kl)
+        for other in others:
+            total = total + other
         return shift, scale, total / draws if draws > 1 else total
+
+    def _prior(self, like: Tensor) -> Law:
+        """The law of the prior: that of numbers is made once."""
+        prior, kind = self._model.prior, (like.dtype, like.device)
+        if not self._lasting or torch.compiler.is_compiling():
+            return prior.law(self._model.space, like)
+        if kind not in self._laws:
+            self._laws[kind] = prior.law(self._model.space, like)
+        return self._laws[kind]
 
     def _check(self, values: bool | None, y: Any, counts: Any, output: Tensor, dims: int) -> None:
         model = self._model
@@ -206,6 +223,14 @@ class _NoSites(Messenger):
 
     def _pyro_sample(self, msg: Any) -> NoReturn:
         raise NoClosedFormError(msg["name"])
+
+
+def _is_of_numbers(prior: Prior) -> bool:
+    """Whether a prior has nothing in it that could change."""
+    if not is_dataclass(prior):
+        return False
+    values = (getattr(prior, field.name) for field in fields(prior))
+    return all(isinstance(value, (int, float, str, Enum, NoneType)) for value in values)
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -1,0 +1,45 @@
+"""How many kernels the device runs in the forward and backward pass of a step: a table of upper bounds.
+
+On a GPU a step of a small batch takes as long as it takes to start them.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+import torch.nn.functional as F
+
+import pyronorm as pn
+from pyronorm.infer.objective import NegativeELBO
+from pyronorm.networks import ResNet18
+from tests.simulated_device import DEVICE
+
+KERNELS = {
+    "plain": 161,
+    "Point": 204,
+    "MeanField": 232,
+    "LowRank": 346,
+    "BatchNoise": 244,
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_of_a_step(simulated, name):
+    x, y = torch.randn(2, 3, 8, 8).to(DEVICE), torch.randint(10, (2,)).to(DEVICE)
+    network = ResNet18(num_classes=10)
+    if name == "plain":
+        network.to(DEVICE)
+        call = lambda: F.cross_entropy(network(x), y)  # noqa: E731
+    else:
+        model = pn.NormalizationModel(pn.convert(network), pn.likelihoods.Categorical(), 100)
+        options = (64.0,) if name == "BatchNoise" else ()
+        guide = getattr(pn.guides, name)(model, *options)
+        objective = NegativeELBO(model.to(DEVICE).train(), guide.to(DEVICE), None)
+        call = lambda: objective(1.0, False, x, y)  # noqa: E731
+    with pyro.validation_enabled(False):  # as after the first batch
+        call()
+        simulated.kernels.clear()
+        call().backward()
+    found = simulated.kernels.total()
+    assert found <= KERNELS[name], f"{found} kernels: {simulated.kernels.most_common()}"
