@@ -225,7 +225,7 @@ class _NoSites(Messenger):
         raise NoClosedFormError(msg["name"])
 
 
-def _is_of_numbers(prior: Prior) -> bool:
+def _is_of_numbers(prior: Any) -> bool:
     """Whether a prior has nothing in it that could change."""
     if not is_dataclass(prior):
         return False
