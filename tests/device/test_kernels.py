@@ -20,7 +20,7 @@ KERNELS = {
     "Point": 204,
     "MeanField": 232,
     "LowRank": 346,
-    "BatchNoise": 244,
+    "BatchNoise": 245,
 }
 
 
