@@ -185,7 +185,8 @@ class TrainingNoise(Study):
         variant = self._variants()[job.name]
         networks = _Networks(settings, data, validation, seed, place.device)
         made = networks.ensemble() if variant == _Variant() else networks.single(variant)
-        return Outcome([Row(name, seed, values, condition) for name, condition, values in made])
+        rows = [Row(name, seed, values, condition) for name, condition, values in made]
+        return Outcome(rows, note=data.note)
 
     def sections(self, results: Results) -> Sequence[Section]:
         """Methods beside ensembles; every strength of noise; other regularizers."""
