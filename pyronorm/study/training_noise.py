@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyronorm import guides
 from pyronorm.baselines import predict_dropout
-from pyronorm.checks import Count, Natural, Positive, Probability, check_fields
+from pyronorm.checks import Count, Positive, Probability, check_fields
 from pyronorm.datasets import ImageData, Split
 from pyronorm.diagnostics import classification_metrics, fit_temperature, realized_noise
 from pyronorm.errors import DataError, OptionError
@@ -23,6 +23,7 @@ from pyronorm.latents import Draws
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import Analytic, Group, Normalizer, Weight
+from pyronorm.randomness import SeedNumber
 from pyronorm.study.architectures import check_network, make_network
 from pyronorm.study.checks import check_data, check_least, check_seeds
 from pyronorm.study.images import load_images
@@ -84,7 +85,7 @@ class TrainingNoiseSettings:
     regularized_dropout: Probability = 0.1
     decay: Positive = 0.05
     per_example: tuple[float, ...] = ()
-    seeds: tuple[Natural, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[SeedNumber, ...] = (0, 1, 2, 3, 4)
     num_train: Count | None = None
     num_validation: Count = 1_000
     num_test: Count | None = None

@@ -22,7 +22,6 @@ RAW: Rules = [
     ("data_dependent_start", "x", {"no axes"}, _NETWORK),
     ("evaluate", "calibrate_on", {"complex", "other width"}, _NETWORK),
     ("calibrate", "*", {"complex", "other width"}, _NETWORK),
-    ("study.judge", "outliers", {"complex", "other width"}, _NETWORK),
     ("InverseChi", "*", {"0", "-1.0", "nan", "a tensor with nan"}, _TORCH),
 ]
 

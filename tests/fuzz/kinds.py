@@ -354,6 +354,7 @@ OF_CASE: dict[tuple[str, str], str] = {
     ("reference.run", "candidates"): "list",
     ("study.Training", "augment"): "-",  # a flag
     ("study.Table", "rows"): "list",
+    ("study.TrainingNoiseSettings", "members"): "count",
     **{(case, "width"): "positive" for case in ("VGG11", "AllCNN")},
     **{
         (case, "norm"): "function or None"
