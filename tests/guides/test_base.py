@@ -33,7 +33,7 @@ def test_samples_both_sites_inside_any_plates(case, plates):
         assert trace.nodes[site]["value"].shape == (*plates, c)
         assert trace.nodes[site]["fn"].batch_shape == plates
     assert (trace.nodes["scale"]["value"] > 0).all()
-    if plates and case not in ("Point",):
+    if plates and case not in ("Point", "MAP"):
         values = trace.nodes["scale"]["value"].flatten(0, -2)
         assert len(torch.unique(values, dim=0)) > 1
 
@@ -194,7 +194,9 @@ def test_kl_is_that_of_draws(case):
     draws = guide.draw(model, 4000, seed=3)
     ratio = draws.log_density - model.prior.log_prob(model.space, draws.shift, draws.scale, {})
     error = 5 * ratio.std() / 4000**0.5 + 1e-4
-    exact = not case.startswith(("Paired", "Flow", "Mixture", "PopulationStatistics"))
+    exact = not case.startswith(
+        ("Paired", "Flow", "LowRankLaplace", "Mixture", "PopulationStatistics")
+    )
     found = guide.kl(model.prior, None if exact else 4000)
     assert abs(found - ratio.mean()) < (error if exact else 2 * error)
     if not exact:

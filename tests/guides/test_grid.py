@@ -28,7 +28,7 @@ PRIORS = {
 }
 NORMALIZERS = {**cases.NORMALIZERS, "Ghost": normalizers.Ghost(8)}
 # A point has no density, and a bank neither: pareto_k says so.
-WITHOUT_K = {"Point", "MonteCarloBatchNorm"}
+WITHOUT_K = {"Point", "MAP", "MonteCarloBatchNorm"}
 
 
 def digits(num_data: int = 64) -> tuple[torch.Tensor, torch.Tensor]:

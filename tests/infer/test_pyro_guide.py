@@ -21,7 +21,7 @@ def test_shapes_and_density(case):
     model = make_model(draws=3)
     draws = as_posterior(make_guide(case, model), "test").draw(model, 7)
     assert draws.shift.shape == draws.scale.shape == (7, 10)
-    assert (draws.log_density is None) == (case in ("Point", "MonteCarloBatchNorm"))
+    assert (draws.log_density is None) == (case in ("Point", "MAP", "MonteCarloBatchNorm"))
     assert len(draws) == 7
 
 
