@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import subprocess
 import sys
@@ -101,7 +102,8 @@ def test_statistics_that_were_stale_stay_refused(tmp_path):
     with torch.no_grad():
         model.network.network[0].weight.mul_(1.5)
     for posterior, problem in (
-        (draws, "estimate_population_statistics"),
+        (dataclasses.replace(draws, weights=0), "estimate_population_statistics"),
+        (draws, "Draws: they belong to other weights"),
         (guide, "the guide belongs to other weights"),
     ):
         pn.save(tmp_path / "m", model, posterior)
