@@ -107,8 +107,14 @@ class NegativeELBO(nn.Module):
 
     def _by_compiler(self, kl_weight: float, batch: tuple[Any, ...]) -> Tensor:
         if self._graph is None:
-            assert self._closed_form is not None
-            self._graph = torch.compile(self._closed_form.loss, fullgraph=True, mode=self._mode)
+            closed = self._closed_form
+            assert closed is not None
+            # What is looked up once, such as divergences by torch, a compiler cannot follow; a
+            # process that goes on from a checkpoint has not met it.
+            with replayed(batch[1].device) as replay, torch.no_grad():
+                closed(kl_weight, *batch)
+                replay()
+            self._graph = torch.compile(closed.loss, fullgraph=True, mode=self._mode)
         if self._mode is not None:
             torch.compiler.cudagraph_mark_step_begin()
         like = self._network[0].like
