@@ -161,7 +161,7 @@ def _repeated(tensor: Tensor, times: int) -> Tensor:
     return tensor.expand(times, *tensor.shape).flatten(0, 1)
 
 
-def _numbers(x: Any) -> int:
+def _numbers(x: Any) -> Any:
     return sum(tensor.numel() for tensor in tensors_of(x).values())
 
 
