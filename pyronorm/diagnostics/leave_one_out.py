@@ -24,9 +24,10 @@ class LeaveOneOut:
     r"""Leave-one-out cross-validation by importance sampling.
 
     Attributes:
-        elpd: expected log pointwise predictive density, the sum over examples, in nats.
-        se: its standard error, from the scatter over examples.
-        p: effective number of parameters.
+        elpd: expected log pointwise predictive density, the sum over examples, in nats; NaN where
+            most examples have too large a :math:`\hat k`, since the sum then estimates nothing.
+        se: its standard error, from the scatter over examples; NaN with ``elpd``.
+        p: effective number of parameters; NaN with ``elpd``.
         pareto_k: :math:`\hat k` of each example, shape ``(example,)``; NaN where draws do not differ.
         threshold: above it an example's :math:`\hat k` is too large for so many draws.
         corrected: whether the ratios are corrected for the draws not being the posterior's.
@@ -64,6 +65,11 @@ def loo(idata: Any) -> LeaveOneOut:
 
     The network's weights were fitted to all examples and are not refitted: what is left out is left
     out of the posterior of the latents alone, so all of these numbers are optimistic about new data.
+
+    An example whose :math:`\hat k` is above the threshold has weights without a finite variance: its
+    term can be anything, above the in-sample value too. Where that holds for more than half of the
+    examples, there is no estimate: ``elpd``, ``se`` and ``p`` are NaN, ``caveat`` says why, and
+    ``arviz`` keeps ArviZ's numbers as they are. Use held-out data then (:func:`pyronorm.evaluate`).
 
     Args:
         idata: what :func:`pyronorm.to_arviz` returned for *all* training data, pairs ``(x, y)``.
@@ -107,9 +113,11 @@ def loo(idata: Any) -> LeaveOneOut:
     large = int((k > threshold).sum())
     if large:
         caveats.append(f"{large} of {len(k)} examples have a Pareto k above {threshold:.2f}")
-    return LeaveOneOut(
-        float(elpd), float(found.se), float(p), k, threshold, corrected, "; ".join(caveats), found
-    )
+    elpd, se, p = float(elpd), float(found.se), float(p)
+    if 2 * large > len(k):
+        elpd = se = p = math.nan
+        caveats.append("no estimate: evaluate on held-out data instead (pyronorm.evaluate)")
+    return LeaveOneOut(elpd, se, p, k, threshold, corrected, "; ".join(caveats), found)
 
 
 _METHODS = ("stacking", "BB-pseudo-BMA", "pseudo-BMA")  # ArviZ's
@@ -124,7 +132,8 @@ def compare(idatas: Mapping[str, Any], method: str = "stacking") -> Any:
     other than chains, the number takes the draws for the posterior's own (it has no density to
     correct by), and differences to corrected rows are not only differences in prediction. The
     network's weights are fitted to the data in any case: for a fair comparison of *predictions* use
-    held-out data (:func:`pyronorm.evaluate`).
+    held-out data (:func:`pyronorm.evaluate`). A posterior for which :func:`loo` has no estimate stands
+    last, without numbers and without a part in the weights.
 
     Args:
         idatas: for each name what :func:`pyronorm.to_arviz` returned for all training data, the same
@@ -150,9 +159,23 @@ def compare(idatas: Mapping[str, Any], method: str = "stacking") -> Any:
     for name, y in zip(names, data, strict=True):
         if not np.array_equal(y, data[0], equal_nan=y.dtype.kind == "f"):
             raise OptionError(f"compare: the data y of {name!r} are not those of {names[0]!r}.")
+    estimated = [name for name in names if not math.isnan(found[name].elpd)]
+    # With fewer than two estimates ArviZ compares nothing: its table of all gives the columns.
+    compared = estimated if len(estimated) > 1 else names
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        table = run({name: x.arviz for name, x in found.items()}, method=method)
+        table = run({name: found[name].arviz for name in compared}, method=method)
+    failed = [name for name in names if name not in estimated]
+    table = table.reindex([name for name in table.index if name not in failed] + failed)
+    numbers = table.select_dtypes("number").columns
+    table[numbers] = table[numbers].astype(float)
+    table.loc[failed, numbers] = math.nan
+    table.loc[failed, "weight"] = 0.0
+    if len(estimated) == 1:
+        difference = [name for name in ("elpd_diff", "dse") if name in table]
+        table.loc[estimated, difference] = 0.0
+        table.loc[estimated, "weight"] = 1.0
+    table["rank"] = range(len(table))
     table["corrected"] = [found[name].corrected for name in table.index]
     table["caveat"] = [found[name].caveat for name in table.index]
     return table

@@ -14,7 +14,7 @@ from pyronorm.diagnostics import compare, loo
 from pyronorm.errors import OptionError
 from pyronorm.guides import MeanField
 from pyronorm.latents import Draws
-from pyronorm.priors import Standard
+from pyronorm.priors import BatchNoise, Standard
 from tests.guides.cases import make_bank, make_guide, make_model
 from tests.guides.conjugate import Conjugate
 
@@ -23,9 +23,9 @@ OLD = az.__version__.startswith("0.")
 pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")
 
 
-def problem_and_guide(shrink: float = 1.0):
+def problem_and_guide(shrink: float = 1.0, problem: Conjugate | None = None):
     """Mean field with the posterior's means and standard deviations, or narrower."""
-    problem = Conjugate(Standard(), num_data=30, offset=0.2)
+    problem = problem or Conjugate(Standard(), num_data=30, offset=0.2)
     weight = problem.posterior()
     guide = MeanField(problem.model).double()
     with torch.no_grad():
@@ -137,15 +137,54 @@ def test_large_k_is_in_the_caveat():
     large = int((found.pareto_k > found.threshold).sum())
     assert large > 0
     assert found.threshold == pytest.approx(1 - 1 / math.log10(200))
-    assert found.caveat == f"{large} of 30 examples have a Pareto k above 0.57"
+    assert found.caveat.startswith(f"{large} of 30 examples have a Pareto k above 0.57")
+
+
+def test_there_is_no_estimate_where_most_k_are_too_large():
+    """A guide far too narrow: ArviZ's number is above that of the exact posterior, and means nothing."""
+    problem, guide = problem_and_guide(0.02)
+    with torch.no_grad():
+        guide.shift_loc.add_(0.3)
+    idata = to_arviz(problem.model, guide, (problem.x, problem.y), 200, seed=1)
+    found = loo(idata)
+    assert (found.pareto_k > found.threshold).sum() > 15
+    assert math.isnan(found.elpd)
+    assert math.isnan(found.se)
+    assert math.isnan(found.p)
+    assert "no estimate: evaluate on held-out data" in found.caveat
+    number = found.arviz.elpd_loo if OLD else found.arviz.elpd
+    assert math.isfinite(number)
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_compare_puts_those_without_an_estimate_last(others: int):
+    problem, _ = problem_and_guide()
+    spreads = {"narrow": 0.02, "very narrow": 0.01, "good 0": 1.2, "good 1": 1.3}
+    idatas = {}
+    for name, spread in list(spreads.items())[: 2 + others]:
+        guide = problem_and_guide(spread, problem)[1]
+        with torch.no_grad():
+            guide.shift_loc.add_(0.3 * (spread < 1))
+        idatas[name] = to_arviz(problem.model, guide, (problem.x, problem.y), 400, seed=1)
+    table = compare(idatas)
+    column = "elpd_loo" if OLD else "elpd"
+    assert list(table.index[-2:]) == ["narrow", "very narrow"]
+    assert list(table["rank"]) == list(range(2 + others))
+    assert table.loc[["narrow", "very narrow"], [column, "se"]].isna().all(axis=None)
+    assert (table.loc[["narrow", "very narrow"], "weight"] == 0).all()
+    good = table.index[:-2]
+    assert table.loc[good, column].notna().all()
+    if others:
+        assert table.loc[good, "weight"].sum() == pytest.approx(1, abs=0.02)
+        assert table.loc[good[0], "elpd_diff"] == 0
 
 
 def test_compare_puts_guides_banks_and_chains_side_by_side():
-    model = make_model()
+    model = make_model(prior=BatchNoise(4096))
     given = data()
     idatas = {
         "bank": to_arviz(model, make_bank(model), given, 40),
-        "mean field": to_arviz(model, MeanField(model, init_std=0.01), given, 40),
+        "mean field": to_arviz(model, MeanField.from_batch_size(model, 4096), given, 40),
         "chains": to_arviz(
             model,
             Draws(
