@@ -39,4 +39,4 @@ for name, guide in {"point": point, "implicit": implicit, "explicit": explicit}.
 # Everything else is ArviZ.
 idata = pn.to_arviz(model, explicit, train, num_samples=200, seed=0)
 print(az.summary(idata, var_names=["scale"], coords=pn.channels(idata, layer="bn1")))
-print(az.loo(idata))
+print(pn.diagnostics.loo(idata))

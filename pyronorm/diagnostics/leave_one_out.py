@@ -19,7 +19,7 @@ from pyronorm.errors import OptionError
 __all__ = ["LeaveOneOut", "compare", "loo"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LeaveOneOut:
     r"""Leave-one-out cross-validation by importance sampling.
 
@@ -43,6 +43,12 @@ class LeaveOneOut:
     corrected: bool
     caveat: str
     arviz: Any
+
+    def __repr__(self) -> str:
+        """The estimate with its standard error, and what speaks against it."""
+        text = f"LeaveOneOut(elpd {self.elpd:.2f} ± {self.se:.2f}, p {self.p:.2f}"
+        text += ", corrected" if self.corrected else ""
+        return f"{text}; {self.caveat})" if self.caveat else f"{text})"
 
 
 @checked

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Epoch", "History"]
 
@@ -29,9 +32,9 @@ class Epoch:
     validation_nll: float | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
-    """The course of training.
+    """The course of training, a line when printed and a table in a notebook.
 
     Attributes:
         epochs: one entry per epoch.
@@ -50,6 +53,34 @@ class History:
         """Become the history of :meth:`state_dict`."""
         self.epochs[:] = [Epoch(**epoch) for epoch in state["epochs"]]
         self.best_epoch = state["best_epoch"]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row per epoch, with the fields of :class:`Epoch` as columns and ``epoch`` as index.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        import pandas as pd
+
+        names = [field.name for field in fields(Epoch)]
+        return pd.DataFrame([asdict(e) for e in self.epochs], columns=names).set_index("epoch")
+
+    def __repr__(self) -> str:
+        """How many epochs, and the loss of the first, the last and the best."""
+        if not self.epochs:
+            return "History(no epochs)"
+        first, last = self.epochs[0], self.epochs[-1]
+        text = f"History({len(self.epochs)} epochs in {self.seconds:.3g} s, loss {first.loss:.4g}"
+        text += f" to {last.loss:.4g}" if last is not first else ""
+        if last.validation_nll is not None:
+            text += f", validation NLL {last.validation_nll:.4g}"
+        kept = f", parameters of epoch {self.best_epoch}" if self.best_epoch != last.epoch else ""
+        return f"{text}{kept})"
+
+    def _repr_html_(self) -> str:
+        """The table, in a notebook."""
+        html: str = self.to_dataframe().to_html(max_rows=20, float_format="{:.4g}".format)
+        return html
 
     @property
     def losses(self) -> list[float]:

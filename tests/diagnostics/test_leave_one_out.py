@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyronorm import to_arviz
-from pyronorm.diagnostics import compare, loo
+from pyronorm.diagnostics import LeaveOneOut, compare, loo
 from pyronorm.errors import OptionError
 from pyronorm.guides import MeanField
 from pyronorm.latents import Draws
@@ -224,3 +224,11 @@ def test_refusals():
     other = to_arviz(model, guide, (given[0], (given[1] + 1) % 3), 30)
     with pytest.raises(OptionError, match="the data y of 'b' are not those of 'a'"):
         compare({"a": whole, "b": other})
+
+
+def test_an_estimate_is_a_line():
+    arrays = np.zeros(3)
+    estimate = LeaveOneOut(-12.345, 1.5, 2.25, arrays, 0.7, True, "", None)
+    assert repr(estimate) == "LeaveOneOut(elpd -12.35 ± 1.50, p 2.25, corrected)"
+    estimate = LeaveOneOut(math.nan, math.nan, math.nan, arrays, 0.7, False, "no estimate", None)
+    assert repr(estimate) == "LeaveOneOut(elpd nan ± nan, p nan; no estimate)"
