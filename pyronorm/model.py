@@ -29,14 +29,14 @@ from pyronorm.latents.handlers import (
 )
 from pyronorm.likelihoods import Likelihood
 from pyronorm.likelihoods.later import require
-from pyronorm.priors import Prior, Standard
+from pyronorm.priors import BatchNoise, Prior
 
 __all__ = ["NormalizationModel", "init_to_neutral", "sample_latents"]
 
 
 @checked
 def sample_latents(
-    network: LatentNetwork, prior: Prior | None = None
+    network: LatentNetwork, prior: Prior
 ) -> tuple[Float[Tensor, "*draws channel"], Float[Tensor, "*draws channel"]]:
     r"""Sample the latents of a network, inside a Pyro model of your own.
 
@@ -55,7 +55,7 @@ def sample_latents(
 
     Args:
         network: the network whose latents to sample.
-        prior: their prior; None for :class:`pyronorm.priors.Standard`.
+        prior: their prior, such as ``pn.priors.BatchNoise(len(data))``.
 
     Returns:
         ``shift`` and ``scale``, each of shape ``(channel,)``, with the plates around the call in
@@ -65,7 +65,6 @@ def sample_latents(
         OptionError: if SVI would train the parameters of another network by the same names in Pyro's
             store; or if handlers sample the network's parameters (``poutine.lift``).
     """
-    prior = Standard() if prior is None else prior
     refuse_lifted(network)
     refuse_another_network(network)
     return prior.sample(network.space, network.like)
@@ -120,7 +119,10 @@ class NormalizationModel(PyroModule):
         network: a converted network, or a :class:`LatentNetwork`.
         likelihood: how outputs become distributions of the data.
         num_data: ``N``, size of the training set.
-        prior: prior of the latents; None for :class:`pyronorm.priors.Standard`.
+        prior: prior of the latents; None for the law of batch noise with ``n = num_data``, the
+            uncertainty of statistics that are estimated from all training examples. It is narrow
+            where there are many data, so that a learned posterior cannot do much harm. Wide priors
+            ask for much more noise than predicts well (:doc:`/results/defaults`).
         draws: ``K``, independent draws per mini-batch in training mode.
         output: what of the network's output counts, where that is not one tensor: a key or attribute
             (``"logits"``), a position, or a function of it.
@@ -150,7 +152,7 @@ class NormalizationModel(PyroModule):
         output: Output = None,
     ) -> None:
         super().__init__()
-        prior = Standard() if prior is None else prior
+        prior = BatchNoise(max(num_data, 2)) if prior is None else prior
         # Where torch's assignment would put it; the property reads it from there.
         self._modules["network"] = LatentNetwork.of(network, output)
         self.likelihood = likelihood

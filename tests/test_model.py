@@ -75,7 +75,7 @@ def test_several_networks_with_prefixes_in_a_model_of_ones_own():
 
     def model(x):
         z = encoder(x, *sample_latents(encoder, BatchNoise(16)))
-        mean = decoder(z, *sample_latents(decoder))
+        mean = decoder(z, *sample_latents(decoder, Standard()))
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
 

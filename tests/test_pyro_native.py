@@ -407,13 +407,13 @@ def test_enumeration_beside_the_latents_sums_over_the_components():
     x, y = torch.randn(6, 3), torch.randn(6)
 
     def hidden(x, y):
-        loc = network(x, *sample_latents(network)).squeeze(-1)
+        loc = network(x, *sample_latents(network, Standard())).squeeze(-1)
         with pyro.plate("data", len(x)):
             kind = pyro.sample("kind", dist.Categorical(weights), infer={"enumerate": "parallel"})
             pyro.sample("y", dist.Normal(loc, std[kind]), obs=y)
 
     def summed(x, y):
-        loc = network(x, *sample_latents(network)).squeeze(-1)
+        loc = network(x, *sample_latents(network, Standard())).squeeze(-1)
         with pyro.plate("data", len(x)):
             mixture = dist.MixtureSameFamily(
                 dist.Categorical(weights.expand(6, 2)), dist.Normal(loc[:, None], std)
@@ -433,7 +433,7 @@ def test_subsampled_plates_scale_the_data():
     x, y = torch.randn(12, 3), torch.randn(12)
 
     def model(size):
-        shift, scale = sample_latents(network)
+        shift, scale = sample_latents(network, Standard())
         with pyro.plate("data", 12, subsample=torch.arange(size)) as index:
             loc = network(x[index], shift, scale).squeeze(-1)
             pyro.sample("y", dist.Normal(loc, 1.0), obs=y[index])

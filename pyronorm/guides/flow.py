@@ -64,7 +64,7 @@ class Flow(Guide):
         model: NormalizationModel | LatentNetwork,
         num_flows: Count = 2,
         hidden: Count | None = None,
-        init_std: Positive = 0.1,
+        init_std: Positive = 0.03,
     ) -> None:
         super().__init__(model)
         size = 2 * self.space.num_channels

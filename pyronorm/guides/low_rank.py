@@ -57,7 +57,7 @@ class LowRank(Guide):
         self,
         model: NormalizationModel | LatentNetwork,
         rank: Count = 10,
-        init_std: Positive = 0.1,
+        init_std: Positive = 0.03,
         *,
         neutral: bool = False,
     ) -> None:

@@ -52,7 +52,7 @@ class MeanField(Guide):
     def __init__(
         self,
         model: NormalizationModel | LatentNetwork,
-        init_std: Positive = 0.1,
+        init_std: Positive = 0.03,
         *,
         neutral: bool = False,
     ) -> None:

@@ -69,7 +69,7 @@ class Mixture(Guide):
         self,
         model: NormalizationModel | LatentNetwork,
         components: Count = 4,
-        init_std: Positive = 0.1,
+        init_std: Positive = 0.03,
         spread: NotNegative = 0.1,
         *,
         batch_size: float | None = None,

@@ -76,7 +76,7 @@ def test_guides_of_a_network_inside_a_model_of_ones_own(make):
 
     def model(x, y):
         pyro.module("net", network)
-        mean = network(x, *sample_latents(network))[:, 0]
+        mean = network(x, *sample_latents(network, Standard()))[:, 0]
         with pyro.plate("data", len(x)):
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 

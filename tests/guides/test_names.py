@@ -81,7 +81,7 @@ def test_two_guides_in_one_pyro_guide_are_both_trained(as_module):
     def model(x):
         for k, network in enumerate(networks):
             network.requires_grad_(False)
-            mean = network(x, *pn.sample_latents(network))[:, 0]
+            mean = network(x, *pn.sample_latents(network, pn.priors.Standard()))[:, 0]
             with pyro.plate(f"data{k}", len(x)):
                 pyro.sample(f"y{k}", dist.Normal(mean, 1.0), obs=x[:, 0])
 
