@@ -120,7 +120,9 @@ def main() -> None:
                     differences = torch.tensor(
                         [a - b[metric] for a, b in zip(values, found["plain"], strict=True)]
                     ).double()
-                    half = stats.t.ppf(0.975, len(values) - 1) * differences.std() / len(values) ** 0.5
+                    half = (
+                        stats.t.ppf(0.975, len(values) - 1) * differences.std() / len(values) ** 0.5
+                    )
                     row[f"{metric}_difference"] = differences.mean().item()
                     row[f"{metric}_half_width"] = half.item()
             cases[title][name] = row

@@ -152,7 +152,7 @@ class NormalizationModel(PyroModule):
         output: Output = None,
     ) -> None:
         super().__init__()
-        prior = BatchNoise(max(num_data, 2)) if prior is None else prior
+        prior = BatchNoise(max(int(num_data), 2)) if prior is None else prior
         # Where torch's assignment would put it; the property reads it from there.
         self._modules["network"] = LatentNetwork.of(network, output)
         self.likelihood = likelihood

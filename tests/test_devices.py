@@ -50,7 +50,7 @@ def test_reading_together_waits_once(simulated):
         (lambda m: fit(m, AutoMultivariateNormal(m)), "AutoMultivariateNormal of 12 latents", 10),
         (lambda m: pn.collect_bank(m, m.x, 5, 8), "collect_bank of 5 batches", 10),
         (lambda m: pn.predict(m, m.made, m.x, 4), "LowRank, 4 draws of 6 channels", 150),
-        (lambda m: m.prior.draws(m, 4), "Standard, 4 draws of 6 channels", 150),
+        (lambda m: m.prior.draws(m, 4), "BatchNoise, 4 draws of 6 channels", 150),
         (lambda m: pn.evaluate(m, m.made, (m.x, m.y), 3), "outputs of 3 draws for one", 150),
         (lambda m: pn.predict(m, m.made, m.x, 2), r"2 draws for 16 .* keep_samples=False", 150),
         (lambda m: log_likelihoods(m, m.made, (m.x, m.y), 2), "log_likelihoods of 16 exam", 120),

@@ -65,8 +65,10 @@ def test_without_data_it_samples_them():
     assert set(y.tolist()) <= {0, 1, 2}
 
 
-def test_the_default_prior_is_standard():
-    assert make().prior == Standard()
+def test_the_default_prior_is_the_noise_of_statistics_of_all_data():
+    assert make().prior == BatchNoise(NUM_DATA)
+    one = NormalizationModel(convert(mlp()), Categorical(), 1)  # one value has no variance
+    assert one.prior == BatchNoise(2)
 
 
 def test_several_networks_with_prefixes_in_a_model_of_ones_own():
@@ -102,7 +104,7 @@ def test_dense_outputs_have_one_log_likelihood_per_example():
 @pytest.mark.parametrize("draws", [1, 3])
 def test_vectorized_particles_equal_a_loop_in_expectation(particles, draws):
     # With latents that do not vary the ELBO is deterministic, whatever the particles.
-    model = make(draws=draws)
+    model = make(prior=Standard(), draws=draws)
     guide = MeanField(model, init_std=1e-6)
     x, y = data(8)
     loop = Trace_ELBO(num_particles=1).loss(model, guide, x, y)
@@ -114,7 +116,7 @@ def test_vectorized_particles_equal_a_loop_in_expectation(particles, draws):
 
 @pytest.mark.parametrize("batch", [2, 6, 7])
 def test_draws_split_the_batch_in_order(batch):
-    model = make(draws=3)
+    model = make(prior=Standard(), draws=3)
     x, y = data(batch)
     c = model.space.num_channels
     shift, scale = torch.randn(3, 1, c) * 0.3, torch.rand(3, 1, c) + 0.5

@@ -72,9 +72,14 @@ def t() -> SimpleNamespace:
     def part(n):
         return datasets.Split(torch.rand(n, 1, 2, 2), torch.arange(n) % 2)
 
+    curvature = pn.collect_curvature(exact, (x, y), at=pn.guides.Point(exact))
     return SimpleNamespace(
         model=model,
         exact=exact,
+        curvature=curvature,
+        diagonal=pn.guides.DiagonalLaplace.from_curvature(exact, curvature),
+        members=[pn.predict(model, guide, x, 3, seed=i) for i in range(4)],
+        pictures=torch.rand(2, 1, 8, 8),
         x=x,
         y=y,
         guide=guide,
@@ -172,6 +177,16 @@ CASES = {
     "realized_noise": lambda t, s: (
         diagnostics.realized_noise(t.model, t.guide, t.x, 4, seed=s)[0].nominal
     ),
+    "ensemble_curve": lambda t, s: (
+        diagnostics.ensemble_curve(t.members, t.y, subsets=2, folds=2, seed=s).nll
+    ),
+    "predict_linearized": lambda t, s: (
+        pn.predict_linearized(t.exact, t.diagonal, t.x, 3, seed=s).mean
+    ),
+    "choose_prior_precision": lambda t, s: infer.choose_prior_precision(
+        t.exact, pn.guides.DiagonalLaplace, t.curvature, (t.x, t.y), [1.0], num_samples=3, seed=s
+    ).median()["shift"],
+    "corrupt": lambda t, s: datasets.corrupt(t.pictures, "gaussian_noise", 3, seed=s),
     "mode_gap": lambda t, s: diagnostics.mode_gap(t.model, (t.x, t.y), 8, seed=s).batch_loss,
     "input_shape": lambda t, s: diagnostics.input_shape(t.model, t.x, 8, seed=s).skewness.double(),
     "sliced_wasserstein": lambda t, s: diagnostics.sliced_wasserstein(t.a, t.b, 5, seed=s),
@@ -191,7 +206,7 @@ CASES = {
     "Draws.draw": lambda t, s: t.draws.draw(t.model, 3, seed=s).shift,
     "StatisticsBank.draw": lambda t, s: t.bank.draw(t.model, 3, seed=s).shift,
 }
-NOT_RANDOM = {"Draws.draw", "StatisticsBank.draw"}
+NOT_RANDOM = {"Draws.draw", "StatisticsBank.draw", "choose_prior_precision"}  # one to choose from
 
 
 def test_every_public_function_with_a_seed_is_tried():

@@ -15,7 +15,8 @@ def requirements() -> list[Requirement]:
     """What users and the tests install, without documentation and development."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    texts = [*project["dependencies"], *extras["study"], *extras["download"], *extras["test"]]
+    texts = [*project["dependencies"], *extras["study"], *extras["download"]]
+    texts += [*extras["distributed"], *extras["test"]]
     return [Requirement(text) for text in texts if not text.startswith("pyronorm")]
 
 

@@ -241,7 +241,7 @@ def _samples(
     for block in _blocks(outputs):
         drawn = model.likelihood.distribution(block, 1).sample()
         if not parts:
-            examples = num_examples(x) if tensors_of(x) else 1
+            examples = 1 if is_one_piece(x) else num_examples(x)
             check_memory(
                 f"to_arviz, data of {examples:,} examples for {len(drawn):,} draws",
                 drawn[:, :1].numel() * examples,

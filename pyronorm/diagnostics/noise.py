@@ -6,6 +6,7 @@ the ``eps`` that layers add: what ``eps`` takes away is the layer's doing, not t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -333,7 +334,8 @@ def _gaussian_law(
     p_variance = _two_sided(chi2.cdf(variance, rows - 1), chi2.sf(variance, rows - 1))
     p_shift = shapes[0] if fitted else np.minimum(1.0, 2 * np.minimum(shapes[0], p_variance))
     nu = _freedom(_log_var_excess(n), rows)
-    ratio = v_scale / log_var_variance(n)
+    known = n.isfinite()  # a constant channel has no n
+    ratio = v_scale / log_var_variance(n.where(known, 2.0)).where(known, math.nan)
     if fitted:
         # Both variances are estimated; the relative one of the shift enters through n.
         half = (n - 1) / 2

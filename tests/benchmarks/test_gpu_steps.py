@@ -190,11 +190,15 @@ def test_a_wrong_formula_is_found(monkeypatch):
     x = torch.randn(8, 3, 16, 16)
     group = pn.normalizers.Group(4)
     assert correctness.network_errors(settings, small_network(), group, x, False)["right"]
-    plain = pn.LatentNorm._fold
+    from pyronorm.latents import network
 
-    def wrong(self, shift, scale):
-        weight, bias = plain(self, shift, scale)
-        return (weight, bias) if shift.dtype == torch.float64 else (weight, 1.01 * bias)
+    plain = network.fold_all
 
-    monkeypatch.setattr(pn.LatentNorm, "_fold", wrong)
+    def wrong(latents, shift, scale):
+        folded = plain(latents, shift, scale)
+        if shift is None or shift.dtype == torch.float64:
+            return folded
+        return {layer: (weight, 1.01 * bias) for layer, (weight, bias) in folded.items()}
+
+    monkeypatch.setattr(network, "fold_all", wrong)
     assert not correctness.network_errors(settings, small_network(), group, x, False)["right"]

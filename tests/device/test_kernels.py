@@ -32,7 +32,9 @@ def test_kernels_of_a_step(simulated, name):
         network.to(DEVICE)
         call = lambda: F.cross_entropy(network(x), y)  # noqa: E731
     else:
-        model = pn.NormalizationModel(pn.convert(network), pn.likelihoods.Categorical(), 100)
+        model = pn.NormalizationModel(
+            pn.convert(network), pn.likelihoods.Categorical(), 100, pn.priors.Standard()
+        )
         options = (64.0,) if name == "BatchNoise" else ()
         guide = getattr(pn.guides, name)(model, *options)
         objective = NegativeELBO(model.to(DEVICE).train(), guide.to(DEVICE), None)

@@ -48,7 +48,7 @@ def test_state_is_whole():
     small, large = BatchNoise(model, 5), BatchNoise(model, 100)
     small.load_state_dict(large.state_dict())
     assert small.batch_size == 100.0
-    assert small.settings() == {"batch_size": 100.0}
+    assert small.settings() == {"batch_size": 100.0, "shift": True, "scale": True}
     other = Fixed(model, Standard(0.3, 0.2))
     other.load_state_dict(Fixed(model, Standard(0.3, 0.2)).state_dict())
     with pytest.raises(

@@ -147,7 +147,7 @@ def test_chains_of_other_data_or_weights_are_refused(tmp_path):
     with pytest.raises(OptionError, match="network is '.*' there and"):
         pn.run_nuts(model, (x, y), **few)
     other, _ = model_and_data(pn.priors.Standard(0.3, 0.4))
-    with pytest.raises(OptionError, match="prior is .Standard .* there and"):
+    with pytest.raises(OptionError, match="prior is .BatchNoise .* there and"):
         pn.run_nuts(other, (x, y), **few)
 
 

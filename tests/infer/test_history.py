@@ -12,7 +12,9 @@ def test_sums_over_epochs():
 
 def test_a_history_is_a_line_and_a_table():
     assert repr(History()) == "History(no epochs)"
-    history = History([Epoch(1, 2.0, 1.0, 0.1, 0.5), Epoch(2, 1.5, 1.0, 0.1, 0.25, 0.75)], best_epoch=1)
+    history = History(
+        [Epoch(1, 2.0, 1.0, 0.1, 0.5), Epoch(2, 1.5, 1.0, 0.1, 0.25, 0.75)], best_epoch=1
+    )
     assert repr(history) == (
         "History(2 epochs in 0.75 s, loss 2 to 1.5, validation NLL 0.75, parameters of epoch 1)"
     )

@@ -29,8 +29,8 @@ def test_density_of_a_mean_field_guide():
     model = make_model()
     guide = make_guide("MeanField", model)
     draws = as_posterior(guide, "test").draw(model, 5)
-    shift = torch.distributions.Normal(torch.zeros(10), 0.1).log_prob(draws.shift).sum(1)
-    scale = torch.distributions.LogNormal(torch.zeros(10), 0.1).log_prob(draws.scale).sum(1)
+    shift = torch.distributions.Normal(torch.zeros(10), 0.03).log_prob(draws.shift).sum(1)
+    scale = torch.distributions.LogNormal(torch.zeros(10), 0.03).log_prob(draws.scale).sum(1)
     torch.testing.assert_close(draws.log_density, shift + scale)
 
 
@@ -141,7 +141,7 @@ AUTOGUIDES = {
 
 def small():
     network = pn.convert(mlp(norm=torch.nn.LayerNorm))
-    return pn.NormalizationModel(network, pn.likelihoods.Categorical(), 24)
+    return pn.NormalizationModel(network, pn.likelihoods.Categorical(), 24, pn.priors.Standard())
 
 
 def separable():

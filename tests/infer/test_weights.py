@@ -33,7 +33,9 @@ def repeated(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def make(likelihood, num_data: int) -> pn.NormalizationModel:
     torch.manual_seed(3)
-    return pn.NormalizationModel(pn.convert(mlp(norm=nn.LayerNorm)), likelihood, num_data)
+    return pn.NormalizationModel(
+        pn.convert(mlp(norm=nn.LayerNorm)), likelihood, num_data, pn.priors.Standard()
+    )
 
 
 def forms(x: torch.Tensor, y: torch.Tensor) -> dict[str, object]:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 import pyronorm as pn
 from pyronorm import datasets, guides, plots, priors
 from pyronorm.datasets import ImageData
+from pyronorm.infer.batch import MiniBatch
+from pyronorm.infer.step import Step
 from pyronorm.latents import Draws
 from pyronorm.normalizers import Analytic, LatentNorm
 from pyronorm.study import (
@@ -98,14 +100,13 @@ class Spy:
         patch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: self.now))
         methods = [replace(m, from_bank=self._timed(m.from_bank)) for m in METHODS.values()]
         patch.setattr(comparison, "choose_methods", lambda names: methods)
-        forward = pn.NormalizationModel.forward
+        step = Step.__call__
 
-        def watched(model: pn.NormalizationModel, x: Tensor, y: Tensor | None = None) -> Tensor:
-            if model.training and y is not None:
-                self.calls[self.job].batches.append(x)
-            return forward(model, x, y)
+        def watched(own: Step, batch: MiniBatch, *args: Any, **options: Any) -> bool:
+            self.calls[self.job].batches.append(batch.x)
+            return step(own, batch, *args, **options)
 
-        patch.setattr(pn.NormalizationModel, "forward", watched)
+        patch.setattr(Step, "__call__", watched)
 
     def begin(self, job: Job) -> None:
         self.job, self.calls[job] = job, Calls()

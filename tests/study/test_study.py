@@ -94,6 +94,8 @@ CHANGED: dict[str, Any] = {
     "num_samples": 7,
     "bank_rows": 50,
     "draws_curve": (1, 2),
+    "learning_rates": (0.1, 0.2),
+    "num_validation": 7,
     "arviz_samples": 3,
     "timed_predictions": 2,
     "training.epochs": 2,

@@ -121,15 +121,17 @@ def _finite(value: Any) -> Any:
 def _figures(result: Result) -> dict[str, Figure]:
     rows = {row.name: row for row in result.rows}
     shown = {name: rows[name] for name in _SHOWN if name in rows}
+    shown = shown or {name: row for name, row in rows.items() if name != "nuts"}
     figures = {"marginals": _marginals(result, rows["nuts"], shown)}
     ratios = {}
     for row in result.rows:
         if row.name not in ("nuts", "point"):
             shift, log_scale = row.agreement.sd_ratio.chunk(2)
             ratios[row.name] = (shift, log_scale)
-    figure = _figure(8, 1.5 + 0.3 * len(ratios))
-    plots.plot_spread_ratio(ratios, ax=figure.subplots())
-    figures["spread"] = figure
+    if ratios:
+        figure = _figure(8, 1.5 + 0.3 * len(ratios))
+        plots.plot_spread_ratio(ratios, ax=figure.subplots())
+        figures["spread"] = figure
     groups = {
         f"{what} {name}": size
         for what in ("shift", "log scale")
