@@ -70,7 +70,7 @@ def test_no_difference():
 def test_few_seeds_answer_nothing(seeds):
     values = {"plain": BASE[:seeds], "other": [0.5] * seeds}
     text = answer(table(values), NLL)
-    assert text.startswith(f"**{seeds} seed{'s' if seeds > 1 else ''} answer nothing**")
+    assert text.startswith(f"**{seeds} seed{'s answer' if seeds > 1 else ' answers'} nothing**")
     assert "`other`" in text
 
 

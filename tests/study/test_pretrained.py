@@ -121,7 +121,7 @@ def test_sections(rows: list[Row], tmp_path: Path) -> None:
     results = Results(rows, {}, {}, {}, {})
     section, worth = study.sections(results)
     assert "- `plain`: " in worth.text
-    assert section.answer.startswith("**1 seed answer nothing**")
+    assert section.answer.startswith("**1 seed answers nothing**")
     first, second = section.tables
     assert isinstance(first, Table)
     assert {row.method for row in first.rows} >= {"plain", "temperature", *FITTED}
