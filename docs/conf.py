@@ -1,5 +1,6 @@
 """Sphinx configuration. Build with ``make docs`` (warnings are errors)."""
 
+import os
 from importlib.metadata import version as installed_version
 
 project = "pyronorm"
@@ -21,6 +22,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
 # The notebooks run when the pages are built, anew only if their code has changed.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever it is outside
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600

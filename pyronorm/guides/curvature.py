@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyronorm.checks import Natural, check_fields, checked
+from pyronorm.checks import Finite, Natural, check_fields, checked
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.latents import HasLatents, LatentNetwork, LatentSpace
 
@@ -45,8 +45,8 @@ class Curvature:
     mode: Float[Tensor, " latent"]
     factor: Float[Tensor, "row latent"]
     rest: Float[Tensor, " latent"]
-    log_likelihood: float
-    weights: int = 0
+    log_likelihood: Finite
+    weights: Natural = 0
 
     def __post_init__(self) -> None:
         check_fields(self)

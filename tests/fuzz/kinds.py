@@ -240,7 +240,9 @@ BY_NAME: dict[str, str] = {
     **dict.fromkeys(["hyperparameters"], "mapping"),
     **dict.fromkeys(["given", "make_guide", "marginal"], "callable"),
     **dict.fromkeys(["first_ranks", "ranks", "draws_curve"], "counts"),
-    **dict.fromkeys(["dropouts", "after", "regularizers", "per_example"], "names of one's own"),
+    **dict.fromkeys(
+        ["dropouts", "after", "regularizers", "per_example", "learning_rates"], "names of one's own"
+    ),
     **dict.fromkeys(["regularized_noise", "decay"], "positive"),
     "regularized_dropout": "probability",
     "statistics_batches": "count",
@@ -274,6 +276,7 @@ BY_NAME: dict[str, str] = {
 # Where the same name means something else.
 OF_CASE: dict[tuple[str, str], str] = {
     ("guides.Flow", "hidden"): "count",
+    ("CollectSWAG", "after"): "count from 0",
     **{
         (case, "batch_size"): "above 1"
         for case in (
