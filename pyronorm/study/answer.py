@@ -50,8 +50,8 @@ def answer(table: Table, column: Column, margin: float | None = None) -> str:
     level = f"`{table.baseline}` has a {column.heading} of {base.mean():.{column.digits}f}."
     if seeds < table.least_seeds:
         return (
-            f"**{seeds} seed{'s answer' if seeds > 1 else ' answers'} nothing**: differences are tested from "
-            f"{table.least_seeds} on. {level} The lowest on average is `{best}`, by "
+            f"**{seeds} seed{'s answer' if seeds > 1 else ' answers'} nothing**: differences are tested "
+            f"from {table.least_seeds} on. {level} The lowest on average is `{best}`, by "
             f"{-gains[best].mean():.{column.digits}f}."
         )
     p = np.array([paired_p_value(series[name], base, table.resampled) for name in gains])
