@@ -166,6 +166,7 @@ class Trainer:
                     batch_size=batch_size,
                     train_network=train_network,
                     accumulate=optimization.accumulate,
+                    compile=optimization.compile,
                     gradient_clip_norm=optimization.gradient_clip_norm,
                     seed=start,
                     processes=self.processes.size,

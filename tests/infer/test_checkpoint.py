@@ -154,6 +154,8 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
         resumed(batch_size=16, optimization=accumulate)
     with pytest.raises(OptionError, match="another run: accumulate is 2 there and 1 here"):
         resumed()
+    with pytest.raises(OptionError, match="another run: compile is False there and True here"):
+        resumed(optimization=pn.Optimization(accumulate=2, compile=True))
     with pytest.raises(
         OptionError, match=r"has the callbacks \['EarlyStopping'\], and this run \[\]"
     ):
