@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyronorm.checks import Count, Positive, checked
 from pyronorm.errors import ConversionError, DataError, OptionError
 from pyronorm.infer.batch import split
+from pyronorm.infer.counts import example_counts
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
@@ -141,10 +142,10 @@ def fit_laplace(
     for features, output, y, weight in _evaluate(model, name, data, batch_size):
         if y is None:
             raise DataError("fit_laplace: needs pairs (x, y), got x alone.")
-        count = features.new_ones(len(y)) if weight is None else weight.to(features)
+        count = example_counts(model.likelihood, y, weight, features, "fit_laplace")
         log_p += float((model.likelihood.log_prob(output, y) * count).sum())
         hessian = model.likelihood.curvature(output.double())
-        hessian = hessian * (_complete(model, y) * count)[:, None, None]
+        hessian = hessian * count[:, None, None]
         for k in range(outputs):
             for m in range(k + 1):
                 block = (features * hessian[:, k, m, None]).T @ features
@@ -165,18 +166,6 @@ def fit_laplace(
         )
     root = vectors * (eigenvalues + prior_precision).rsqrt()
     return LastLayerLaplace(model, name, mean, root, prior_precision)
-
-
-def _complete(model: NormalizationModel, y: Tensor) -> Tensor:
-    """Which examples have their data, all of them or none."""
-    present = model.likelihood.present(y)
-    observed = model.likelihood.observed(y)
-    if observed is not None and not torch.equal(observed.reshape(len(y), -1).all(1), present):
-        raise DataError(
-            "fit_laplace: an example has only some of its values. Leave out its other values too, by "
-            "setting all to missing."
-        )
-    return present
 
 
 def _evaluate(

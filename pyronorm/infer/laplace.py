@@ -14,7 +14,8 @@ from pyronorm.devices import check_memory
 from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import MAP, Curvature, Guide
 from pyronorm.guides.laplace import log_prior_of
-from pyronorm.infer.batch import MiniBatch, split
+from pyronorm.infer.batch import split
+from pyronorm.infer.counts import example_counts
 from pyronorm.infer.data import Data, as_batches, evaluation_mode
 from pyronorm.infer.jacobian import latent_jacobian
 from pyronorm.infer.own_sites import check_own_sites
@@ -166,10 +167,10 @@ def collect_curvature(
     log_likelihood, examples = 0.0, 0
     for batch in batches:
         given = split(batch).to(model.network)
-        y, _ = given.targets(where)
+        y, weight = given.targets(where)
         with evaluation_mode(model):
             output, jacobian = latent_jacobian(model.network, given.x, z, where)
-        count = _counts(model, given, where)
+        count = example_counts(model.likelihood, y, weight, model.network.like, where)
         log_likelihood += float((model.likelihood.log_prob(output, y) * count).sum().double())
         flat = output.reshape(len(y), -1).double()
         eigenvalues, vectors = torch.linalg.eigh(model.likelihood.curvature(flat).double())
@@ -249,27 +250,6 @@ def _point(model: NormalizationModel, at: Any) -> Tensor:
         )
     draws = found.draw(model, 1)
     return torch.cat([draws.shift[0], draws.scale[0].log()])
-
-
-def _counts(model: NormalizationModel, batch: MiniBatch, where: str) -> Tensor:
-    """How often each example counts, as in the model's objective; 0 where its data are missing."""
-    y, weight = batch.targets(where)
-    likelihood = model.likelihood
-    present, observed = likelihood.present(y), likelihood.observed(y)
-    if observed is not None and not torch.equal(observed.reshape(len(y), -1).all(1), present):
-        raise DataError(
-            f"{where}: an example has only some of its values. Leave out its other values too, by "
-            "setting all to missing."
-        )
-    count = present.to(model.network.like.dtype)
-    if weight is not None:
-        count = count * weight
-    values = likelihood.weights(y)
-    if values is not None:
-        if values.shape != count.shape:
-            raise DataError(f"{where}: values of one example have weights of their own.")
-        count = count * values
-    return count
 
 
 def _other_number(where: str, model: NormalizationModel, examples: int) -> str:

@@ -154,3 +154,13 @@ def test_examples_without_data_are_left_out() -> None:
     y[5, 1] = torch.nan
     with pytest.raises(DataError, match="an example has only some of its values"):
         fit_laplace(model, (x, y))
+
+
+def test_weights_of_classes_count_as_those_of_examples() -> None:
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    weighted, plain = make(Categorical(weight=weights)), make(Categorical())
+    plain.load_state_dict(weighted.state_dict(), strict=False)
+    x, y = torch.randn(N, 4), torch.arange(N) % 3
+    found = fit_laplace(weighted, (x, y), prior_precision=0.7)
+    expected = fit_laplace(plain, (x, y, weights[y]), prior_precision=0.7)
+    torch.testing.assert_close(found.root @ found.root.T, expected.root @ expected.root.T)
