@@ -102,9 +102,7 @@ class SWAG(Guide):
 
     def law(self) -> Law:
         """All latents jointly."""
-        factor = self.deviations / math.sqrt(2 * (self.rank - 1))
-        diagonal = (self.variance / 2).clamp(min=_MIN_STD**2)
-        return Joint(LowRankMultivariateNormal(self.loc, factor, diagonal, validate_args=False))
+        return Joint(self._gaussian())
 
     def covariance(self) -> Tensor:
         """Covariance of shifts and log scales, shape ``(2 * channel, 2 * channel)``.
@@ -118,5 +116,10 @@ class SWAG(Guide):
             self.loc,
             "The attributes variance and deviations have all that it holds.",
         )
+        covariance: Tensor = self._gaussian().covariance_matrix
+        return covariance
+
+    def _gaussian(self) -> LowRankMultivariateNormal:
         factor = self.deviations / math.sqrt(2 * (self.rank - 1))
-        return factor @ factor.T + torch.diag((self.variance / 2).clamp(min=_MIN_STD**2))
+        diagonal = (self.variance / 2).clamp(min=_MIN_STD**2)
+        return LowRankMultivariateNormal(self.loc, factor, diagonal, validate_args=False)

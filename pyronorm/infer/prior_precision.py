@@ -68,7 +68,7 @@ def choose_prior_precision(
         )
     if not len(candidates):
         raise OptionError(f"{where}: needs at least one candidate.")
-    start = int(torch.randint(2**31, ())) if seed is None else seed_value(seed)
+    start = seed_value(seed)
     best: tuple[float, _Made] | None = None
     for precision in candidates:
         guide = structure.from_curvature(model, curvature, precision)

@@ -13,12 +13,13 @@ from pyronorm.checks import Count, check_count, checked
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.callbacks import Callback
 from pyronorm.infer.data import Data, inputs, least_examples
+from pyronorm.infer.pooling import Pool
 from pyronorm.infer.population import batch_statistics_mode
 from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.calls import is_single_example
-from pyronorm.stats import Moments, channel_moments, merge_moments
+from pyronorm.stats import Moments, channel_moments
 
 if TYPE_CHECKING:
     from pyronorm.infer.trainer import Trainer
@@ -118,13 +119,12 @@ def moments_of_standardized(
     Raises:
         DataError: if there is no batch.
     """
-    totals: dict[LatentNorm, Moments] = {}
+    pool = Pool()
 
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, LatentNorm)
         x, *others = args
-        moments = channel_moments(_standardized(layer, x, others, kwargs)).double()
-        totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
+        pool.add(layer, channel_moments(_standardized(layer, x, others, kwargs)))
 
     handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
     seen = 0
@@ -132,13 +132,14 @@ def moments_of_standardized(
         least = least_examples(network.network)
         for x in islice(inputs(data, network, batch_size, least=least), num_batches):
             network(x)
+            pool.end_batch()
             seen += 1
     finally:
         for handle in handles:
             handle.remove()
     if not seen:
         raise DataError(f"{where}: there is no batch.")
-    return totals
+    return pool.totals()
 
 
 @dataclass

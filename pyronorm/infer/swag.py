@@ -12,6 +12,7 @@ from pyronorm.errors import OptionError
 from pyronorm.guides import SWAG, Guide
 from pyronorm.infer.callbacks import Callback
 from pyronorm.model import NormalizationModel
+from pyronorm.stats import Moments, merge_moments
 
 if TYPE_CHECKING:
     from pyronorm.infer.trainer import Trainer
@@ -50,14 +51,12 @@ class CollectSWAG(Callback):
         if rank < 2:
             raise OptionError(f"CollectSWAG: rank must be at least 2, got {rank}.")
         self.rank, self.after, self.every = rank, after, every
-        self._count = 0
-        self._mean: Tensor | None = None
-        self._variance: Tensor | None = None
+        self._moments: Moments | None = None
         self._deviations: list[Tensor] = []
 
     def __len__(self) -> int:
         """How many points have been collected."""
-        return self._count
+        return 0 if self._moments is None else self._moments.count
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Refuse a path that is not one of latents alone."""
@@ -91,15 +90,10 @@ class CollectSWAG(Callback):
             z: shifts and log scales, shape ``(2 * channel,)``.
         """
         z = z.detach().double()
-        self._count += 1
-        if self._mean is None or self._variance is None:
-            self._mean, self._variance = z.clone(), torch.zeros_like(z)
-        else:
-            before = z - self._mean
-            self._mean = self._mean + before / self._count
-            after = z - self._mean
-            self._variance = self._variance + (before * after - self._variance) / self._count
-        self._deviations = [*self._deviations, z - self._mean][-self.rank :]
+        point = Moments(1, z.clone(), torch.zeros_like(z))
+        before = self._moments
+        self._moments = point if before is None else merge_moments(before, point)
+        self._deviations = [*self._deviations, z - self._moments.mean][-self.rank :]
 
     def posterior(self, model: NormalizationModel) -> SWAG:
         """The Gaussian of the path.
@@ -110,24 +104,24 @@ class CollectSWAG(Callback):
         Raises:
             OptionError: if fewer than 2 points have been collected.
         """
-        if self._mean is None or self._variance is None or self._count < 2:
+        moments = self._moments
+        if moments is None or moments.count < 2:
             raise OptionError(
-                f"CollectSWAG: needs at least 2 points of the path, got {self._count}. Train longer, or "
+                f"CollectSWAG: needs at least 2 points of the path, got {len(self)}. Train longer, or "
                 "with a smaller after= or every=."
             )
         deviations = torch.stack(self._deviations, 1)
-        return SWAG.from_moments(model, self._mean, self._variance, deviations)
+        return SWAG.from_moments(model, moments.mean, moments.var, deviations)
 
     def state_dict(self) -> dict[str, Any]:
         """What has been collected."""
-        return {
-            "count": self._count,
-            "mean": self._mean,
-            "variance": self._variance,
-            "deviations": list(self._deviations),
-        }
+        kept = self._moments
+        moments = (
+            None if kept is None else {"count": kept.count, "mean": kept.mean, "var": kept.var}
+        )
+        return {"moments": moments, "deviations": list(self._deviations)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a stored state."""
-        self._count, self._mean = state["count"], state["mean"]
-        self._variance, self._deviations = state["variance"], list(state["deviations"])
+        self._moments = None if state["moments"] is None else Moments(**state["moments"])
+        self._deviations = list(state["deviations"])

@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from pyronorm.errors import OptionError
@@ -34,16 +35,12 @@ def refuse_without_dask() -> None:
     Raises:
         OptionError: if it is not.
     """
-    try:
-        import dask
-        import distributed  # noqa: F401
-    except ImportError as error:
+    if find_spec("distributed") is None:
         raise OptionError(
             "run_study: jobs at once (processes, --jobs) and a scheduler (--scheduler) need Dask: "
             "pip install 'pyronorm[distributed]'. With processes=1 jobs run one after the other "
             "without it."
-        ) from error
-    del dask
+        )
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def test_the_width_is_that_of_sgd_on_a_quadratic_loss() -> None:
     # the path is correlated: (1 + a) / (1 - a) steps count as one, a = 1 - rate h
     a = 1 - rate * h
     error = 5 * (2 / 20_000 * (1 + a**2) / (1 - a**2)).sqrt()
-    found = swag.state_dict()["variance"]
+    found = swag.state_dict()["moments"]["var"]
     assert ((found / exact - 1).abs() < error).all()
 
 
