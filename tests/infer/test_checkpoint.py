@@ -130,6 +130,23 @@ def test_killed_at_many_random_moments(tmp_path):
     assert same(torch.load(out, weights_only=True), uninterrupted())
 
 
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    def trainer(width):
+        network = torch.nn.Sequential(
+            torch.nn.Linear(5, width), torch.nn.BatchNorm1d(width), torch.nn.Linear(width, 2)
+        )
+        model = pn.NormalizationModel(pn.convert(network), pn.likelihoods.Categorical(), 16)
+        data = torch.randn(16, 5), torch.arange(16) % 2
+        stored = pn.Checkpoint(tmp_path, resume=True)
+        return pn.Trainer(model, pn.guides.Point(model), data, seed=7, callbacks=[stored])
+
+    trainer(4).run(1)
+    with pytest.raises(
+        OptionError, match=r"another network: .* has shape \[4, 5\] there and \[6, 5\]"
+    ):
+        trainer(6).run(2)
+
+
 def test_what_cannot_be_resumed_is_refused(tmp_path):
     make(folder=tmp_path).run(1)
     trainer = make()
