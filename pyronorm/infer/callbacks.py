@@ -139,13 +139,18 @@ class Progress(Callback):
         now = time.monotonic()
         if now - self._asked >= _SECONDS:
             self._loss, self._asked = trainer.loss, now
-        text = f"epoch {epoch}/{trainer.epochs}  loss {self._loss:.4f}"
-        self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+        self._show(trainer, epoch, done)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """Move the bar."""
+        """Move the bar, and show the loss of the epoch, which has been read by now."""
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=len(trainer.history.epochs))
+            done = len(trainer.history.epochs)
+            self._loss = trainer.history.losses[-1]
+            self._show(trainer, done, done)
+
+    def _show(self, trainer: Trainer, epoch: int, done: float) -> None:
+        text = f"epoch {epoch}/{trainer.epochs}  loss {self._loss:.4f}"
+        self._bar.update(self._bar.task_ids[0], completed=done, description=text)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Leave the bar as it is."""

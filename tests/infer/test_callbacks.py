@@ -124,7 +124,7 @@ def test_the_bar_says_epoch_and_loss():
     task = bar._bar.tasks[0]
     assert (task.description, task.completed, task.total) == ("epoch 2/3  loss 1.2500", 1.5, 3)
     run.epoch(bar, None)
-    assert task.completed == 1
+    assert (task.description, task.completed) == ("epoch 1/3  loss 1.0000", 1)  # of the epoch
     run.epochs_done = 3.0
     bar.on_step_end(run)
     assert task.description.startswith("epoch 3/3")
