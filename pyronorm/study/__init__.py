@@ -6,6 +6,8 @@ from pyronorm.study.columns import COLUMNS, columns
 from pyronorm.study.comparison import Comparison
 from pyronorm.study.folder import Folder
 from pyronorm.study.methods import DEFAULT_METHODS, METHODS, Method, choose_methods
+from pyronorm.study.noise_choices import NoiseChoices, NoiseChoicesSettings
+from pyronorm.study.noise_questions import QUESTIONS
 from pyronorm.study.report import Rendered, format_table, write_report
 from pyronorm.study.runner import run_study
 from pyronorm.study.settings import Settings, Training
@@ -20,6 +22,7 @@ __all__ = [
     "DEFAULT_METHODS",
     "METHODS",
     "NETWORKS",
+    "QUESTIONS",
     "STUDIES",
     "Better",
     "Cell",
@@ -29,6 +32,8 @@ __all__ = [
     "Folder",
     "Job",
     "Method",
+    "NoiseChoices",
+    "NoiseChoicesSettings",
     "Outcome",
     "Place",
     "Plot",

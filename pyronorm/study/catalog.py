@@ -11,6 +11,7 @@ from pyronorm.checks import checked
 from pyronorm.errors import DataError, OptionError
 from pyronorm.study.batch_size import BatchSize, BatchSizeSettings
 from pyronorm.study.comparison import Comparison
+from pyronorm.study.noise_choices import NoiseChoices, NoiseChoicesSettings
 from pyronorm.study.pretrained import Pretrained, PretrainedSettings
 from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Study
@@ -113,6 +114,17 @@ STUDIES: Mapping[str, Entry] = {
             training=Training(100, 128, 1e-3, 5e-4, augment=True, precision="bf16-mixed"),
         ),
         "the same on CIFAR-10",
+    ),
+    "noise-choices": Entry(
+        NoiseChoices,
+        NoiseChoicesSettings(
+            regularizers=("weight decay", "augmentation"),
+            learning_rates=(1e-3, 4e-3),
+            num_train=1_000,
+            num_test=2_000,
+        ),
+        NoiseChoicesSettings(),
+        "choices in training with noise: normalizer, law, warm-up, regularizers, learning rate",
     ),
     "stochastic-normalization": Entry(
         Comparison,

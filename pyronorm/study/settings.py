@@ -26,7 +26,8 @@ class Training:
         batch_size: examples per step.
         lr: initial learning rate of Adam, annealed to 0 by half a cosine.
         weight_decay: of AdamW, for the network's parameters.
-        augment: pad by 4 pixels, crop and flip training images at random.
+        augment: shift training images at random by up to an eighth of their width, and mirror half of
+            them where a mirror image is of the same class.
         precision: Lightning Fabric's: "32-true", "bf16-mixed", ...
     """
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from pyronorm.study.training_noise import TrainingNoiseSettings
 
-__all__ = ["choose_levels", "sections"]
+__all__ = ["TEMPERED", "choose_levels", "paired_interval", "sections"]
 
 _PLAIN, _TWO, _DROPOUT = "batch", "ensemble of 2", "dropout"
 _NLL = "calibrated_nll"
-_TEMPERED = (
+TEMPERED = (
     Column(
         _NLL,
         "calibrated NLL",
@@ -134,7 +134,7 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
                     main,
                     (
                         *columns("accuracy", "nll"),
-                        *_TEMPERED,
+                        *TEMPERED,
                         *columns("ece", "relative_train_time"),
                         _PASSES,
                         _CHOSEN,
@@ -168,7 +168,7 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
                 Table(
                     "By strength",
                     levels,
-                    (*columns("accuracy", "nll"), *_TEMPERED, *columns("realized_noise")),
+                    (*columns("accuracy", "nll"), *TEMPERED, *columns("realized_noise")),
                     by=("method", "level"),
                 )
             ],
@@ -177,7 +177,8 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
     beside = [row for row in results.rows if "beside" in row.condition]
     if beside:
         text = (
-            f"Weight decay {settings.decay:g}; augmentation: pad by 4 pixels, crop and flip. Noise of "
+            f"Weight decay {settings.decay:g}; augmentation: random shifts by up to an eighth "
+            "of the image, and mirror images but of digits. Noise of "
             f"n = {settings.regularized_noise:g}, dropout of {settings.regularized_dropout:g}."
         )
         kept = [
@@ -188,7 +189,7 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
         table = Table(
             "Beside other regularizers",
             kept,
-            (*columns("accuracy", "nll"), *_TEMPERED),
+            (*columns("accuracy", "nll"), *TEMPERED),
             by=("beside", "method"),
             within=("beside",),
             baseline=_PLAIN,

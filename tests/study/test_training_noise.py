@@ -23,8 +23,8 @@ from pyronorm.study import (
     TrainingNoiseSettings,
     architectures,
     format_table,
+    noise_networks,
     run_study,
-    training_noise,
     write_report,
 )
 from pyronorm.study.training_noise_report import choose_levels, paired_interval
@@ -88,13 +88,13 @@ def test_ensembles_are_averages_over_their_members() -> None:
 
 def test_noise_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    train = training_noise.train
+    train = noise_networks.train
 
     def spy(*args: Any, **options: Any) -> Any:
         made.append(options)
         return train(*args, **options)
 
-    monkeypatch.setattr(training_noise, "train", spy)
+    monkeypatch.setattr(noise_networks, "train", spy)
     rows = found("batch, n=8")
     assert list(rows) == [
         (f"batch, noise{rest}", 8.0) for rest in ("", ", no averaging", ", neutral statistics")
@@ -109,13 +109,13 @@ def test_noise_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dropout_and_a_regularizer(monkeypatch: pytest.MonkeyPatch) -> None:
     decays: list[float] = []
-    train = training_noise.train
+    train = noise_networks.train
 
     def spy(network: Any, normalizer: Any, guide: Any, data: Any, training: Any, **o: Any) -> Any:
         decays.append(training.weight_decay)
         return train(network, normalizer, guide, data, training, **o)
 
-    monkeypatch.setattr(training_noise, "train", spy)
+    monkeypatch.setattr(noise_networks, "train", spy)
     rows = found("dropout, rate=0.1, weight decay")
     assert list(rows) == [
         ("dropout", 0.1, "weight decay"),
