@@ -30,6 +30,8 @@ class RealizedNoise:
         nominal: :math:`1 / \overline{\operatorname{Var} \text{shift}}`, the ``n`` of the shifts as they
             are; infinite where nothing varies.
         realized: the ``n`` of the shifts that do the same to :math:`\hat x` standardized over the data.
+        shift: that of the shifts alone, without what noise of the scale does to the mean of
+            :math:`\hat x`.
         std: root mean square over channels of the standard deviation of :math:`\hat x` over the data.
         log_scale_std: root mean square over channels of the standard deviation of the log scale.
     """
@@ -37,6 +39,7 @@ class RealizedNoise:
     layer: str
     nominal: float
     realized: float
+    shift: float
     std: float
     log_scale_std: float
 
@@ -61,9 +64,9 @@ def realized_noise(
     .. math:: \frac1s \Big(\text{shift} + m\,\big(1 - \tfrac{1}{\text{scale}}\big)\Big)
 
     as shift, and the same scale. The realized ``n`` is one over its variance, averaged over channels.
-    Batch and group normalization standardize :math:`\hat x` over the data, more or less; weight and
-    analytic normalization do not once they are trained, so the network outgrows a shift of fixed
-    variance: the realized ``n`` is above the nominal one by about the variance of :math:`\hat x`.
+    Batch normalization standardizes :math:`\hat x` over the data. Weight and analytic normalization
+    do not once they are trained, and two things happen: the network outgrows a shift of fixed
+    variance, and a mean that is not 0 turns noise of the scale into a shift.
     Latents relative to the data (:func:`pyronorm.standardize_latents`) realize what is nominal.
 
     Args:
@@ -104,7 +107,8 @@ def _of_layer(
     name: str, moments: Moments, nominal: Tensor, added: Tensor, scale: Tensor
 ) -> RealizedNoise:
     varies = moments.var > 0  # a constant channel is no measure of noise
-    shift = (added + moments.mean * (1 - 1 / scale)) / moments.var.sqrt()
+    std = moments.var.sqrt()
+    shift = (added + moments.mean * (1 - 1 / scale)) / std
 
     def variance(values: Tensor) -> float:
         values = values[:, varies]
@@ -117,6 +121,7 @@ def _of_layer(
         name,
         inverse(variance(nominal)),
         inverse(variance(shift)),
+        inverse(variance(added / std)),
         float(moments.var.mean().sqrt()),
         math.sqrt(variance(scale.log())),
     )

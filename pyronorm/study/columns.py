@@ -58,8 +58,8 @@ _ALL = (
         "realized n",
         0,
         _NEITHER,
-        "One over the variance of the shift relative to that of what it is added to; geometric mean "
-        "over layers.",
+        "One over the variance of what the latents add to standardized data: the shift, and what noise "
+        "of the scale does to a mean that is not 0; geometric mean over layers.",
     ),
     Column(
         "auroc",

@@ -28,6 +28,7 @@ def test_batch_normalization_realizes_what_is_nominal():
         # sampling: a relative error of sqrt(2 / 4096 / channels) = 1 %, at 5 of them
         assert row.nominal == pytest.approx(16, rel=0.06)
         assert row.realized == pytest.approx(row.nominal, rel=1e-3)
+        assert row.shift == pytest.approx(row.nominal, rel=1e-3)
         assert row.std == pytest.approx(1, rel=1e-3)
         expected = math.sqrt(0.25 * float(torch.special.polygamma(1, torch.tensor(7.5))))
         assert row.log_scale_std == pytest.approx(expected, rel=0.06)
@@ -64,13 +65,28 @@ def test_channels_last_by_hand():
     # scale (x + shift) = mean + std scale ((x - mean) / std + what)
     what = (draws.shift + mean - mean / draws.scale) / var.sqrt()
     assert row.realized == pytest.approx(float(1 / what.var(0).mean()), rel=1e-4)
+    assert row.shift == pytest.approx(float(1 / (draws.shift.var(0) / var).mean()), rel=1e-4)
+
+
+def test_a_mean_turns_noise_of_the_scale_into_a_shift():
+    x = torch.randn(300, 5)
+    rows = []
+    for offset in (0.0, 20.0):
+        torch.manual_seed(0)
+        network = mlp()
+        with torch.no_grad():
+            network[0].bias.fill_(0)
+        model = model_of(network, pn.normalizers.Weight(), x, example_input=x[:2])
+        rows.append(realized_noise(model, pn.guides.BatchNoise(model, 64), x + offset)[0])
+    assert rows[1].shift == pytest.approx(rows[0].shift, rel=1e-3)  # the spread is the same
+    assert rows[1].realized < rows[0].realized / 5
 
 
 def test_points_have_none_and_small_banks_give_what_they_have():
     x = torch.randn(60, 5)
     model = model_of(mlp(), pn.normalizers.Batch(), x)
     for row in realized_noise(model, pn.guides.Point(model), x):
-        assert row.nominal == row.realized == math.inf
+        assert row.nominal == row.realized == row.shift == math.inf
         assert row.log_scale_std == 0
     bank = pn.collect_bank(model, x, 5, 12)
     assert realized_noise(model, bank, x)[0].nominal > 3
