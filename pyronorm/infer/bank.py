@@ -120,7 +120,9 @@ def collect_bank(
 
     processes = Processes(fabric)
     spanning = any(layer.normalizer.spans_processes for layer in layers)
-    rows: list[tuple[Tensor, Tensor]] = []
+    like = latent.like
+    unknown = {layer: _no_moments(layer, like) for layer in latent.layers}
+    rows: list[Tensor] = []
     size = 0
     with (
         processes.together(),
@@ -133,7 +135,7 @@ def collect_bank(
             missing = None if num_batches is None else num_batches - len(rows)
             limit = missing if processes.size > 1 else None
             share = Share(processes, rounds=spanning, limit=limit, equal=True)
-            mine: list[tuple[Tensor, Tensor]] = []
+            mine: list[Tensor] = []
             for x in inputs(data, latent, batch_size, shuffle=True, share=share):
                 examples = num_examples(x)
                 if examples < size:
@@ -148,14 +150,15 @@ def collect_bank(
                 seen_sites.start()
                 with processes.in_step() if spanning else nullcontext():
                     run(latent.network, x)
-                means = latent.pack({k: v.mean for k, v in row.items()})
-                mine.append((means, latent.pack({k: v.var for k, v in row.items()})))
+                found = [row.get(layer, none) for layer, none in unknown.items()]
+                parts = [m.mean for m in found] + [m.var for m in found]
+                mine.append(torch.cat([part.to(like.device) for part in parts]).to(like))
                 if len(mine) == missing:
                     break
-            found = mine if spanning else _dealt_back(processes, mine)
-            if not found:
+            mine = mine if spanning else _dealt_back(processes, mine)
+            if not mine:
                 raise DataError("collect_bank: there is no batch.")
-            rows += found
+            rows += mine
         sizes = processes.gather(size)
     if spanning:
         size = sum(sizes)
@@ -164,7 +167,7 @@ def collect_bank(
     else:
         size = max(sizes)
     rows = rows[:num_batches]
-    mean, var = (torch.stack(part).to(latent.like.device) for part in zip(*rows, strict=True))
+    mean, var = (part.contiguous() for part in torch.stack(rows).to(like.device).chunk(2, dim=1))
     _refuse_non_finite(latent, layers, mean + var)
     return StatisticsBank(
         space=latent.space,
@@ -177,13 +180,16 @@ def collect_bank(
     )
 
 
-def _dealt_back(
-    processes: Processes, mine: list[tuple[Tensor, Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
+def _no_moments(layer: LatentNorm, like: Tensor) -> Moments:
+    nan = like.new_full((layer.num_channels,), torch.nan)
+    return Moments(0, nan, nan)
+
+
+def _dealt_back(processes: Processes, mine: list[Tensor]) -> list[Tensor]:
     """The rows of all processes, in the order in which batches were dealt to them."""
     if processes.size == 1:
         return mine
-    found = processes.gather([(mean.cpu(), var.cpu()) for mean, var in mine])
+    found = processes.gather([row.cpu() for row in mine])
     return [row for round_ in zip_longest(*found) for row in round_ if row is not None]
 
 

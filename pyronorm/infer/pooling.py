@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyronorm.normalizers import LatentNorm
 from pyronorm.stats import Moments, merge_moments
+from pyronorm.stats.moments import merged
 
 __all__ = ["Pool"]
 
@@ -42,8 +43,12 @@ class Pool:
         var = torch.cat([moments.var.detach() for moments in found]).double()
         if layers in self._packed:
             before, *earlier = self._packed[layers]
-            sizes = [len(moments.mean) for moments in found]
-            mean, var = _merged(before, (earlier[0], earlier[1]), counts, (mean, var), sizes)
+            shares = [n / (m + n) for m, n in zip(before, counts, strict=True)]
+            share: float | Tensor = shares[0]
+            if len(set(shares)) > 1:
+                parts = zip(found, shares, strict=True)
+                share = torch.cat([mean.new_full((len(m.mean),), value) for m, value in parts])
+            mean, var = merged((earlier[0], earlier[1]), (mean, var), share)
             counts = [a + b for a, b in zip(before, counts, strict=True)]
         self._packed[layers] = counts, mean, var
 
@@ -62,21 +67,3 @@ class Pool:
 
 def _merge(totals: dict[LatentNorm, Moments], layer: LatentNorm, moments: Moments) -> None:
     totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
-
-
-def _merged(
-    counts_a: list[int],
-    a: tuple[Tensor, Tensor],
-    counts_b: list[int],
-    b: tuple[Tensor, Tensor],
-    sizes: list[int],
-) -> tuple[Tensor, Tensor]:
-    """As :func:`pyronorm.stats.merge_moments`, for several layers with counts of their own."""
-    shares = [n / (m + n) for m, n in zip(counts_a, counts_b, strict=True)]
-    share: float | Tensor = shares[0]
-    if len(set(shares)) > 1:
-        parts = zip(sizes, shares, strict=True)
-        share = torch.cat([b[0].new_full((size,), value) for size, value in parts])
-    delta = b[0] - a[0]
-    mean = a[0] + delta * share
-    return mean, a[1] + (b[1] - a[1]) * share + delta.square() * (share * (1 - share))

@@ -52,29 +52,45 @@ def fingerprint(network: nn.Module) -> dict[str, int]:
     several is missed in less than one of :math:`2^{32}` cases. Casts that lose nothing keep it. It is
     the same on every device, and all hashes come to the host in one transfer.
     """
-    names, sums = [], []
     found = [*named_tensors(network)]
     refuse_parts(found)
+    sums: dict[str, Tensor] = {}
+    short: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
     for name, tensor in found:
-        names.append(name)
-        sums.append(_hash(tensor))
-    if not sums:
+        values = _flat(tensor)
+        if len(values) <= _WIDTH:
+            short.setdefault((values.device, values.dtype), {})[name] = values
+        else:
+            sums[name] = _hash(values)
+    for (device, _), together in short.items():
+        sizes = [len(values) for values in together.values()]
+        columns = torch.cat([_columns(device)[:size] for size in sizes])
+        terms = _bits(torch.cat([*together.values()])) * columns
+        sums |= zip(together, (part.sum() for part in terms.split(sizes)), strict=True)
+    if not found:
         return {}
-    device = sums[0].device
-    return dict(zip(names, torch.stack([s.to(device) for s in sums]).tolist(), strict=True))
+    device = sums[found[0][0]].device
+    hashes = torch.stack([sums[name].to(device) for name, _ in found]).tolist()
+    return dict(zip((name for name, _ in found), hashes, strict=True))
 
 
-def _hash(tensor: Tensor) -> Tensor:
+def _flat(tensor: Tensor) -> Tensor:
     values = tensor.to_dense() if tensor.layout != torch.strided else tensor
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-    values = values.resolve_neg().reshape(-1)
+    return values.resolve_neg().reshape(-1)
+
+
+def _bits(values: Tensor) -> Tensor:
+    bits = values.double().view(torch.int64) if values.is_floating_point() else values.long()
+    return bits ^ ((bits >> 32) & 0xFFFFFFFF)  # else an even number of signs would cancel
+
+
+def _hash(values: Tensor) -> Tensor:
     columns = _columns(values.device)
     total = torch.zeros((), dtype=torch.int64, device=values.device)
     most = _ELEMENTS.get(values.device.type, _MANY)
     for start in range(0, len(values), most):
-        part = values[start : start + most]
-        bits = part.double().view(torch.int64) if part.is_floating_point() else part.long()
-        bits = bits ^ ((bits >> 32) & 0xFFFFFFFF)  # else an even number of signs would cancel
+        bits = _bits(values[start : start + most])
         rest = len(bits) % _WIDTH
         full = bits[: len(bits) - rest].view(-1, _WIDTH)
         if len(full):

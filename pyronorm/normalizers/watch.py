@@ -74,6 +74,8 @@ class Watch:
             if self._network is None:
                 self._network = weakref.ref(network)
             _STATE.running.add(self)
+            if _STATE.unchecked:
+                return
         self.before_call(network, batch_layers(network))
 
     def after_call(self, network: nn.Module, args: Any, output: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pyronorm.checks import checked
 
-__all__ = ["Moments", "channel_moments", "merge_moments"]
+__all__ = ["Moments", "channel_moments", "merge_moments", "merged"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,11 @@ def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
 
     :math:`\mu_c = \frac{1}{n}\sum x_{\cdot c \cdot}`,
     :math:`\sigma^2_c = \frac{1}{n}\sum (x_{\cdot c \cdot} - \mu_c)^2`, with ``n`` the batch size
-    times the number of positions, in float32 at least. A mean far from 0 costs no digits: on a CPU there
-    is a second pass around it then, and on a GPU one kernel sums around running means
-    (``torch.var_mean``, which takes ten times as long on a CPU). Several times faster there than the
-    statistics of ``F.batch_norm`` (``benchmarks/bank.py``).
+    times the number of positions, in float32 at least. On a GPU one kernel sums around running means
+    (``torch.var_mean``, which takes thirty times as long on a CPU). On a CPU sums and norms of parts of
+    each example are added up in float64; where a mean is more than four standard deviations from 0, a
+    second pass around it keeps the digits of the variance. Several times faster than the statistics of
+    ``F.batch_norm`` (``benchmarks/bank.py``).
 
     Args:
         x: activations, shape ``(batch, channel, *spatial)``.
@@ -60,26 +62,32 @@ def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
     if x.device.type != "cpu":
         var, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
         return Moments(count, mean, var)
-    rows = x.flatten(2) if x.ndim > 2 else x[..., None]
-    total = _over_batch(rows.sum(2))
-    square = _over_batch(torch.linalg.vector_norm(rows, dim=2), power=2)
-    around = square - total * (total / count)
-    if count == 0 or bool((square <= _NEAR * around).all()):
-        return Moments(count, total / count, around / count)
-    mean = (total / count).to(rows.dtype)
-    centred = rows - mean[:, None]
-    rest = _over_batch(centred.sum(2)) / count  # what rounding the mean has left
-    square = torch.linalg.vector_norm(centred, dim=2)
-    var = _over_batch(square, power=2) / count - rest.square()
-    return Moments(count, mean.to(rest) + rest, var.clamp(min=0))
+    mean, square = _means(x, count)
+    var = square - mean.square()
+    if count == 0 or bool((square <= _NEAR * var).all()):
+        return Moments(count, mean, var)
+    rounded = mean.to(x.dtype)
+    rest, square = _means(x - rounded.view(-1, *[1] * (x.ndim - 2)), count)
+    var = square - rest.square()  # rest: what rounding the mean has left
+    return Moments(count, rounded + rest, var.clamp(min=0))
 
 
-_NEAR = 3.0  # mean squares of up to two variances beside it: half a digit at most
+_NEAR = 16.0  # mean squares of that many variances cost the variance one digit of float32's seven
+_LONG = 1024  # positions to sum up in float32
 
 
-def _over_batch(rows: Float[Tensor, "batch channel"], power: int = 1) -> Float[Tensor, " channel"]:
-    wide = rows.double()
-    return (wide if power == 1 else wide.square()).sum(0)
+def _means(
+    x: Float[Tensor, "batch channel *spatial"], count: int
+) -> tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]]:
+    """Means of the values and of their squares, in float64."""
+    if x.ndim == 2:
+        sums, norms = x, x
+    else:
+        spatial = [*range(2, x.ndim)] if math.prod(x.shape[2:]) <= _LONG else [-1]
+        sums, norms = x.sum(spatial), torch.linalg.vector_norm(x, dim=spatial)
+    rest = [axis for axis in range(sums.ndim) if axis != 1]
+    total = sums.sum(rest, dtype=torch.float64)
+    return total / count, norms.double().square().sum(rest) / count
 
 
 @checked
@@ -106,13 +114,26 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     sample variances" (1979), eq. 2.1.
     """
     count = a.count + b.count
-    delta = b.mean - a.mean
-    mean = a.mean + delta * (b.count / count)
-    var = (a.count * a.var + b.count * b.var) / count
-    between = a.count * b.count / count**2
+    share = b.count / count
+    mean, var = merged((a.mean, a.var), (b.mean, b.var), share)
     cov = None
     if a.cov is not None and b.cov is not None:
-        delta_group = delta.view(a.cov.shape[:2])
-        outer = delta_group[:, :, None] * delta_group[:, None, :]
-        cov = (a.count * a.cov + b.count * b.cov) / count + between * outer
-    return Moments(count, mean, var + between * delta.square(), cov)
+        delta = (b.mean - a.mean).view(a.cov.shape[:2])
+        outer = delta[:, :, None] * delta[:, None, :]
+        cov = a.cov + (b.cov - a.cov) * share + (share * (1 - share)) * outer
+    return Moments(count, mean, var, cov)
+
+
+def merged(
+    a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], share: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """As :func:`merge_moments`, for channels with counts of their own.
+
+    Args:
+        a: mean and variance of the first set, each of shape ``(channel,)``.
+        b: those of the second set.
+        share: the part of all elements that is in the second set, of each channel or of all.
+    """
+    delta = b[0] - a[0]
+    mean = a[0] + delta * share
+    return mean, a[1] + (b[1] - a[1]) * share + delta.square() * (share * (1 - share))

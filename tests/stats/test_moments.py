@@ -50,6 +50,16 @@ def test_float32_input_far_from_zero_keeps_its_variance():
     assert_moments(channel_moments(x), *numpy_moments(x)[1:], rtol=1e-10)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 64, 64), (20, 5, 40), (40, 5)])
+@pytest.mark.parametrize("sds", [0.0, 2.0, 3.8, 4.2, 30.0])
+def test_float32_keeps_the_variance_however_far_the_mean_is(sds, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + sds
+    _, mean, var = numpy_moments(x)
+    moments = channel_moments(x)
+    torch.testing.assert_close(moments.mean, torch.as_tensor(mean), rtol=0, atol=1e-6 * (1 + sds))
+    torch.testing.assert_close(moments.var, torch.as_tensor(var), rtol=5e-6, atol=0)
+
+
 def test_channels_last_gives_the_same():
     x = torch.randn(4, 3, 5, 2)
     a, b = channel_moments(x), channel_moments(x.to(memory_format=torch.channels_last))
