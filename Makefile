@@ -58,9 +58,9 @@ types: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-# The code blocks of README and docs (conftest.py says how), and doctests.
+# The code blocks of README and docs (conftest.py says how), doctests, and the programs of a page in processes of their own.
 docs-code: $(VENV)/.installed
-	$(BIN)/python -m pytest --doctest-modules README.md docs benchmarks/README.md pyronorm
+	$(BIN)/python -m pytest --doctest-modules README.md docs benchmarks/README.md pyronorm tests/test_trained_network.py
 
 examples: $(VENV)/.installed
 	for example in examples/*.py; do echo "$$example"; $(BIN)/python "$$example" || exit 1; done
