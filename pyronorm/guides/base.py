@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from enum import Enum
@@ -104,6 +104,10 @@ class Guide(AutoGuide):
             A law of ``self.space.num_channels`` channels, such as ``Independent(shift, scale)`` of two
             Pyro distributions with event shape ``(channel,)``.
         """
+
+    def law_key(self) -> Hashable:
+        """What the law follows from where nothing is learned, such as a prior; None as a rule."""
+        return None
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample the sites; arguments are those of the model and are not used.
@@ -296,7 +300,9 @@ class Guide(AutoGuide):
         Args:
             model: the model; None for no weights in particular.
         """
-        self._weights = 0 if model is None else _network(model).weights()
+        weights = 0 if model is None else _network(model).weights()
+        if weights != self._weights:
+            self._weights = weights
 
     def check_weights(self, model: HasLatents | LatentNetwork) -> None:
         """Refuse a network with other weights than the guide belongs to.

@@ -14,6 +14,7 @@ from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Law
 from pyronorm.model import NormalizationModel
+from pyronorm.priors import Prior
 from pyronorm.stats.batch_noise import check_batch_size
 
 __all__ = ["BatchNoise"]
@@ -76,6 +77,10 @@ class BatchNoise(Guide):
     def scale(self) -> bool:
         """Whether the scale is random."""
         return self._prior.scale
+
+    def law_key(self) -> Prior:
+        """The prior of that law."""
+        return self._prior
 
     def law(self) -> Law:
         """Normal shift and inverse-chi scale, or a point for one of them."""

@@ -57,6 +57,10 @@ class Fixed(Guide):
                 )
             self.hyper = None  # they are a part of the law
 
+    def law_key(self) -> Prior | None:
+        """The prior, if nothing in it can change."""
+        return self.prior if self.prior.is_of_numbers else None
+
     def law(self) -> Law:
         """The law of the prior."""
         return self.prior.law(self.space, self.like)

@@ -6,7 +6,6 @@ import math
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import LowRankMultivariateNormal
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, Positive, checked
@@ -16,6 +15,7 @@ from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import TOO_MANY, Guide
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Joint, Law
+from pyronorm.laws.gaussian import LowRankNormal
 from pyronorm.model import NormalizationModel
 
 __all__ = ["LowRank"]
@@ -132,8 +132,4 @@ class LowRank(Guide):
 
     def law(self) -> Law:
         """All latents jointly."""
-        return Joint(
-            LowRankMultivariateNormal(
-                self.loc, self.factor, (2 * self.log_std).exp(), validate_args=False
-            )
-        )
+        return Joint(LowRankNormal(self.loc, self.factor, (2 * self.log_std).exp()))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pyronorm.checks import Positive, checked
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
-from pyronorm.laws import Independent, Law
-from pyronorm.laws.law import log_normal, normal
+from pyronorm.laws import Law
+from pyronorm.laws.diagonal import Diagonal
 from pyronorm.model import NormalizationModel
 from pyronorm.stats.batch_noise import check_batch_size, log_var_mean, log_var_variance
 
@@ -94,7 +94,6 @@ class MeanField(Guide):
 
     def law(self) -> Law:
         """Normal shift and log-normal scale."""
-        return Independent(
-            normal(self.shift_loc, self.shift_log_std.exp()),
-            log_normal(self.log_scale_loc, self.log_scale_log_std.exp()),
+        return Diagonal(
+            self.shift_loc, self.shift_log_std, self.log_scale_loc, self.log_scale_log_std
         )

@@ -24,6 +24,10 @@ class Point(Guide):
     needs_latents: ClassVar[bool] = False
     is_point: ClassVar[bool] = True
 
+    def law_key(self) -> str:
+        """That it is neutral, always."""
+        return "neutral"
+
     def law(self) -> Law:
         """Two points."""
         zeros = self.like.new_zeros(self.space.num_channels)

@@ -8,10 +8,7 @@ site gives a divergence, or a difference of log densities at the draw.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from types import NoneType
+from collections.abc import Callable, Hashable
 from typing import Any, NoReturn
 
 import torch
@@ -22,7 +19,8 @@ from torch.distributions import kl_divergence
 
 from pyronorm.errors import DataError
 from pyronorm.guides import Guide
-from pyronorm.laws import Law
+from pyronorm.laws import Independent
+from pyronorm.laws.diagonal import Diagonal, divergence_to
 from pyronorm.likelihoods.later import checked_later
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.kernels import full_precision
@@ -71,8 +69,7 @@ class ClosedForm:
         self._model, self._guide = model, guide
         self._known: set[Any] = set()  # shapes that were found to fit
         self._doubts: list[Tensor] = []
-        self._laws: dict[Any, Law] = {}
-        self._lasting = _is_of_numbers(model.prior)
+        self._made: dict[str, tuple[Hashable, Any]] = {}  # what does not change, and by what it would
 
     def __call__(
         self,
@@ -118,8 +115,7 @@ class ClosedForm:
         with full_precision(like):
             if check is not None:
                 check(y, counts, output, dims)
-            observed, value = model.likelihood.objective(output, y, dims, counts)
-            fit: Tensor = observed.log_prob(value).sum()
+            fit = model.likelihood.total(output, y, dims, counts)
             if isinstance(weight, Tensor) or weight != 1:
                 divergence = weight * divergence
             return torch.sub(divergence, fit, alpha=model.num_data / rows)
@@ -139,24 +135,43 @@ class ClosedForm:
 
     def _latents(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A draw, and the divergence."""
-        draws = self._model.num_draws
-        q = _Draw((draws, 1) if draws > 1 else ())
-        shift, scale = self._guide.whole_law().run(q)
-        p = _Given(q)
-        self._prior(like).run(p)
-        total, *others = _terms(q, p, self._guide.has_analytic_kl)
+        guide, prior, draws = self._guide, self._model.prior, self._model.num_draws
+        # What a law follows from, where that is no tensor: it is made once, and so are constants.
+        kind = (like.dtype, like.device, draws)
+        key = guide.law_key() if guide.hyper is None else None
+        of_guide = None if key is None else (key, *kind)
+        of_prior = kind if prior.is_of_numbers else None
+        q = self._kept("guide", of_guide, guide.whole_law)
+        p = self._kept("prior", of_prior, lambda: prior.law(self._model.space, like))
+        if isinstance(q, Diagonal) and guide.has_analytic_kl and draws == 1:
+            divergence = self._kept("divergence", of_prior, lambda: divergence_to(p))
+            if divergence is not None:
+                return q.draw_against(divergence)
+        drawn = _Draw((draws, 1) if draws > 1 else ())
+        shift, scale = q.run(drawn)
+        both = None if of_prior is None else of_guide
+        known = self._made.get("total")
+        if known is not None and known[0] == both:
+            return shift, scale, known[1]
+        given = _Given(drawn)
+        p.run(given)
+        (total, *others), exact = _terms(drawn, given, guide.has_analytic_kl)
         for other in others:
             total = total + other
-        return shift, scale, total / draws if draws > 1 else total
+        total = total / draws if draws > 1 else total
+        if isinstance(q, Independent) and isinstance(p, Independent):
+            if both is not None and (exact or guide.is_point) and not torch.compiler.is_compiling():
+                self._made["total"] = both, total
+        return shift, scale, total
 
-    def _prior(self, like: Tensor) -> Law:
-        """The law of the prior: that of numbers is made once."""
-        prior, kind = self._model.prior, (like.dtype, like.device)
-        if not self._lasting or torch.compiler.is_compiling():
-            return prior.law(self._model.space, like)
-        if kind not in self._laws:
-            self._laws[kind] = prior.law(self._model.space, like)
-        return self._laws[kind]
+    def _kept(self, name: str, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What a function makes, once for each key; a fresh one if there is none."""
+        if key is None or torch.compiler.is_compiling():
+            return make()
+        known = self._made.get(name)
+        if known is None or known[0] != key:
+            known = self._made[name] = key, make()
+        return known[1]
 
     def _check(self, values: bool | None, y: Any, counts: Any, output: Tensor, dims: int) -> None:
         model = self._model
@@ -203,8 +218,9 @@ class _Given:
         return self._drawn.sites[name][1]
 
 
-def _terms(drawn: _Draw, given: _Given, analytic: bool) -> list[Tensor]:
-    terms = []
+def _terms(drawn: _Draw, given: _Given, analytic: bool) -> tuple[list[Tensor], bool]:
+    """The terms of the divergence, and whether all are in closed form."""
+    terms, exact = [], analytic
     for name, (q, value) in drawn.sites.items():
         p = given.sites.get(name)
         if p is not None and analytic:
@@ -213,9 +229,10 @@ def _terms(drawn: _Draw, given: _Given, analytic: bool) -> list[Tensor]:
                 continue
             except NotImplementedError:
                 pass
+        exact = False
         term = q.log_prob(value)
         terms.append((term if p is None else term - p.log_prob(value)).sum())
-    return terms
+    return terms, exact
 
 
 class _NoSites(Messenger):
@@ -223,14 +240,6 @@ class _NoSites(Messenger):
 
     def _pyro_sample(self, msg: Any) -> NoReturn:
         raise NoClosedFormError(msg["name"])
-
-
-def _is_of_numbers(prior: Any) -> bool:
-    """Whether a prior has nothing in it that could change."""
-    if not is_dataclass(prior):
-        return False
-    values = (getattr(prior, field.name) for field in fields(prior))
-    return all(isinstance(value, (int, float, str, Enum, NoneType)) for value in values)
 
 
 def _has_hooks(module: nn.Module) -> bool:

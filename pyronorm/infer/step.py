@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -100,6 +100,9 @@ class Step:
             graphed=optimization.compile and alone and fabric.device.type == "cuda",
         )
         self._module, self._optimizer = fabric.setup(negative_elbo, optimizer)
+        self._direct = _changes_nothing(fabric)
+        if self._direct:
+            self._module, self._optimizer = negative_elbo, optimizer
         for part in self._module.modules():
             if isinstance(part, DistributedDataParallel):
                 part.broadcast_buffers = False  # running a model changes none
@@ -171,7 +174,7 @@ class Step:
                 self._evaluate_within_step(batch, epochs_done)
                 return True
             last = self._waiting + 1 == self._accumulate
-            with self._fabric.no_backward_sync(self._module, enabled=not last):
+            with nullcontext() if last else self._without_sync():
                 self._backward(batch, epochs_done)
         self._waiting += 1
         if last:
@@ -224,8 +227,17 @@ class Step:
         loss = self._loss(batch)
         self._note(loss.detach(), epochs_done)
         loss = self._weighted(loss)
+        self._differentiate(loss / self._accumulate if self._accumulate > 1 else loss)
+
+    def _differentiate(self, loss: Tensor) -> None:
+        if self._direct:
+            loss.backward()
+            return
         with self._processes.in_step():
-            self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
+            self._fabric.backward(loss)
+
+    def _without_sync(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._direct else self._fabric.no_backward_sync(self._module)
 
     def _loss(self, batch: MiniBatch) -> Tensor:
         with (
@@ -277,9 +289,7 @@ class Step:
                 noted = True
                 # The optimizer decides by the loss, which has to be the same in all processes.
                 value = loss if self._processes.size == 1 else self._joint(loss.detach())
-                loss = self._weighted(loss)
-                with self._processes.in_step():
-                    self._fabric.backward(loss)
+                self._differentiate(self._weighted(loss))
                 self._clip_gradients()
                 return value
 
@@ -330,6 +340,21 @@ class Step:
                 f"fit: the loss is {loss} after {epochs_done:.2f} epochs: training diverged. "
                 "Lower the learning rate, or set gradient_clip_norm."
             )
+
+
+def _changes_nothing(fabric: Fabric) -> bool:
+    """Whether what Fabric puts around modules and optimizers hands everything on as it is.
+
+    On one device in single precision, without callbacks: what is left of it is its time.
+    """
+    parts = (fabric, fabric.strategy, fabric.strategy.precision)
+    kinds = [(type(part).__module__.partition(".")[0], type(part).__name__) for part in parts]
+    # By name: Lightning's classes have two homes, lightning_fabric and lightning.fabric.
+    return (
+        all(home in ("lightning_fabric", "lightning") for home, _ in kinds)
+        and [name for _, name in kinds] == ["Fabric", "SingleDeviceStrategy", "Precision"]
+        and not fabric._callbacks
+    )
 
 
 def _mean(values: list[float], sizes: list[float]) -> float:

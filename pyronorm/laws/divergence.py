@@ -10,6 +10,7 @@ from torch.distributions import LogNormal, Normal, kl_divergence
 
 from pyronorm.checks import Count, checked
 from pyronorm.errors import NoDensityError, OptionError
+from pyronorm.laws.diagonal import Diagonal
 from pyronorm.laws.kinds import Independent, Joint
 from pyronorm.laws.law import Law
 
@@ -54,7 +55,7 @@ def kl(q: Law, p: Law, num_samples: Count | None = None) -> Tensor:
 
 def _closed(q: Law, p: Law) -> Tensor | None:
     try:
-        if isinstance(q, Independent) and isinstance(p, Independent):
+        if isinstance(q, (Independent, Diagonal)) and isinstance(p, (Independent, Diagonal)):
             return kl_divergence(q.shift, p.shift) + kl_divergence(q.scale, p.scale)
         if isinstance(q, Joint):
             latents = p.latents if isinstance(p, Joint) else _gaussian(p)
@@ -68,7 +69,7 @@ def _closed(q: Law, p: Law) -> Tensor | None:
 
 def _gaussian(p: Law) -> MultivariateNormal | None:
     """A law of independent normal shifts and log-normal scales as one Gaussian, else None."""
-    if not isinstance(p, Independent):
+    if not isinstance(p, (Independent, Diagonal)):
         return None
     shift, scale = (
         fn.base_dist if isinstance(fn, TorchIndependent) else fn for fn in (p.shift, p.scale)

@@ -1,4 +1,4 @@
-"""A Gaussian that data have narrowed in a few directions."""
+"""Gaussians whose covariance, or precision, is of low rank and a diagonal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,39 @@ import math
 from typing import Any
 
 import torch
+from pyro.distributions import LowRankMultivariateNormal
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
-__all__ = ["NarrowedNormal"]
+__all__ = ["LowRankNormal", "NarrowedNormal"]
+
+
+class LowRankNormal(LowRankMultivariateNormal):
+    r"""Pyro's, without waiting for a device to say whether the Cholesky decomposition succeeded.
+
+    Where it failed, for parameters that are not finite or too far apart, densities are NaN.
+
+    Args:
+        loc: shape ``(size,)``.
+        cov_factor: :math:`F`, shape ``(size, rank)``.
+        cov_diag: :math:`d^2`, shape ``(size,)``.
+    """
+
+    def __init__(self, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor) -> None:
+        self.loc, self.cov_factor, self.cov_diag = loc, cov_factor, cov_diag
+        self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag
+        scaled = cov_factor / cov_diag.sqrt()[:, None]
+        eye = torch.eye(cov_factor.shape[1], dtype=loc.dtype, device=loc.device)
+        factor, failed = torch.linalg.cholesky_ex(torch.addmm(eye, scaled.mT, scaled))
+        self._capacitance_tril = torch.where(failed == 0, factor, torch.nan)
+        Distribution.__init__(self, torch.Size(), loc.shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> LowRankNormal:
+        """The same with other batch axes."""
+        new = type(self).__new__(type(self)) if _instance is None else _instance
+        expanded: LowRankNormal = super().expand(batch_shape, new)
+        return expanded
 
 
 class NarrowedNormal(TorchDistribution):

@@ -16,7 +16,13 @@ from pyronorm.devices import move
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.curvature import expected_curvature
 from pyronorm.likelihoods.later import require
-from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_values
+from pyronorm.likelihoods.missing import (
+    Weighted,
+    check_vectors,
+    fill,
+    mask_values,
+    support_in_words,
+)
 from pyronorm.likelihoods.mixture import conditional_mean, unwrap
 from pyronorm.likelihoods.prediction import Prediction
 from pyronorm.likelihoods.scores import Scores, score
@@ -256,6 +262,14 @@ class Likelihood(nn.Module, ABC):
             distribution = Weighted(distribution, weight)
         return distribution, filled
 
+    def total(
+        self, output: Tensor, y: Tensor, num_sample_dims: int = 0, weight: Tensor | None = None
+    ) -> Tensor:
+        """The sum of the log densities of :meth:`objective`, of all examples and draws."""
+        observed, value = self.objective(output, y, num_sample_dims, weight)
+        total: Tensor = observed.log_prob(value).sum()
+        return total
+
     def check_training(
         self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
     ) -> None:
@@ -349,7 +363,7 @@ class Likelihood(nn.Module, ABC):
             kept = filled[filled.isfinite()] if observed is None else y[observed & y.isfinite()]
             span = f"{kept.min():g} to {kept.max():g}" if kept.numel() else "none"
             return DataError(
-                f"{where}: y has values outside of the support, {_support(distribution)}, or not "
+                f"{where}: y has values outside of the support, {support_in_words(distribution)}, or not "
                 f"finite. The finite ones range from {span}."
             )
 
@@ -388,10 +402,3 @@ def check_axes(where: str, output: Tensor, num_sample_dims: Natural, at_least: i
             f"{where}: expected an output of shape (batch, {'class, ' if at_least else ''}...), got "
             f"{tuple(output.shape)} with {num_sample_dims} sample axes in front."
         )
-
-
-def _support(distribution: TorchDistributionMixin) -> str:
-    constraint = distribution.support
-    while hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
-    return str(constraint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
@@ -80,6 +81,18 @@ class Categorical(Likelihood):
         soft = SoftClasses(log_p, num_sample_dims, self.weight)
         return (soft if weight is None else Weighted(soft, weight)), y
 
+    def total(
+        self, output: Tensor, y: Tensor, num_sample_dims: int = 0, weight: Tensor | None = None
+    ) -> Tensor:
+        """As in :class:`Likelihood`; by torch's cross entropy, which is the same in fewer kernels."""
+        if num_sample_dims or weight is not None or _is_soft(y, output, num_sample_dims):
+            return super().total(output, y, num_sample_dims, weight)
+        ignored = _NO_CLASS if self.ignore_index is None else self.ignore_index
+        of_classes = None if self.weight is None else self.weight.to(output.dtype)
+        return -F.cross_entropy(
+            output, y.long(), of_classes, ignore_index=ignored, reduction="sum"
+        )
+
     def check_training(
         self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True
     ) -> None:
@@ -114,6 +127,9 @@ class Categorical(Likelihood):
             return None
         observed = self.observed(y)
         return self.weight[y if observed is None else torch.where(observed, y, 0)]
+
+
+_NO_CLASS = torch.iinfo(torch.int64).min  # torch's own, -100, would pass for a missing one
 
 
 class _Classes(dist.Categorical):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from types import NoneType
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,15 @@ class Prior(ABC):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether its settings are numbers and words, so that nothing in it can change."""
+        kind: Any = type(self)
+        if not is_dataclass(kind):
+            return False
+        values = (getattr(self, field.name) for field in fields(kind))
+        return all(isinstance(value, (int, float, str, Enum, NoneType)) for value in values)
 
     @abstractmethod
     def law(self, space: LatentSpace, like: Tensor) -> Law:
