@@ -77,14 +77,16 @@ def estimate(model, guide, data):
 
 clipped = pn.Optimization(gradient_clip_norm=1.0)
 
-# LowRank: torch's check of the Cholesky decomposition.
 # In a batch of validation and evaluate: are the targets possible?
 # In one of evaluate also: which of them are missing, by masks?
 WAITS: dict[str, tuple[Callable[[int], Callable[[], object]], float]] = {
     "step, Point": (step("Point"), 0),
     "step, EffectiveBatchSize": (step("EffectiveBatchSize"), 0),
     "step, MeanField": (step("MeanField"), 0),
-    "step, LowRank": (step("LowRank"), 1),
+    "step, LowRank": (step("LowRank"), 0),
+    "step, Paired": (step("Paired"), 0),
+    "step, BatchNoise": (step("BatchNoise"), 0),
+    "step, Mixture": (step("Mixture"), 0),
     "step, Flow": (step("Flow"), 0),
     "step, first epoch": (step("MeanField", epoch=1), 0),
     "step, Normal": (step("MeanField", likelihood="Normal"), 0),
