@@ -116,6 +116,23 @@ def test_every_likelihood(networks, like):
         check(model, make_guide(case, model), x, *targets(like))
 
 
+@pytest.mark.parametrize("case", ["Point", "BatchNoise", "Fixed"])
+def test_what_is_kept_follows_its_settings(case):
+    x, y = torch.randn(N, 5).double(), torch.randint(3, (N,))
+    model = make_model().double()
+    guide = make_guide(case, model)
+    objective = ClosedForm(model, guide)
+    for draws, size in ((1, 16.0), (1, 16.0), (1, 4.0), (3, 4.0), (1, 16.0)):
+        model.draws = draws
+        model.network.train(draws == 1)
+        if case == "BatchNoise":
+            guide.batch_size = size
+        pyro.set_rng_seed(2)
+        expected = default_elbo(guide).differentiable_loss(model, guide, x, y)
+        pyro.set_rng_seed(2)
+        torch.testing.assert_close(objective(1.0, x, y), expected, rtol=1e-12, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", GUIDES)
 def test_everything_with_everything(networks, case):

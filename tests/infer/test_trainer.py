@@ -283,6 +283,18 @@ def test_callbacks_of_ones_own_and_of_the_fabric():
     assert ours.hooks == theirs.hooks == expected
 
 
+def test_without_what_fabric_wraps_around_it_training_is_the_same():
+    found = []
+    for callbacks in ([], [Recorder()]):
+        seed_everything()
+        model = make()
+        guide = MeanField(model)
+        fabric = Fabric(accelerator="cpu", devices=1, callbacks=callbacks)
+        pn.fit(model, guide, data(), epochs=2, seed=0, progress=False, fabric=fabric)
+        found.append(state(model, guide))
+    assert equal(*found)
+
+
 def test_a_callback_may_stop():
     class Stop(Callback):
         def on_epoch_end(self, trainer):

@@ -21,6 +21,26 @@ def outputs(samples, spatial, dtype=torch.float64):
     return torch.randn(*samples, BATCH, CLASSES, *spatial, dtype=dtype) * 3
 
 
+@pytest.mark.parametrize("spatial", [(), (2, 3)])
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 0.5, 2.0])])
+@pytest.mark.parametrize("ignore_index", [None, 1, -100])
+def test_total_is_the_sum_of_the_objective(ignore_index, weight, spatial):
+    likelihood = Categorical(ignore_index=ignore_index, weight=weight)
+    y = torch.randint(3, (4, *spatial))
+    y[0] = 1 if ignore_index is None else ignore_index
+    for shape in ((4, 3, *spatial), (2, 4, 3, *spatial)):
+        output, dims = torch.randn(shape), len(shape) - len(spatial) - 2
+        for counts in (None, torch.rand(4)):
+            distribution, value = likelihood.objective(output, y, dims, counts)
+            found = likelihood.total(output, y, dims, counts)
+            torch.testing.assert_close(found, distribution.log_prob(value).sum())
+
+
+def test_total_does_not_take_torchs_ignored_class_for_a_missing_one():
+    with pytest.raises((IndexError, RuntimeError)):
+        Categorical().total(torch.randn(2, 3), torch.tensor([0, -100]))
+
+
 @shapes
 @dtypes
 @pytest.mark.parametrize("samples", [(), (2,), (6, 2)], ids=str)
