@@ -69,7 +69,8 @@ class ClosedForm:
         self._model, self._guide = model, guide
         self._known: set[Any] = set()  # shapes that were found to fit
         self._doubts: list[Tensor] = []
-        self._made: dict[str, tuple[Hashable, Any]] = {}  # what does not change, and by what it would
+        # What does not change, with what it follows from.
+        self._made: dict[str, tuple[Hashable, Any]] = {}
 
     def __call__(
         self,
@@ -136,22 +137,20 @@ class ClosedForm:
     def _latents(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A draw, and the divergence."""
         guide, prior, draws = self._guide, self._model.prior, self._model.num_draws
-        # What a law follows from, where that is no tensor: it is made once, and so are constants.
         kind = (like.dtype, like.device, draws)
         key = guide.law_key() if guide.hyper is None else None
-        of_guide = None if key is None else (key, *kind)
-        of_prior = kind if prior.is_of_numbers else None
-        q = self._kept("guide", of_guide, guide.whole_law)
-        p = self._kept("prior", of_prior, lambda: prior.law(self._model.space, like))
+        of_q = None if key is None else (key, *kind)
+        of_p = kind if prior.is_of_numbers else None
+        q = self._kept("q", of_q, guide.whole_law)
+        p = self._kept("p", of_p, lambda: prior.law(self._model.space, like))
         if isinstance(q, Diagonal) and guide.has_analytic_kl and draws == 1:
-            divergence = self._kept("divergence", of_prior, lambda: divergence_to(p))
+            divergence = self._kept("divergence", of_p, lambda: divergence_to(p))
             if divergence is not None:
                 return q.draw_against(divergence)
         drawn = _Draw((draws, 1) if draws > 1 else ())
         shift, scale = q.run(drawn)
-        both = None if of_prior is None else of_guide
-        known = self._made.get("total")
-        if known is not None and known[0] == both:
+        of_both = None if of_p is None else of_q
+        if (known := self._made.get("total")) is not None and known[0] == of_both:
             return shift, scale, known[1]
         given = _Given(drawn)
         p.run(given)
@@ -159,9 +158,9 @@ class ClosedForm:
         for other in others:
             total = total + other
         total = total / draws if draws > 1 else total
-        if isinstance(q, Independent) and isinstance(p, Independent):
-            if both is not None and (exact or guide.is_point) and not torch.compiler.is_compiling():
-                self._made["total"] = both, total
+        one_by_one = isinstance(q, Independent) and isinstance(p, Independent)
+        if one_by_one and (exact or guide.is_point):  # the same for every draw
+            total = self._kept("total", of_both, lambda: total)
         return shift, scale, total
 
     def _kept(self, name: str, key: Hashable, make: Callable[[], Any]) -> Any:

@@ -92,7 +92,9 @@ def divergence_to(p: Law) -> Divergence | None:
     """
     if not isinstance(p, Independent) or p.shift.batch_shape or p.scale.batch_shape:
         return None
-    shift, scale = (f.base_dist if isinstance(f, TorchIndependent) else f for f in (p.shift, p.scale))
+    shift, scale = (
+        f.base_dist if isinstance(f, TorchIndependent) else f for f in (p.shift, p.scale)
+    )
     of_shift, of_scale = (_PARTS.get((i, type(f))) for i, f in enumerate((shift, scale)))
     if of_shift is None or of_scale is None:
         return None

@@ -37,7 +37,7 @@ class LowRankNormal(LowRankMultivariateNormal):
     def expand(self, batch_shape: Any, _instance: Any = None) -> LowRankNormal:
         """The same with other batch axes."""
         new = type(self).__new__(type(self)) if _instance is None else _instance
-        expanded: LowRankNormal = super().expand(batch_shape, new)
+        expanded: LowRankNormal = super().expand(batch_shape, new)  # type: ignore[no-untyped-call]
         return expanded
 
 

@@ -16,14 +16,8 @@ from pyronorm.devices import move
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods.curvature import expected_curvature
 from pyronorm.likelihoods.later import require
-from pyronorm.likelihoods.missing import (
-    Weighted,
-    check_vectors,
-    fill,
-    mask_values,
-    support_in_words,
-)
-from pyronorm.likelihoods.mixture import conditional_mean, unwrap
+from pyronorm.likelihoods.missing import Weighted, check_vectors, fill, mask_values
+from pyronorm.likelihoods.mixture import conditional_mean, support_in_words, unwrap
 from pyronorm.likelihoods.prediction import Prediction
 from pyronorm.likelihoods.scores import Scores, score
 from pyronorm.settings import arguments_of, settings_in_words
@@ -363,8 +357,8 @@ class Likelihood(nn.Module, ABC):
             kept = filled[filled.isfinite()] if observed is None else y[observed & y.isfinite()]
             span = f"{kept.min():g} to {kept.max():g}" if kept.numel() else "none"
             return DataError(
-                f"{where}: y has values outside of the support, {support_in_words(distribution)}, or not "
-                f"finite. The finite ones range from {span}."
+                f"{where}: y has values outside of the support, {support_in_words(distribution)}, or "
+                f"not finite. The finite ones range from {span}."
             )
 
         require(distribution.support.check(filled).all() & filled.isfinite().all(), error)

@@ -89,9 +89,7 @@ class Categorical(Likelihood):
             return super().total(output, y, num_sample_dims, weight)
         ignored = _NO_CLASS if self.ignore_index is None else self.ignore_index
         of_classes = None if self.weight is None else self.weight.to(output.dtype)
-        return -F.cross_entropy(
-            output, y.long(), of_classes, ignore_index=ignored, reduction="sum"
-        )
+        return -F.cross_entropy(output, y.long(), of_classes, ignore_index=ignored, reduction="sum")
 
     def check_training(
         self, y: Tensor, output: Tensor, num_sample_dims: int = 0, *, values: bool = True

@@ -13,7 +13,7 @@ from pyronorm.errors import DataError
 from pyronorm.likelihoods.later import require
 from pyronorm.likelihoods.mixture import unwrap
 
-__all__ = ["Weighted", "check_vectors", "fill", "mask_values", "support_in_words"]
+__all__ = ["Weighted", "check_vectors", "fill", "mask_values"]
 
 
 class Weighted(TorchDistribution):
@@ -101,11 +101,3 @@ def mask_values(distribution: TorchDistributionMixin, observed: Tensor) -> Torch
     if base.event_shape:
         observed = observed.flatten(observed.ndim - len(base.event_shape)).all(-1)
     return base.mask(observed).to_event(reinterpreted)  # type: ignore[no-any-return]
-
-
-def support_in_words(distribution: TorchDistributionMixin) -> str:
-    """Which values single ones may have, for messages."""
-    constraint = distribution.support
-    while hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
-    return str(constraint)

@@ -12,7 +12,14 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from pyronorm.randomness import seeded
 from pyronorm.stats.mixture import mixture_entropy
 
-__all__ = ["conditional_mean", "entropies", "mixture_moments", "mixture_samples", "unwrap"]
+__all__ = [
+    "conditional_mean",
+    "entropies",
+    "mixture_moments",
+    "mixture_samples",
+    "support_in_words",
+    "unwrap",
+]
 
 SEED = 0x6E6F726D
 """The fixed seed. Not 0: a network drawn from the same numbers would correlate with the samples."""
@@ -27,6 +34,14 @@ def unwrap(distribution: Distribution) -> Any:
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
+
+
+def support_in_words(distribution: Distribution) -> str:
+    """Which values a single one may have, for messages."""
+    constraint: Any = distribution.support
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return str(constraint)
 
 
 def conditional_mean(distribution: Distribution) -> Tensor:
