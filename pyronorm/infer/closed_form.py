@@ -69,6 +69,8 @@ class ClosedForm:
         self._model, self._guide = model, guide
         self._known: set[Any] = set()  # shapes that were found to fit
         self._doubts: list[Tensor] = []
+        # A law that is overridden may follow from something else.
+        self._says_key = _home(guide, "law") is _home(guide, "law_key") and guide.hyper is None
         # What does not change, with what it follows from.
         self._made: dict[str, tuple[Hashable, Any]] = {}
 
@@ -138,7 +140,7 @@ class ClosedForm:
         """A draw, and the divergence."""
         guide, prior, draws = self._guide, self._model.prior, self._model.num_draws
         kind = (like.dtype, like.device, draws)
-        key = guide.law_key() if guide.hyper is None else None
+        key = guide.law_key() if self._says_key else None
         of_q = None if key is None else (key, *kind)
         of_p = kind if prior.is_of_numbers else None
         q = self._kept("q", of_q, guide.whole_law)
@@ -239,6 +241,11 @@ class _NoSites(Messenger):
 
     def _pyro_sample(self, msg: Any) -> NoReturn:
         raise NoClosedFormError(msg["name"])
+
+
+def _home(guide: Guide, name: str) -> type:
+    """The class that defines a method of a guide."""
+    return next(kind for kind in type(guide).__mro__ if name in vars(kind))
 
 
 def _has_hooks(module: nn.Module) -> bool:

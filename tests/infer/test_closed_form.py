@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyronorm import NormalizationModel, likelihoods
+from pyronorm import NormalizationModel, guides, likelihoods
 from pyronorm.infer.closed_form import ClosedForm
 from pyronorm.infer.elbo import KLWeight, default_elbo
 from pyronorm.latents import LatentNetwork
@@ -131,6 +131,24 @@ def test_what_is_kept_follows_its_settings(case):
         expected = default_elbo(guide).differentiable_loss(model, guide, x, y)
         pyro.set_rng_seed(2)
         torch.testing.assert_close(objective(1.0, x, y), expected, rtol=1e-12, atol=0)
+
+
+class Growing(guides.BatchNoise):
+    """A law of one's own, that follows from more than the batch size."""
+
+    def law(self):
+        self.batch_size = self.batch_size + 1
+        return super().law()
+
+
+def test_a_law_that_is_overridden_is_made_each_time():
+    model = make_model().double()
+    guide = Growing(model, 16.0)
+    objective = ClosedForm(model, guide)
+    x, y = torch.randn(N, 5).double(), torch.randint(3, (N,))
+    for _ in range(3):
+        objective(1.0, x, y)
+    assert guide.batch_size == 19.0
 
 
 @pytest.mark.slow
