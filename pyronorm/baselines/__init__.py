@@ -10,10 +10,13 @@ intervals. A deep ensemble is :class:`pyronorm.Ensemble`, a temperature
 from pyronorm.baselines.dropout import predict_dropout
 from pyronorm.baselines.jackknife import Jackknife, fit_jackknife
 from pyronorm.baselines.laplace import LastLayerLaplace, fit_laplace
+from pyronorm.baselines.swag import CollectWeights, WeightSWAG
 
 __all__ = [
+    "CollectWeights",
     "Jackknife",
     "LastLayerLaplace",
+    "WeightSWAG",
     "fit_jackknife",
     "fit_laplace",
     "predict_dropout",

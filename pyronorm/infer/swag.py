@@ -11,8 +11,8 @@ from pyronorm.checks import Count, Natural, checked
 from pyronorm.errors import OptionError
 from pyronorm.guides import SWAG, Guide
 from pyronorm.infer.callbacks import Callback
+from pyronorm.infer.path import Path
 from pyronorm.model import NormalizationModel
-from pyronorm.stats import Moments, merge_moments
 
 if TYPE_CHECKING:
     from pyronorm.infer.trainer import Trainer
@@ -48,15 +48,12 @@ class CollectSWAG(Callback):
 
     @checked
     def __init__(self, rank: Count = 20, *, after: Natural = 0, every: Count = 1) -> None:
-        if rank < 2:
-            raise OptionError(f"CollectSWAG: rank must be at least 2, got {rank}.")
+        self._path = Path(rank, "CollectSWAG")
         self.rank, self.after, self.every = rank, after, every
-        self._moments: Moments | None = None
-        self._deviations: list[Tensor] = []
 
     def __len__(self) -> int:
         """How many points have been collected."""
-        return 0 if self._moments is None else self._moments.count
+        return len(self._path)
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Refuse a path that is not one of latents alone."""
@@ -81,7 +78,6 @@ class CollectSWAG(Callback):
         space = guide.space
         self.update(torch.cat([median[space.shift_site], median[space.scale_site].log()]))
 
-    @torch.no_grad()
     @checked
     def update(self, z: Tensor) -> None:
         """Add a point of the path; :meth:`on_step_end` does it in training.
@@ -89,11 +85,7 @@ class CollectSWAG(Callback):
         Args:
             z: shifts and log scales, shape ``(2 * channel,)``.
         """
-        z = z.detach().double()
-        point = Moments(1, z.clone(), torch.zeros_like(z))
-        before = self._moments
-        self._moments = point if before is None else merge_moments(before, point)
-        self._deviations = [*self._deviations, z - self._moments.mean][-self.rank :]
+        self._path.add(z)
 
     def posterior(self, model: NormalizationModel) -> SWAG:
         """The Gaussian of the path.
@@ -104,24 +96,12 @@ class CollectSWAG(Callback):
         Raises:
             OptionError: if fewer than 2 points have been collected.
         """
-        moments = self._moments
-        if moments is None or moments.count < 2:
-            raise OptionError(
-                f"CollectSWAG: needs at least 2 points of the path, got {len(self)}. Train longer, or "
-                "with a smaller after= or every=."
-            )
-        deviations = torch.stack(self._deviations, 1)
-        return SWAG.from_moments(model, moments.mean, moments.var, deviations)
+        return SWAG.from_moments(model, *self._path.summary())
 
     def state_dict(self) -> dict[str, Any]:
         """What has been collected."""
-        kept = self._moments
-        moments = (
-            None if kept is None else {"count": kept.count, "mean": kept.mean, "var": kept.var}
-        )
-        return {"moments": moments, "deviations": list(self._deviations)}
+        return self._path.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a stored state."""
-        self._moments = None if state["moments"] is None else Moments(**state["moments"])
-        self._deviations = list(state["deviations"])
+        self._path.load_state_dict(state)

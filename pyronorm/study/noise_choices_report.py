@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pyronorm.study.columns import columns
-from pyronorm.study.noise_networks import BATCH
+from pyronorm.study.noise_networks import BATCH, SWAG_RATES
 from pyronorm.study.noise_questions import CHOSEN, Contrast, Question, label, make_question
 from pyronorm.study.study import Plot, Results, Section
 from pyronorm.study.table import (
@@ -139,6 +139,11 @@ def _details(settings: NoiseChoicesSettings, name: str) -> str:
         "learning rate": (
             f"{settings.training.lr:g} and {', '.join(f'{r:g}' for r in settings.learning_rates)}, a "
             "training each."
+        ),
+        "swag": (
+            "The plain network goes on for a third of its epochs with SGD of momentum 0.9 at a constant "
+            f"rate, {', '.join(f'{r:g}' for r in SWAG_RATES)}, whichever is best on validation images; "
+            "networks are drawn with the moments of that path, each with batch statistics of its own."
         ),
     }
     return details.get(name, "")

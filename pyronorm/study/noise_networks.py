@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
@@ -13,16 +14,24 @@ import torch
 from torch import Tensor
 
 from pyronorm import guides
-from pyronorm.baselines import predict_dropout
+from pyronorm.baselines import CollectWeights, predict_dropout
 from pyronorm.datasets import ImageData, Split
 from pyronorm.diagnostics import classification_metrics, fit_temperature, realized_noise
 from pyronorm.errors import DataError
-from pyronorm.infer import NoiseSchedule, StandardizedLatents, predict, refresh_draws
+from pyronorm.infer import (
+    NoiseSchedule,
+    Optimization,
+    StandardizedLatents,
+    fit,
+    predict,
+    refresh_draws,
+)
 from pyronorm.latents import Draws
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import Analytic, Group, Normalizer, Weight
 from pyronorm.study.architectures import make_network
+from pyronorm.study.device import make_fabric
 from pyronorm.study.settings import Training
 from pyronorm.study.training import Trained, train
 
@@ -37,6 +46,8 @@ __all__ = [
     "RELATIVE",
     "SCALE_ONLY",
     "SHIFT_ONLY",
+    "SWAG",
+    "SWAG_RATES",
     "WARM_UP",
     "NoiseNetworks",
     "Way",
@@ -50,9 +61,9 @@ DECAY, AUGMENTATION = "weight decay", "augmentation"
 PER_EXAMPLE, RELATIVE, WARM_UP = "per example", "relative", "warm-up"
 SHIFT_ONLY, SCALE_ONLY = "shift only", "scale only"
 KINDS = (PER_EXAMPLE, RELATIVE, SHIFT_ONLY, SCALE_ONLY, WARM_UP)
-_REALIZED = (
-    512  # training images that realized noise is measured on, and relative noise relative to
-)
+SWAG = "SWAG, all weights"  # instead of noise
+SWAG_RATES = (0.003, 0.01, 0.03)  # of SGD, after the training
+_REALIZED = 512  # training images for realized noise, and for what relative noise is relative to
 _QUIET = 64  # times the n of the noise, where a warm-up begins
 
 
@@ -66,7 +77,7 @@ class Way:
         dropout: its rate; 0 for none.
         beside: the regularizers beside it.
         kind: how the noise is drawn, one of :data:`KINDS`; empty for shift and scale, one draw for
-            each batch.
+            each batch. Without noise, :data:`SWAG`.
         lr: the learning rate; None for that of all.
     """
 
@@ -141,6 +152,9 @@ class NoiseNetworks:
             yield "", self.score(trained.model, self._dropout_outputs(trained)) | seconds
             yield ", no averaging", self.judge(trained, trained.guide) | seconds
             return
+        if way.kind == SWAG:
+            yield "", self._judge_swag(trained)
+            return
         if way.noise is None:
             yield "", self.judge(trained, trained.guide) | seconds
             return
@@ -184,6 +198,37 @@ class NoiseNetworks:
             draws=training.batch_size if way.kind == PER_EXAMPLE else 1,
             callbacks=self._callbacks(way),
         )
+
+    def _judge_swag(self, trained: Trained) -> dict[str, float]:
+        """A third of the training more with SGD, at the rate that is best on validation images."""
+        training = self.training
+        found = []
+        for rate in SWAG_RATES:
+            model = copy.deepcopy(trained.model)
+            swag = CollectWeights()
+            sgd = Optimization(optimizer=partial(_sgd, lr=rate, decay=training.weight_decay))
+            history = fit(
+                model,
+                guides.Point(model),
+                tuple(self.data.train),
+                epochs=max(1, training.epochs // 3),
+                batch_size=training.batch_size,
+                optimization=sgd,
+                fabric=make_fabric(self.device, training.precision),
+                callbacks=[swag],
+                seed=self.seed,
+                progress=False,
+            )
+            networks = swag.posterior(model).draw_networks(
+                self.data.train.x,
+                self.num_samples,
+                num_batches=self.statistics_batches,
+                seed=self.seed,
+            )
+            values = self.score(model, self.outputs(networks.model, networks, 1))
+            seconds = trained.seconds + history.seconds
+            found.append(values | {"train_seconds": seconds, "rate": rate})
+        return min(found, key=lambda values: values["validation_nll"])
 
     def _callbacks(self, way: Way) -> list[Any]:
         if way.kind == RELATIVE:
@@ -251,6 +296,10 @@ def _guide_maker(way: Way) -> Callable[[NormalizationModel, float], guides.Guide
     if way.kind == SCALE_ONLY:
         return partial(guides.BatchNoise, shift=False)
     return guides.BatchNoise
+
+
+def _sgd(groups: list[dict[str, Any]], lr: float, decay: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=decay)
 
 
 def _point(model: NormalizationModel, noise: float) -> guides.Guide:

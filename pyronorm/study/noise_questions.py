@@ -13,6 +13,7 @@ from pyronorm.study.noise_networks import (
     RELATIVE,
     SCALE_ONLY,
     SHIFT_ONLY,
+    SWAG,
     WARM_UP,
     Way,
 )
@@ -156,6 +157,15 @@ def _learning_rate(settings: NoiseChoicesSettings) -> Question:
     return Question(text, [*ways, *rates], contrasts)
 
 
+def _swag(settings: NoiseChoicesSettings) -> Question:
+    plain, noise, dropout = Way(), _noisy(BATCH, settings), _dropout(settings)
+    swag = Way(kind=SWAG)
+    contrasts = [_against(label(swag), label(plain))]
+    contrasts += [_against(label(way), label(swag)) for way in (noise, dropout)]
+    text = "Is noise in training better than a Gaussian over all weights (SWAG)?"
+    return Question(text, [plain, noise, dropout, swag], contrasts)
+
+
 def _noisy(normalizer: str, settings: NoiseChoicesSettings) -> Way:
     return Way(normalizer, settings.noise)
 
@@ -181,6 +191,7 @@ QUESTIONS: Mapping[str, Callable[[NoiseChoicesSettings], Question]] = MappingPro
         "warm-up": _warm_up,
         "regularizers": _regularizers,
         "learning rate": _learning_rate,
+        "swag": _swag,
     }
 )
 """Questions by name: functions of a study's settings."""

@@ -54,6 +54,18 @@ def _study_object() -> study.Study:
     return study.make_study("digits", quick=True)
 
 
+def _weights_swag(w: World) -> tuple[baselines.CollectWeights, baselines.WeightSWAG]:
+    """What has been collected of a path of the model's weights, and the Gaussian of it."""
+    named = dict(w.model.network.named_parameters())
+    mean = torch.cat([p.detach().double().flatten() for p in named.values()])
+    moments = {"count": 2, "mean": mean, "var": torch.full_like(mean, 1e-6)}
+    collected = baselines.CollectWeights(2)
+    collected.load_state_dict(
+        {"names": list(named), "moments": moments, "deviations": [0.001 * mean, -0.001 * mean]}
+    )
+    return collected, collected.posterior(w.model)
+
+
 CASES: dict[str, Callable[[World], Call]] = {
     # pyronorm
     "convert": lambda w: (pn.convert, {"network": w.plain}),
@@ -736,6 +748,13 @@ CASES: dict[str, Callable[[World], Call]] = {
     ),
     "Likelihood.tempered": lambda w: (likelihoods.Categorical().tempered, {"temperature": 1.5}),
     "Prediction.tempered": lambda w: (w.prediction.tempered, {"temperature": 1.5}),
+    "CollectWeights": lambda w: (baselines.CollectWeights, {}),
+    "CollectWeights.posterior": lambda w: (_weights_swag(w)[0].posterior, {"model": w.model}),
+    "WeightSWAG.draw_weights": lambda w: (_weights_swag(w)[1].draw_weights, {"num_samples": 2}),
+    "WeightSWAG.draw_networks": lambda w: (
+        _weights_swag(w)[1].draw_networks,
+        {"data": w.x, "num_samples": 2},
+    ),
     "predict_dropout": lambda w: (
         baselines.predict_dropout,
         {

@@ -241,9 +241,13 @@ BY_NAME: dict[str, str] = {
     **dict.fromkeys(["given", "make_guide", "marginal"], "callable"),
     **dict.fromkeys(["first_ranks", "ranks", "draws_curve"], "counts"),
     **dict.fromkeys(
-        ["dropouts", "after", "regularizers", "per_example", "learning_rates"], "names of one's own"
+        [
+            *("dropouts", "after", "regularizers", "per_example", "learning_rates"),
+            *("questions", "normalizers"),
+        ],
+        "names of one's own",
     ),
-    **dict.fromkeys(["regularized_noise", "decay"], "positive"),
+    **dict.fromkeys(["regularized_noise", "decay", "warm_up", "margin"], "positive"),
     "regularized_dropout": "probability",
     "statistics_batches": "count",
     "dtype": "object",
@@ -277,6 +281,7 @@ BY_NAME: dict[str, str] = {
 OF_CASE: dict[tuple[str, str], str] = {
     ("guides.Flow", "hidden"): "count",
     ("CollectSWAG", "after"): "count from 0",
+    ("CollectWeights", "after"): "count from 0",
     **{
         (case, "batch_size"): "above 1"
         for case in (
@@ -298,6 +303,7 @@ OF_CASE: dict[tuple[str, str], str] = {
                 "input_shape",
                 "Jackknife.intervals",
                 "LastLayerLaplace.predict",
+                "WeightSWAG.draw_networks",
                 "predict_dropout",
             ),
             *("predict_linearized", "linearized_outputs"),

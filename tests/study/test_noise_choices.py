@@ -78,7 +78,7 @@ def test_what_several_questions_need_is_trained_once() -> None:
         *("batch, n=8, warm-up", "weight, n=8, warm-up"),
         *(f"batch, {both}", f"batch, n=8, {both}", f"dropout, rate=0.1, {both}"),
         *("batch, lr=0.01", "batch, n=8, lr=0.01", "weight, n=8, lr=0.01"),
-        "dropout, rate=0.1, lr=0.01",
+        *("dropout, rate=0.1, lr=0.01", "batch, SWAG, all weights"),
     ]
     assert len(STUDY.jobs()) == 2 * len(names)
     one = NoiseChoices("one", replace(SETTINGS, questions=("warm-up",)))
@@ -143,6 +143,14 @@ def test_regularizers_rates_and_draws(made: list[Any]) -> None:
         (0.0, False, 5e-3),
     ]
     assert [o["draws"] for o in options] == [1, 1, 32]
+
+
+def test_swag_takes_the_rate_that_is_best_on_validation_images(made: list[Any]) -> None:
+    (row,) = STUDY.run(Job("batch, SWAG, all weights", 3), PLACE).rows
+    assert row.method == "batch SWAG, all weights"
+    assert row.values["rate"] in noise_networks.SWAG_RATES
+    assert row.values["passes"] == SETTINGS.num_samples
+    assert row.values["train_seconds"] > made[0][2].seconds
 
 
 @pytest.mark.parametrize(
