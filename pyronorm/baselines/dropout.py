@@ -12,7 +12,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError, OptionError
 from pyronorm.guides import Point
-from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs
+from pyronorm.infer.data import Data, as_batches, inputs
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.posterior import as_posterior
 from pyronorm.latents import Draws
 from pyronorm.likelihoods import Prediction

@@ -15,7 +15,8 @@ from torch.func import functional_call, grad, vmap
 
 from pyronorm.checks import Count, Positive, Probability, checked
 from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError
-from pyronorm.infer.data import Data, evaluation_mode, gather, inputs
+from pyronorm.infer.data import Data, gather, inputs
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.likelihoods import Intervals
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.freshness import batch_layers

@@ -14,7 +14,8 @@ from pyronorm.checks import Count, Positive, checked
 from pyronorm.errors import ConversionError, DataError, OptionError
 from pyronorm.infer.batch import split
 from pyronorm.infer.counts import example_counts
-from pyronorm.infer.data import Data, as_batches, evaluation_mode
+from pyronorm.infer.data import Data, as_batches
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed, seeded

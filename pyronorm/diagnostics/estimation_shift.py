@@ -13,7 +13,8 @@ from pyronorm.checks import Count, checked
 from pyronorm.diagnostics.layer_inputs import watching
 from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.batch import split
-from pyronorm.infer.data import Data, as_batches, evaluation_mode, inputs
+from pyronorm.infer.data import Data, as_batches, inputs
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.inputs import all_finite, num_examples, run
 from pyronorm.latents import LatentSpace

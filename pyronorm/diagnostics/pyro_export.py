@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pyronorm.diagnostics.arviz_labels import Coords, Dims, labelled, numpy_of
 from pyronorm.diagnostics.arviz_versions import Groups, build
 from pyronorm.errors import DataError, OptionError
-from pyronorm.infer.data import evaluation_mode
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.pyro_guide import own_values, samples_of_mcmc, stats_of_mcmc
 from pyronorm.latents import LatentSpace
 from pyronorm.randomness import Seed, seeded

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyronorm.checks import Count, checked
-from pyronorm.infer.data import Data, evaluation_mode
+from pyronorm.infer.data import Data
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.posterior import as_posterior
 from pyronorm.infer.standardize import moments_of_standardized
 from pyronorm.model import NormalizationModel

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyronorm.checks import Count, Probability, checked
 from pyronorm.errors import OptionError
 from pyronorm.infer import as_posterior
-from pyronorm.infer.data import evaluation_mode
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.predict import evaluate_draws
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from dataclasses import is_dataclass
 from itertools import islice
 from typing import Annotated, Any
@@ -47,12 +45,10 @@ __all__ = [
     "Data",
     "as_batches",
     "count_examples",
-    "evaluation_mode",
     "folded",
     "gather",
     "has_small_rest",
     "inputs",
-    "kept_modes",
     "least_examples",
     "num_batches",
 ]
@@ -336,61 +332,3 @@ def gather(data: Data, batch_size: int = 256) -> MiniBatch:
         raise DataError("data: there is no batch.")
     whole: MiniBatch = joined(parts)
     return whole
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Context in which a module is in evaluation mode; each submodule gets its mode back after."""
-    with kept_modes(module):
-        if any(m.training for m in module.modules()):
-            module.eval()
-        yield
-
-
-@contextmanager
-def kept_modes(module: nn.Module) -> Iterator[None]:
-    """Context after which every submodule has the mode (training or evaluation) it had before.
-
-    Several threads may be in such a context at once: the last one that leaves it sets the mode that
-    the first one found.
-    """
-    modules = list(module.modules())
-    with _MODES:
-        mine = [_Kept(m.training) for m in modules]
-        for m, kept in zip(modules, mine, strict=True):
-            _KEPT.setdefault(m, []).append(kept)
-    try:
-        yield
-    finally:
-        with _MODES:
-            last = [
-                (m, kept.training) for m, kept in zip(modules, mine, strict=True) if _leave(m, kept)
-            ]
-            for m, training in last:  # a module before its parts, which may differ from it
-                if m.training != training and type(m).train is not nn.Module.train:
-                    m.train(training)  # does more than to set a flag: adapters that merge weights
-                m.training = training
-
-
-class _Kept:
-    """The mode that one context has to set at its end."""
-
-    def __init__(self, training: bool) -> None:
-        self.training = training
-
-
-_MODES = threading.Lock()
-_KEPT: dict[nn.Module, list[_Kept]] = {}  # the contexts that a module is in, in order of entry
-
-
-def _leave(module: nn.Module, mine: _Kept) -> bool:
-    """Whether the context sets the mode; where another was entered after it, that one will do so."""
-    contexts = _KEPT[module]
-    position = contexts.index(mine)
-    del contexts[position]
-    if position < len(contexts):
-        contexts[position].training = mine.training
-        return False
-    if not contexts:
-        del _KEPT[module]
-    return True

@@ -16,8 +16,9 @@ from pyronorm.guides import MAP, Curvature, Guide
 from pyronorm.guides.laplace import log_prior_of
 from pyronorm.infer.batch import split
 from pyronorm.infer.counts import example_counts
-from pyronorm.infer.data import Data, as_batches, evaluation_mode
+from pyronorm.infer.data import Data, as_batches
 from pyronorm.infer.jacobian import latent_jacobian
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.own_sites import check_own_sites
 from pyronorm.infer.posterior import as_posterior
 from pyronorm.latents import Draws

@@ -11,8 +11,9 @@ from pyronorm.checks import Count, checked
 from pyronorm.errors import DataError
 from pyronorm.guides import Laplace
 from pyronorm.infer.batch import split
-from pyronorm.infer.data import Data, as_batches, evaluation_mode
+from pyronorm.infer.data import Data, as_batches
 from pyronorm.infer.jacobian import latent_jacobian
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed

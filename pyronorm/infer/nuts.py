@@ -19,9 +19,10 @@ from pyronorm.checks import Count, Probability, check_count, checked
 from pyronorm.errors import DataError, OptionError
 from pyronorm.files import StrPath, make_folder, only_run, remove_leftovers
 from pyronorm.infer.chain import KeptChain, digest
-from pyronorm.infer.data import Data, evaluation_mode, gather
+from pyronorm.infer.data import Data, gather
 from pyronorm.infer.latent_nuts import LatentNUTS
 from pyronorm.infer.messages import plain_messages
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.pyro_guide import draws_of_mcmc
 from pyronorm.inputs import all_finite, num_examples, tensors_of
 from pyronorm.latents import Draws

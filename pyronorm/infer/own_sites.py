@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
-from pyronorm.infer.data import evaluation_mode
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import seeded

@@ -13,7 +13,8 @@ from torch import nn
 from pyronorm.checks import Count, checked
 from pyronorm.devices import read_together, refuse_parts
 from pyronorm.errors import DataError, StatisticsError
-from pyronorm.infer.data import Data, evaluation_mode, inputs, least_examples
+from pyronorm.infer.data import Data, inputs, least_examples
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.own_sites import watched_own_sites
 from pyronorm.infer.pooling import Pool
 from pyronorm.infer.processes import Processes

@@ -13,9 +13,10 @@ from pyronorm.checks import Count, checked
 from pyronorm.devices import check_memory, read_together, refuse_parts
 from pyronorm.errors import DataError
 from pyronorm.infer.batch import MiniBatch, split
-from pyronorm.infer.data import Data, as_batches, evaluation_mode
+from pyronorm.infer.data import Data, as_batches
 from pyronorm.infer.ensemble import Members, draw_members
 from pyronorm.infer.messages import refuse_non_finite
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.own_sites import check_own_sites, run_with_own_sites
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
 from pyronorm.infer.shares import Share

@@ -25,7 +25,8 @@ from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
 from pyronorm.guides import Guide
 from pyronorm.guides.base import TOO_MANY, refuse_other_space
 from pyronorm.infer.batch import split
-from pyronorm.infer.data import Data, as_batches, evaluation_mode
+from pyronorm.infer.data import Data, as_batches
+from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.recorded import RECORDED
 from pyronorm.latents import Draws
 from pyronorm.latents.draws import check_draws

@@ -17,9 +17,10 @@ from pyronorm.errors import DataError
 from pyronorm.guides import Guide
 from pyronorm.infer.batches import TrainingBatches
 from pyronorm.infer.checkpoint import Checkpoint
-from pyronorm.infer.data import Data, kept_modes, least_examples
+from pyronorm.infer.data import Data, least_examples
 from pyronorm.infer.generators import Generators, kept_order
 from pyronorm.infer.history import Epoch, History
+from pyronorm.infer.modes import kept_modes
 from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.infer.predict import density_sum

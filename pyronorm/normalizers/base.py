@@ -371,17 +371,19 @@ class LatentNorm(nn.Module):
 
     def _normalize(self, normalizer: Normalizer, x: Tensor) -> Tensor:
         call = present_call(self)
-        if call is not None and (folded := call.given(self, call.folded)) is not None:
-            return normalizer.normalize(self, x, *folded)
-        latents = None if call is None else call.given(self, call.latents)
-        if latents is None:
-            return normalizer.normalize(self, x, self.gain, self.offset)
-        shift, _ = latents
-        weight, bias = fold(self, *latents)
+        folded = None if call is None else call.given(self, call.folded)
+        if folded is None:
+            latents = None if call is None else call.given(self, call.latents)
+            if latents is None:
+                return normalizer.normalize(self, x, self.gain, self.offset)
+            shift = latents[0]
+            folded = fold(self, *latents)
+        else:
+            shift = folded[0]
         if shift.ndim == 1:
-            return normalizer.normalize(self, x, weight, bias)
+            return normalizer.normalize(self, x, *folded)
         check_examples(self, x, shift)
-        return normalizer.normalize_each(self, x, weight, bias)
+        return normalizer.normalize_each(self, x, *folded)
 
     def extra_repr(self) -> str:
         """Show normalizer, channels and options in ``print(network)``."""

@@ -54,7 +54,7 @@ def _normalize_population_each(
 ) -> Tensor:
     mean, var = layer.state("running_mean"), layer.state("running_var")
     weight = weight * torch.rsqrt(var + layer.eps)
-    return affine_each(x, weight, bias - weight * mean)
+    return affine_each(x, weight, torch.addcmul(bias, weight, mean, value=-1))
 
 
 @dataclass(frozen=True)

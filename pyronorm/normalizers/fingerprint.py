@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from pyronorm.devices import refuse_parts
+from pyronorm.devices import move, refuse_parts
 
 __all__ = ["fingerprint", "named_tensors", "tensors"]
 
@@ -66,7 +66,10 @@ def fingerprint(network: nn.Module) -> dict[str, int]:
         sizes = [len(values) for values in together.values()]
         columns = torch.cat([_columns(device)[:size] for size in sizes])
         terms = _bits(torch.cat([*together.values()])) * columns
-        sums |= zip(together, (part.sum() for part in terms.split(sizes)), strict=True)
+        # a few kernels for all: differences of running sums, which are exact
+        ends = move(torch.tensor([0, *sizes]).cumsum(0), device)
+        running = torch.cat([terms.new_zeros(1), terms.cumsum(0)])[ends]
+        sums |= zip(together, (running[1:] - running[:-1]).unbind(), strict=True)
     if not found:
         return {}
     device = sums[found[0][0]].device
@@ -94,7 +97,7 @@ def _hash(values: Tensor) -> Tensor:
         rest = len(bits) % _WIDTH
         full = bits[: len(bits) - rest].view(-1, _WIDTH)
         if len(full):
-            rows = _multipliers(len(full), _WIDTH + start // _WIDTH, values.device)
+            rows = _rows(values.device, start // _WIDTH, most // _WIDTH)[: len(full)]
             total = total + ((full * columns).sum(1) * rows).sum()
         if rest:
             total = total + (bits[len(bits) - rest :] * columns[:rest]).sum()
@@ -104,6 +107,11 @@ def _hash(values: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _columns(device: torch.device) -> Tensor:
     return _multipliers(_WIDTH, 0, device)
+
+
+@lru_cache(maxsize=64)
+def _rows(device: torch.device, start: int, count: int) -> Tensor:
+    return _multipliers(count, _WIDTH + start, device)
 
 
 def _multipliers(count: int, start: int, device: torch.device) -> Tensor:

@@ -42,7 +42,7 @@ def fold_all(
     shift: Tensor | None,
     scale: Tensor | None,
 ) -> dict[nn.Module, tuple[Tensor, Tensor]]:
-    """Those of all layers with one draw in them, in two kernels instead of two for each.
+    """Those of all layers, in two kernels instead of two for each.
 
     Args:
         latents: those of each layer, in the order of the channels.
@@ -50,11 +50,10 @@ def fold_all(
         scale: packed, of all layers.
 
     Returns:
-        Weight and bias of each layer; nothing where layers are not alike: without weight or bias,
-        with other axes than the channel's, of several precisions or devices; and for a draw per
-        example.
+        Weight and bias of each layer, of the shape of its latents; nothing where layers are not alike:
+        without weight or bias, with other axes than the channel's, of several precisions or devices.
     """
-    if shift is None or scale is None or shift.ndim != 1 or len(latents) < 2:
+    if shift is None or scale is None or len(latents) < 2:
         return {}
     gains, offsets, kinds = [], [], set()
     layer: Any
@@ -70,5 +69,5 @@ def fold_all(
     weight = torch.cat(gains) * scale
     bias = torch.addcmul(torch.cat(offsets), weight, shift)
     sizes = [len(gain) for gain in gains]
-    pairs = zip(weight.split(sizes), bias.split(sizes), strict=True)
+    pairs = zip(weight.split(sizes, -1), bias.split(sizes, -1), strict=True)
     return dict(zip(latents, pairs, strict=True))

@@ -1,4 +1,4 @@
-"""How many kernels the device runs in the forward and backward pass of a step: a table of upper bounds.
+"""How many kernels the device runs in a step (forward and backward) and for a draw: upper bounds.
 
 On a GPU a step of a small batch takes as long as it takes to start them.
 """
@@ -47,3 +47,21 @@ def test_kernels_of_a_step(simulated, name):
         call().backward()
     found = simulated.kernels.total()
     assert found <= KERNELS[name], f"{found} kernels: {simulated.kernels.most_common()}"
+
+
+DRAWS = 32
+
+
+def test_kernels_of_a_predictive_draw(simulated):
+    """With all of a call's own: checks of statistics and of the network. A plain pass takes 67."""
+    torch.manual_seed(0)
+    network = pn.convert(ResNet18(num_classes=10))
+    pn.trust_statistics(network)
+    model = pn.NormalizationModel(network, pn.likelihoods.Categorical(), 100).to(DEVICE)
+    guide = pn.guides.MeanField(model).to(DEVICE)
+    x = torch.randn(2, 3, 8, 8).to(DEVICE)
+    pn.predict(model, guide, x, DRAWS)  # finds out that they may
+    simulated.kernels.clear()
+    pn.predict(model, guide, x, DRAWS)
+    found = simulated.kernels.total() / DRAWS
+    assert found <= 20, f"{found} kernels: {simulated.kernels.most_common()}"

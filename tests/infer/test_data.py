@@ -13,12 +13,10 @@ from pyronorm.infer.batch import split
 from pyronorm.infer.data import (
     as_batches,
     count_examples,
-    evaluation_mode,
     folded,
     gather,
     has_small_rest,
     inputs,
-    kept_modes,
 )
 
 X, Y = torch.arange(14.0).view(7, 2), torch.arange(7)
@@ -158,50 +156,6 @@ def test_what_is_no_data_is_refused():
             as_batches((X, Y), bad)
     with pytest.raises(DataError, match="NoLength is a Dataset without a length"):
         as_batches(NoLength())
-
-
-def test_modes_are_given_back_to_every_module():
-    network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
-    network[1][0].eval()
-    before = [m.training for m in network.modules()]
-    with evaluation_mode(network):
-        assert not any(m.training for m in network.modules())
-    assert [m.training for m in network.modules()] == before
-    with pytest.raises(ZeroDivisionError), kept_modes(network):
-        network.train()
-        1 / 0  # noqa: B018
-    assert [m.training for m in network.modules()] == before
-
-
-def test_contexts_of_several_threads_may_overlap():
-    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2)))
-    network[1].eval()
-    before = [m.training for m in network.modules()]
-    first, second, part = (
-        evaluation_mode(network),
-        evaluation_mode(network),
-        evaluation_mode(network[2]),
-    )
-    first.__enter__()
-    second.__enter__()
-    part.__enter__()
-    first.__exit__(None, None, None)
-    assert not any(m.training for m in network.modules())
-    second.__exit__(None, None, None)
-    assert [m.training for m in network.modules()] == [*before[:3], False, False]
-    part.__exit__(None, None, None)
-    assert [m.training for m in network.modules()] == before
-
-
-def test_contexts_nest():
-    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    with evaluation_mode(network):
-        network[1].train()
-        with evaluation_mode(network):
-            assert not network[1].training
-        assert network[1].training
-        assert not network[0].training
-    assert all(m.training for m in network.modules())
 
 
 @pytest.mark.usefixtures("unchecked")
