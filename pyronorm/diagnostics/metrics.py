@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +12,9 @@ from torch import Tensor
 from pyronorm.checks import Count, checked
 from pyronorm.diagnostics.temperature import fit_temperature
 from pyronorm.errors import DataError, ShapeError
+from pyronorm.infer.batch import MiniBatch
 from pyronorm.infer.data import Data, as_batches
-from pyronorm.infer.ensemble import Members
+from pyronorm.infer.precision import running_in
 from pyronorm.infer.predict import draws_for, evaluate_draws
 from pyronorm.likelihoods import Prediction, Scores
 from pyronorm.model import NormalizationModel
@@ -55,6 +58,8 @@ def evaluate(
     *,
     calibrate_on: Data | None = None,
     batch_size: Count = 256,
+    precision: str | None = None,
+    compile: bool = False,  # noqa: A002
     seed: Seed = None,
 ) -> dict[str, float]:
     """Metrics of the posterior predictive distribution on held-out data.
@@ -75,6 +80,8 @@ def evaluate(
         calibrate_on: pairs ``(x, y)`` that are neither training nor test data; their predictions are
             kept in memory, for all draws.
         batch_size: examples at once, where the data do not come in batches.
+        precision: as in :func:`pyronorm.predict`.
+        compile: as there.
         seed: for the draws.
 
     Returns:
@@ -83,33 +90,37 @@ def evaluate(
     Raises:
         DataError: if there are no data, no ``y``, impossible ones, or all are missing; or if
             ``calibrate_on`` determines no temperature.
+        OptionError: as :func:`pyronorm.predict`.
 
     Source: Ashukha, Lyzhov, Molchanov & Vetrov, "Pitfalls of In-Domain Uncertainty Estimation and
     Ensembling in Deep Learning" (ICLR 2020), for comparison after calibration.
     """
+    running = running_in("evaluate", precision, model.network.like.device)
+    evaluated = partial(evaluate_draws, running=running, compile=compile)
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "evaluate")
     temperature = 1.0
     likelihoods = {"": model.likelihood}
     if calibrate_on is not None:
-        temperature = _temperature(model, members, as_batches(calibrate_on, batch_size))
+        found = evaluated(members, as_batches(calibrate_on, batch_size))
+        temperature = _temperature(model, found)
         likelihoods["calibrated_"] = model.likelihood.tempered(temperature)
     scores: dict[str, list[Scores]] = {prefix: [] for prefix in likelihoods}
-    for batch, output in evaluate_draws(members, batches):
+    for batch, output in evaluated(members, batches):
         y, weight = batch.targets("evaluate")
         for prefix, likelihood in likelihoods.items():
             scores[prefix].append(likelihood.scores(output, y, weight))
-    found = {
+    metrics = {
         f"{prefix}{name}": value
         for prefix, parts in scores.items()
         for name, value in Scores.join(parts).metrics().items()
     }
-    return found if calibrate_on is None else {**found, "temperature": temperature}
+    return metrics if calibrate_on is None else {**metrics, "temperature": temperature}
 
 
-def _temperature(model: NormalizationModel, members: Members, batches: Data) -> float:
+def _temperature(model: NormalizationModel, evaluated: Iterable[tuple[MiniBatch, Tensor]]) -> float:
     predictions, targets = [], []
-    for batch, output in evaluate_draws(members, batches):
+    for batch, output in evaluated:
         y, weight = batch.targets("evaluate, calibrate_on")
         if weight is not None:
             raise DataError("evaluate: calibrate_on takes pairs (x, y), without weights.")

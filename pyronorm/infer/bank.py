@@ -16,6 +16,7 @@ from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
 from pyronorm.infer.own_sites import watched_own_sites
 from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
+from pyronorm.infer.precision import running_in
 from pyronorm.infer.processes import Processes
 from pyronorm.infer.shares import Share
 from pyronorm.inputs import num_examples, run
@@ -39,6 +40,7 @@ def collect_bank(
     num_batches: Count | None = None,
     batch_size: Count = 256,
     *,
+    precision: str | None = None,
     seed: Seed = None,
     fabric: Fabric | None = None,
 ) -> StatisticsBank:
@@ -57,6 +59,8 @@ def collect_bank(
             ``batch_size``. A last batch that is smaller is left out.
         num_batches: rows of the bank; None for one pass over the data.
         batch_size: examples per batch, where the data do not come in batches.
+        precision: what the network runs in, as in :func:`pyronorm.predict`; statistics are taken in
+            float32 at least.
         seed: makes the order repeatable, and leaves torch's generators as they were; a loader with a
             generator of its own draws from that. None draws from torch's generators.
         fabric: a Lightning Fabric of several processes, all of which call this: batches are dealt to
@@ -72,12 +76,14 @@ def collect_bank(
             whitening, whose noise is not a shift and a scale, or statistics for each example.
         DataError: if there is no batch, only batches of one example, or batches of another size than
             the virtual batches of a :class:`~pyronorm.normalizers.Ghost` normalizer.
+        OptionError: if there is no such precision on the device.
         StatisticsError: if population statistics are missing or stale, or the inputs not finite;
             or if a layer runs after the network has drawn a site of its own.
 
     Source: Teye, Azizpour & Smith (ICML 2018), algorithm 1.
     """
     latent = latent_network(network)
+    running = running_in("collect_bank", precision, latent.like.device)
     layers = [layer for layer in batch_layers(latent.network) if not layer.unused]
     if not layers:
         raise ConversionError(
@@ -148,7 +154,7 @@ def collect_bank(
                 _refuse_other_sizes(layers, size)
                 row.clear()
                 seen_sites.start()
-                with processes.in_step() if spanning else nullcontext():
+                with running(), processes.in_step() if spanning else nullcontext():
                     run(latent.network, x)
                 found = [row.get(layer, none) for layer, none in unknown.items()]
                 parts = [m.mean for m in found] + [m.var for m in found]

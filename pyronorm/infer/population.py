@@ -17,6 +17,7 @@ from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.own_sites import watched_own_sites
 from pyronorm.infer.pooling import Pool
+from pyronorm.infer.precision import running_in
 from pyronorm.infer.processes import Processes
 from pyronorm.infer.shares import Share
 from pyronorm.inputs import run
@@ -72,6 +73,7 @@ def estimate_population_statistics(
     batch_size: Count = 256,
     *,
     keep: Collection[LatentNorm] = (),
+    precision: str | None = None,
     fabric: Fabric | None = None,
 ) -> None:
     r"""Estimate the population statistics of all batch normalizers over training data.
@@ -93,13 +95,16 @@ def estimate_population_statistics(
         num_batches: how many batches to use; None for all.
         batch_size: examples per batch, where the data do not come in batches.
         keep: layers that normalize with the statistics they have, and keep them.
+        precision: what the network runs in, as in :func:`pyronorm.predict`; statistics are taken in
+            float32 at least.
         fabric: a Lightning Fabric of several processes, all of which call this: batches are dealt to
             them, and all get the statistics of all. Without one, a process estimates alone.
 
     Raises:
         ConversionError: if the network is not converted.
         DataError: if there is no batch.
-        OptionError: if ``num_batches`` is below 1, or parameters are spread over processes.
+        OptionError: if ``num_batches`` is below 1, parameters are spread over processes, or there is no
+            such precision on the device.
         StatisticsError: if a layer saw values that are not finite, or no layer saw any; or if a layer
             runs after the network has drawn a site of its own.
 
@@ -107,6 +112,7 @@ def estimate_population_statistics(
     """
     latent = latent_network(network)
     root = latent.network
+    running = running_in("estimate_population_statistics", precision, latent.like.device)
     refuse_parts(root.named_parameters())
     layers = [layer for layer in batch_layers(root) if layer not in keep]
     if not layers:
@@ -130,7 +136,7 @@ def estimate_population_statistics(
         ):
             for x in inputs(data, latent, batch_size, least=least, share=share):
                 seen_sites.start()
-                with processes.in_step() if spanning else nullcontext():
+                with running(), processes.in_step() if spanning else nullcontext():
                     run(root, x)
                 pool.end_batch()
                 seen += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, checked
 from pyronorm.devices import check_memory, read_together, refuse_parts
-from pyronorm.errors import DataError
+from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.batch import MiniBatch, split
 from pyronorm.infer.data import Data, as_batches
 from pyronorm.infer.ensemble import Members, draw_members
@@ -19,9 +20,11 @@ from pyronorm.infer.messages import refuse_non_finite
 from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.own_sites import check_own_sites, run_with_own_sites
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
+from pyronorm.infer.precision import running_in
 from pyronorm.infer.shares import Share
 from pyronorm.inputs import all_finite, first_tensor, is_one_piece, num_examples, tensors_of
 from pyronorm.latents import Draws
+from pyronorm.latents.folding import compiled_calls
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.watch import unchecked
@@ -48,6 +51,8 @@ def predict(
     *,
     batch_size: Count = 256,
     keep_samples: bool = True,
+    precision: str | None = None,
+    compile: bool = False,  # noqa: A002
     seed: Seed = None,
 ) -> Prediction:
     r"""Predict with a posterior: an average over draws of the latents.
@@ -67,22 +72,29 @@ def predict(
             stored draws, all rows of a bank of fewer than 32, and 32 else.
         batch_size: examples at once, where the data do not come in batches.
         keep_samples: whether to keep the mean given each draw, ``S`` times as large as ``mean``.
+        precision: what the network runs in: ``"bf16-mixed"``, ``"16-mixed"`` or ``"32-true"``, in the
+            words of Lightning Fabric; None for that of the caller's ``torch.autocast``. Predictions
+            are in float32 at least.
+        compile: compile the network (``torch.compile``), which takes a minute or more and is kept for
+            later calls.
         seed: for the draws, see :func:`pyronorm.randomness.seeded`.
 
     Returns:
         The prediction, on the model's device.
 
     Raises:
-        OptionError: if ``posterior`` is none, or has not that many draws.
+        OptionError: if ``posterior`` is none, or has not that many draws; if there is no such precision
+            on the device; or if a network that samples sites of its own is to be compiled.
         DataError: if there are no data.
         StatisticsError: if population statistics are missing or stale.
         SizeError: if samples are to be kept and there is no memory for them.
     """
+    running = running_in("predict", precision, model.network.like.device)
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "predict")
     parts: list[Prediction] = []
     with torch.no_grad():
-        for _, output in evaluate_draws(members, batches):
+        for _, output in evaluate_draws(members, batches, running=running, compile=compile):
             if keep_samples and not parts:
                 _check_kept(output, data)
             parts.append(model.likelihood.predict(output, keep_samples=keep_samples))
@@ -136,7 +148,12 @@ def draws_for(
 
 
 def evaluate_draws(
-    members: Members, data: Data, batch_size: Count = 256
+    members: Members,
+    data: Data,
+    batch_size: Count = 256,
+    *,
+    running: Callable[[], AbstractContextManager[object]] = nullcontext,
+    compile: bool = False,  # noqa: A002
 ) -> Iterator[tuple[MiniBatch, Tensor]]:
     """Evaluate networks for draws of their latents, batch by batch.
 
@@ -144,6 +161,8 @@ def evaluate_draws(
         members: networks and the draws for each; each is in evaluation mode during a batch.
         data: in any of the forms of :data:`pyronorm.infer.data.Data`; iterated once.
         batch_size: examples at once, where the data do not come in batches.
+        running: makes a context that networks run in.
+        compile: whether they are compiled.
 
     Yields:
         For each batch, or part of it if outputs are large, the batch and the outputs of shape
@@ -156,7 +175,12 @@ def evaluate_draws(
     """
     members = [(model, draws.to(model.network.like)) for model, draws in members]
     unique = [_of_each(draws) for _, draws in members]
-    for model, _ in members:
+    for model, draws in members:
+        if compile and draws.others:
+            raise OptionError(
+                f"compile=True: the network samples {[*draws.others]} itself, which torch.compile "
+                "cannot follow. Leave compile out."
+            )
         refuse_parts(model.named_parameters())
         model.network.check_statistics()
     empty = True
@@ -173,7 +197,7 @@ def evaluate_draws(
         if empty:
             whole = is_one_piece(given.x)
             first = given.x if whole else given.rows(0, 1).x
-            with unchecked():
+            with unchecked(), running():
                 sizes = [
                     check_own_sites(
                         model, model.network.prepare(first), shift[:1], scale[:1], draws.others
@@ -197,7 +221,8 @@ def evaluate_draws(
             outputs: list[Tensor] = []
             for (model, draws), (shift, scale, index) in zip(members, unique, strict=True):
                 mine = model.network.prepare(batch.x) if outputs else ready.x
-                with evaluation_mode(model), unchecked():  # they were checked above
+                # statistics were checked above
+                with evaluation_mode(model), unchecked(), running(), compiled_calls(compile):
                     output = run_with_own_sites(model.network, mine, shift, scale, draws.others)
                 if output.device.type == "cpu" and bool(output.isnan().any()):
                     refuse_non_finite("the network", model.network.network)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -20,6 +20,7 @@ from pyronorm.infer.own_sites import given_own_sites, watched_own_sites
 from pyronorm.infer.pooling import Pool
 from pyronorm.infer.population import batch_statistics_mode, recording
 from pyronorm.infer.posterior import as_posterior, choose_num_samples
+from pyronorm.infer.precision import running_in
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
@@ -41,6 +42,7 @@ def refresh_draws(
     num_batches: Count | None = None,
     batch_size: Count = 256,
     keep: Collection[LatentNorm] = (),
+    precision: str | None = None,
     seed: Seed = None,
 ) -> Draws:
     r"""Draw from a posterior, with population statistics estimated anew for each draw.
@@ -76,6 +78,8 @@ def refresh_draws(
         num_batches: how many batches of the data to use; None for all.
         batch_size: examples per batch, where the data do not come in batches.
         keep: layers whose population statistics were in force in training, and stay.
+        precision: what the network runs in, as in :func:`pyronorm.predict`; statistics are taken in
+            float32 at least.
         seed: for the draws, see :func:`pyronorm.randomness.seeded`.
 
     Returns:
@@ -85,12 +89,14 @@ def refresh_draws(
         ConversionError: if a layer has batch whitening, whose statistics are not a mean and a
             variance per channel.
         DataError: if there is no batch.
-        OptionError: if ``posterior`` is none or an ensemble, or has not that many draws.
+        OptionError: if ``posterior`` is none or an ensemble, or has not that many draws; or if
+            there is no such precision on the device.
         StatisticsError: if population statistics are missing or stale, or a draw's are not finite.
 
     Source: Maddox, Garipov, Izmailov, Vetrov & Wilson, "A Simple Baseline for Bayesian Uncertainty in
     Deep Learning" (NeurIPS 2019), section 4.1, which re-estimates them for each draw of the weights.
     """
+    running = running_in("refresh_draws", precision, model.network.like.device)
     found = as_posterior(posterior, "refresh_draws", model)
     number = choose_num_samples(found, num_samples, 32, "refresh_draws")
     if isinstance(found, Ensemble):
@@ -99,7 +105,7 @@ def refresh_draws(
             "pyronorm.Ensemble([(m, pyronorm.refresh_draws(m, p, data)) for m, p in ensemble.members])."
         )
     draws = found.draw(model, number, data=data, seed=seed)
-    return _refreshed(model.network, draws, data, num_batches, batch_size, keep, seed)
+    return _refreshed(model.network, draws, data, num_batches, batch_size, keep, running, seed)
 
 
 def _refreshed(
@@ -109,6 +115,7 @@ def _refreshed(
     num_batches: int | None,
     batch_size: int,
     keep: Collection[LatentNorm],
+    running: Callable[[], AbstractContextManager[object]],
     seed: Seed,
 ) -> Draws:
     layers = [layer for layer in batch_layers(network.network) if layer not in keep]
@@ -145,7 +152,8 @@ def _refreshed(
             for place, (shift, scale) in enumerate(unique):
                 current = pools[place]
                 seen_sites.start()
-                with given_own_sites(draws.others, place) if draws.others else nullcontext():
+                given = given_own_sites(draws.others, place) if draws.others else nullcontext()
+                with given, running():
                     network(x, shift, scale)
                 current.end_batch()
             seen += 1

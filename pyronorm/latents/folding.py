@@ -7,7 +7,9 @@ and in any memory format. Whether rows are independent is found out by a try on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from pyronorm.randomness import seeded
 if TYPE_CHECKING:
     from pyronorm.latents.network import LatentNetwork
 
-__all__ = ["Folding"]
+__all__ = ["Folding", "called", "compiled_calls"]
 
 # Numbers in the largest activation of a call. On a CPU that is what the caches hold: fewer rows cost
 # calls, more cost trips to memory (measured: benchmarks/predict.py). A GPU wants to be filled.
@@ -153,8 +155,40 @@ def _folded(
         number = len(a) * examples
         mine = rows if len(a) == together else map_tensors(lambda t: t[:number], rows)  # noqa: B023
         each = [p.expand(-1, examples, -1).flatten(0, 1) for p in (a, b)]
-        outputs.append(network._evaluate(mine, *each).unflatten(0, (len(a), examples)))
+        outputs.append(called(network, mine, *each).unflatten(0, (len(a), examples)))
     return torch.cat(outputs)
+
+
+def called(network: LatentNetwork, x: Any, shift: Tensor, scale: Tensor) -> Tensor:
+    """Call a network with latents of shape (channel,) or (batch, channel): compiled, if it is to be."""
+    if not _STATE.compiled:
+        return network._evaluate(x, shift, scale)
+    # Compiled code is kept with the function, and found again.
+    compiled: Any = torch.compile(network._evaluate)
+    found: Tensor = compiled(x, shift, scale)
+    return found
+
+
+class _State(threading.local):
+    def __init__(self) -> None:
+        self.compiled = False
+
+
+_STATE = _State()
+
+
+@contextmanager
+def compiled_calls(compile: bool = True) -> Iterator[None]:  # noqa: A002
+    """Context in which networks are compiled (``torch.compile``) for their many draws, in this thread.
+
+    Args:
+        compile: whether they are.
+    """
+    before, _STATE.compiled = _STATE.compiled, compile
+    try:
+        yield
+    finally:
+        _STATE.compiled = before
 
 
 def _repeated(tensor: Tensor, times: int) -> Tensor:
@@ -248,7 +282,13 @@ def _tried(
     rows = map_tensors(lambda t: torch.cat([t[:1], t]), x)
     way = _Way(layout, 1.0)
     try:
-        with seeded(0, shift), full_precision(shift), handed_over({}, seen=seen), _NoReading():
+        with (
+            seeded(0, shift),
+            full_precision(shift),
+            compiled_calls(False),
+            handed_over({}, seen=seen),
+            _NoReading(),
+        ):
             alone = [network._evaluate_one(x, s, c) for s, c in zip(shifts, scales, strict=True)]
             latents = (torch.cat([p[:1], p[1:].expand(examples, -1)]) for p in (shifts, scales))
             found = network._evaluate(way.laid_out(rows), *latents)

@@ -25,7 +25,7 @@ from pyronorm.inputs import (
     run,
     select,
 )
-from pyronorm.latents.folding import Folding
+from pyronorm.latents.folding import Folding, called
 from pyronorm.latents.space import LatentSpace
 from pyronorm.latents.standardization import Standardization
 from pyronorm.latents.values import check_values
@@ -282,7 +282,7 @@ class LatentNetwork(nn.Module):
         # One draw for all examples folds into the layers' own kernel.
         if shift.ndim == 2 and len(shift) == 1:
             shift, scale = shift[0], scale[0]
-        return self._evaluate(x, shift, scale)
+        return called(self, x, shift, scale)
 
     def _evaluate_many(self, x: Any, shift: Tensor, scale: Tensor) -> Tensor:
         """Many draws: latents of shape (sample, 1 or batch, channel)."""

@@ -12,6 +12,7 @@ import torch
 
 import pyronorm as pn
 from pyronorm.infer.predict import predictive_nll
+from pyronorm.latents import folding
 from tests.device.cases import LIKELIHOODS, NORMALIZERS, make_data, make_model
 from tests.guides.cases import CASES, make_guide
 from tests.simulated_device import DEVICE, MixedDevicesError
@@ -76,3 +77,19 @@ def test_targets_left_where_they_are_would_be_seen(simulated, monkeypatch):
     for use in (predictive_nll, pn.to_arviz):
         with pytest.raises(MixedDevicesError):
             use(model, guide, make_data(), 4)
+
+
+def test_a_call_has_as_many_rows_as_memory_lets_it(simulated, monkeypatch):
+    _, (model, guide) = pair("MeanField")
+    x, seen = make_data()[0][:10].to(DEVICE), []
+    model.network.network[0].register_forward_hook(lambda *call: seen.append(len(call[2])))
+    draws = guide.draw(model, 6, seed=0)
+    expected = pn.predict(model, draws, x).mean.cpu()
+    assert seen[-1] == 60  # all at once
+    numbers = x[0].numel()  # no activation of an example has more
+    for rows, calls in ((25, [20] * 3), (7, [10] * 6)):  # parts of fewer examples do not pay
+        free = rows * numbers * folding._ALIVE * torch.float32.itemsize
+        monkeypatch.setattr(folding, "available_memory", lambda device, free=free: free)
+        seen.clear()
+        torch.testing.assert_close(pn.predict(model, draws, x).mean.cpu(), expected)
+        assert seen == [1, *calls]  # the first example is tried alone
