@@ -19,7 +19,7 @@ from torch.distributions import kl_divergence
 
 from pyronorm.errors import DataError
 from pyronorm.guides import Guide
-from pyronorm.laws import Independent
+from pyronorm.laws import Independent, Law
 from pyronorm.laws.diagonal import Diagonal, divergence_to
 from pyronorm.likelihoods.later import checked_later
 from pyronorm.model import NormalizationModel
@@ -69,6 +69,7 @@ class ClosedForm:
         self._model, self._guide = model, guide
         self._known: set[Any] = set()  # shapes that were found to fit
         self._doubts: list[Tensor] = []
+        self._lasting = model.prior.is_of_numbers
         # A law that is overridden may follow from something else.
         self._says_key = _home(guide, "law") is _home(guide, "law_key") and guide.hyper is None
         # What does not change, with what it follows from.
@@ -138,21 +139,23 @@ class ClosedForm:
 
     def _latents(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A draw, and the divergence."""
-        guide, prior, draws = self._guide, self._model.prior, self._model.num_draws
+        guide, draws = self._guide, self._model.num_draws
         kind = (like.dtype, like.device, draws)
-        key = guide.law_key() if self._says_key else None
-        of_q = None if key is None else (key, *kind)
-        of_p = kind if prior.is_of_numbers else None
+        of_p = kind if self._lasting else None
+        of_q = self._key_of_q(kind)
         q = self._kept("q", of_q, guide.whole_law)
-        p = self._kept("p", of_p, lambda: prior.law(self._model.space, like))
-        if isinstance(q, Diagonal) and guide.has_analytic_kl and draws == 1:
-            divergence = self._kept("divergence", of_p, lambda: divergence_to(p))
+        if isinstance(q, Diagonal) and guide.has_analytic_kl and draws == 1 and of_p is not None:
+            divergence = self._kept("divergence", of_p, lambda: divergence_to(self._prior(like)))
             if divergence is not None:
                 return q.draw_against(divergence)
+        if torch.compiler.is_compiling():  # which folds constants itself
+            of_p = None
+        p = self._kept("p", of_p, lambda: self._prior(like))
         drawn = _Draw((draws, 1) if draws > 1 else ())
         shift, scale = q.run(drawn)
         of_both = None if of_p is None else of_q
-        if (known := self._made.get("total")) is not None and known[0] == of_both:
+        known = None if of_both is None else self._made.get("total")
+        if known is not None and known[0] == of_both:
             return shift, scale, known[1]
         given = _Given(drawn)
         p.run(given)
@@ -165,9 +168,19 @@ class ClosedForm:
             total = self._kept("total", of_both, lambda: total)
         return shift, scale, total
 
+    def _prior(self, like: Tensor) -> Law:
+        return self._model.prior.law(self._model.space, like)
+
+    def _key_of_q(self, kind: tuple[Any, ...]) -> Hashable:
+        """What the guide's law follows from; None for its parameters."""
+        if not self._says_key or torch.compiler.is_compiling():
+            return None
+        key = self._guide.law_key()
+        return None if key is None else (key, *kind)
+
     def _kept(self, name: str, key: Hashable, make: Callable[[], Any]) -> Any:
         """What a function makes, once for each key; a fresh one if there is none."""
-        if key is None or torch.compiler.is_compiling():
+        if key is None:
             return make()
         known = self._made.get(name)
         if known is None or known[0] != key:

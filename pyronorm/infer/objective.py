@@ -69,6 +69,7 @@ class NegativeELBO(nn.Module):
         self._compiled = compiled
         self._mode = "reduce-overhead" if graphed else None
         self._graph: Callable[..., Tensor] | None = None
+        self._weight: tuple[float, Tensor] | None = None  # of the last step
 
     def refuse_impossible(self) -> None:
         """Refuse targets that were to be looked at later.
@@ -117,8 +118,9 @@ class NegativeELBO(nn.Module):
             self._graph = torch.compile(closed.loss, fullgraph=True, mode=self._mode)
         if self._mode is not None:
             torch.compiler.cudagraph_mark_step_begin()
-        like = self._network[0].like
-        return self._graph(torch.full((), kl_weight, dtype=like.dtype, device=like.device), *batch)
+        if self._weight is None or self._weight[0] != kl_weight:
+            self._weight = kl_weight, self._network[0].like.new_full((), kl_weight)
+        return self._graph(self._weight[1], *batch)
 
     def _by_pyro(self, kl_weight: float, batch: tuple[Any, ...]) -> Tensor:
         device = batch[1].device.type
