@@ -17,6 +17,8 @@ from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Joint, Law
 from pyronorm.laws.gaussian import LowRankNormal
 from pyronorm.model import NormalizationModel
+from pyronorm.stats import log_var_mean, log_var_variance
+from pyronorm.stats.batch_noise import check_batch_size
 
 __all__ = ["LowRank"]
 
@@ -72,6 +74,40 @@ class LowRank(Guide):
         self._add_location("loc", like.new_zeros(size), neutral)
         self.log_std = nn.Parameter(like.new_full((size,), math.log(half)))
         self.factor = nn.Parameter(torch.randn(size, rank).to(like) * (half / math.sqrt(rank)))
+
+    @classmethod
+    @checked
+    def from_batch_size(
+        cls,
+        model: NormalizationModel | LatentNetwork,
+        batch_size: float,
+        rank: Count = 10,
+        *,
+        neutral: bool = False,
+    ) -> LowRank:
+        r"""Start at the noise of a given batch size, by its moments, as :class:`MeanField` does.
+
+        The means and variances are those of :meth:`MeanField.from_batch_size`. One half of each
+        variance is in ``d``, the other in rows of ``F`` with random directions.
+
+        Args:
+            model: the model whose latents to sample.
+            batch_size: ``n`` > 1.
+            rank: columns of ``F``.
+            neutral: hold the locations at the neutral values.
+        """
+        n = check_batch_size(batch_size, "guides.LowRank.from_batch_size")
+        guide = cls(model, rank=rank, neutral=neutral)
+        std = guide.loc.new_full(guide.loc.shape, 1 / math.sqrt(n))
+        half = len(std) // 2  # shifts first
+        std[half:] = 0.5 * math.sqrt(float(log_var_variance(n)))
+        with torch.no_grad():
+            if not neutral:
+                guide.loc[half:] = -0.5 * float(log_var_mean(n))
+            guide.log_std.copy_((std / math.sqrt(2)).log())
+            rows = nn.functional.normalize(guide.factor, dim=1)
+            guide.factor.copy_(rows * std[:, None] / math.sqrt(2))
+        return guide
 
     @classmethod
     @checked

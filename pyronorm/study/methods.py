@@ -53,7 +53,7 @@ def _mean_field(model: NormalizationModel, noise: float) -> guides.Guide:
 
 
 def _low_rank(model: NormalizationModel, noise: float) -> guides.Guide:
-    return guides.LowRank(model, init_std=noise**-0.5)
+    return guides.LowRank.from_batch_size(model, noise)
 
 
 _EXPLICIT: dict[str, tuple[_MakeGuide, str]] = {

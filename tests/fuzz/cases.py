@@ -512,6 +512,10 @@ CASES: dict[str, Callable[[World], Call]] = {
         guides.PopulationStatistics.from_bank,
         {"model": w.model, "bank": w.bank, "num_data": 24},
     ),
+    "LowRank.from_batch_size": lambda w: (
+        guides.LowRank.from_batch_size,
+        {"model": w.model, "batch_size": 8.0, "rank": 2},
+    ),
     "MeanField.from_batch_size": lambda w: (
         guides.MeanField.from_batch_size,
         {"model": w.model, "batch_size": 8.0},

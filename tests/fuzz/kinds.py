@@ -287,6 +287,7 @@ OF_CASE: dict[tuple[str, str], str] = {
         for case in (
             *("priors.BatchNoise", "priors.HierarchicalBatchNoise", "guides.BatchNoise"),
             *("guides.EffectiveBatchSize", "MeanField.from_batch_size", "guides.Mixture"),
+            "LowRank.from_batch_size",
         )
     },
     ("stats.shift_variance", "batch_size"): "above 1",

@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyronorm.errors import OptionError
-from pyronorm.guides import LowRank
+from pyronorm.guides import LowRank, MeanField
 from tests.guides.cases import make_bank, make_model
 
 
@@ -60,6 +60,21 @@ def test_initial_width():
     std = guide.covariance().diagonal().sqrt()
     assert std.mean().item() == pytest.approx(0.2, rel=0.1)
     assert torch.equal(guide.loc, torch.zeros(20))
+
+
+@pytest.mark.parametrize("neutral", [False, True])
+def test_from_batch_size_starts_at_the_moments_of_mean_field(neutral):
+    model = make_model()
+    guide = LowRank.from_batch_size(model, 9.0, rank=3, neutral=neutral)
+    other = MeanField.from_batch_size(model, 9.0, neutral=neutral)
+    covariance = guide.covariance()
+    std = torch.cat([other.shift_log_std, other.log_scale_log_std]).exp()
+    torch.testing.assert_close(covariance.diagonal(), std.square())
+    torch.testing.assert_close((2 * guide.log_std).exp(), std.square() / 2)
+    loc = torch.cat([other.shift_loc, other.log_scale_loc])
+    torch.testing.assert_close(guide.loc, loc)
+    with pytest.raises(OptionError, match="from_batch_size"):
+        LowRank.from_batch_size(model, 1.0)
 
 
 def test_from_bank_keeps_means_and_variances_exactly_and_leading_correlations():

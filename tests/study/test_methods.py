@@ -113,12 +113,15 @@ def test_explicit_guides_start_at_the_noise_of_the_batch_size(
     torch.testing.assert_close(found, torch.full((7,), variance))
 
 
-def test_low_rank_starts_at_the_noise_of_the_batch_size(model: pn.NormalizationModel) -> None:
-    guide = METHODS["weight/low-rank"].guide(model, 25.0)
-    assert guide.factor.shape == (14, 10)
-    # Half of the variance 1/n is independent, half is shared (on average over the random factor).
-    torch.testing.assert_close((2 * guide.log_std).exp(), torch.full((14,), 0.5 / 25))
-    assert float(guide.covariance().detach().diagonal().mean()) == pytest.approx(1 / 25, rel=0.35)
+def test_low_rank_starts_where_mean_field_does(model: pn.NormalizationModel) -> None:
+    low_rank, mean_field = (
+        METHODS[f"weight/{g}"].guide(model, 25.0) for g in ("low-rank", "mean-field")
+    )
+    assert low_rank.factor.shape == (14, 10)
+    log_std = torch.cat([mean_field.shift_log_std, mean_field.log_scale_log_std])
+    torch.testing.assert_close(low_rank.covariance().diagonal(), (2 * log_std).exp())
+    loc = torch.cat([mean_field.shift_loc, mean_field.log_scale_loc])
+    torch.testing.assert_close(low_rank.loc.detach(), loc.detach())
 
 
 def test_bank_posteriors_are_those_of_the_bank(

@@ -8,16 +8,21 @@ from dataclasses import dataclass
 
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from pyronorm import guides
 from pyronorm.checks import checked
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
-from pyronorm.infer import collect_curvature, find_mode
+from pyronorm.infer import CollectSWAG, Optimization, collect_curvature, find_mode, fit
 from pyronorm.latents import Per
 from pyronorm.model import NormalizationModel, init_to_neutral
+from pyronorm.study.device import make_fabric
 
 __all__ = ["POSTERIORS", "Candidate", "choose_posteriors"]
+
+# Of SWAG's path. The rate decides the width; this one is a round number, and fits nothing.
+_SWAG_STEPS, _SWAG_RATE, _SWAG_BATCH, _SWAG_RANK = 1_000, 1.0, 64, 20
 
 _Pair = tuple[Tensor, Tensor]
 _Make = Callable[[NormalizationModel, StatisticsBank, _Pair], nn.Module]
@@ -64,6 +69,26 @@ def _laplace(kind: type[guides.Laplace], rank: int | None = None, neutral: bool 
         return kind.from_curvature(model, collect_curvature(model, train, at, rank=rows))
 
     return make
+
+
+def _swag(model: NormalizationModel, train: _Pair) -> nn.Module:
+    collected = CollectSWAG(_rank(model, _SWAG_RANK), after=_SWAG_STEPS // 5)
+    size = len(train[1])
+    batch_size = min(_SWAG_BATCH, size)
+    fit(
+        model,
+        find_mode(model, train),
+        train,
+        epochs=-(-_SWAG_STEPS * batch_size // size),
+        batch_size=batch_size,
+        optimization=Optimization(optimizer=lambda groups: SGD(groups, lr=_SWAG_RATE)),
+        train_network=False,
+        callbacks=[collected],
+        fabric=make_fabric("cpu"),
+        seed=0,
+        progress=False,
+    )
+    return collected.posterior(model)
 
 
 _ROWS: tuple[tuple[str, bool, str, _Make], ...] = (
@@ -131,6 +156,12 @@ _ROWS: tuple[tuple[str, bool, str, _Make], ...] = (
         False,
         "the same around neutral latents",
         _laplace(guides.FullLaplace, neutral=True),
+    ),
+    (
+        "swag",
+        False,
+        f"SWAG from the mode: SGD of rate {_SWAG_RATE:g} on batches of {_SWAG_BATCH}",
+        lambda m, _, t: _swag(m, t),
     ),
     (
         "fixed-noise",

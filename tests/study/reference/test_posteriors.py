@@ -7,17 +7,18 @@ import torch
 
 from pyronorm import guides
 from pyronorm.errors import OptionError
-from pyronorm.study.reference import POSTERIORS, choose_posteriors
+from pyronorm.study.reference import POSTERIORS, choose_posteriors, posteriors
 from tests.guides.cases import make_bank, make_model
 
 
-def test_every_guide_of_the_library_is_among_them() -> None:
+def test_every_guide_of_the_library_is_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posteriors, "_SWAG_STEPS", 25)
     model = make_model()
     bank = make_bank(model)
     train = torch.randn(50, 5), torch.arange(50) % 3
     made = {name: c.make(model, bank, train) for name, c in POSTERIORS.items()}
     kinds = {type(posterior).__name__ for posterior in made.values()}
-    own = set(guides.__all__) - {"Fixed", "StatisticsBank", "Curvature", "SWAG"}
+    own = set(guides.__all__) - {"Fixed", "StatisticsBank", "Curvature"}
     own -= {"Guide", "HyperGuide", "Laplace"}  # parts of others
     assert own <= kinds
     assert {"AutoMultivariateNormal", "AutoLowRankMultivariateNormal"} <= kinds
@@ -27,6 +28,8 @@ def test_every_guide_of_the_library_is_among_them() -> None:
     assert made["laplace-full"].loc.any()
     assert not made["laplace-full-neutral"].loc.any()
     assert made["mean-field-neutral"].neutral
+    mode = made["map"].loc
+    assert 0 < (made["swag"].loc - mode).abs().max() < 1
     assert made["batch-size-channel"].batch_size.tolist() == pytest.approx([16.0] * 10)
     for name, posterior in made.items():
         if not name.startswith("auto"):
