@@ -16,7 +16,7 @@ from pyronorm.checks import Count, Finite, NotNegative, check_fields, checked
 from pyronorm.errors import OptionError
 from pyronorm.normalizers.calls import check_examples, check_input, graph_node, is_single_example
 from pyronorm.normalizers.fold import fold
-from pyronorm.normalizers.handover import present_call
+from pyronorm.normalizers.handover import handed_over, present_call
 from pyronorm.normalizers.kernels import affine_each
 from pyronorm.normalizers.origin import Origin
 from pyronorm.normalizers.words import population_in_words
@@ -360,17 +360,16 @@ class LatentNorm(nn.Module):
         if args or kwargs:
             normalizer = normalizer.given(self, args, kwargs)
         move = self.channel_last and not normalizer.handles_channel_last
-        y = self._normalize(normalizer, x.movedim(-1, 1) if move else x)
+        call = present_call(self)
+        y = self._normalize(normalizer, x.movedim(-1, 1) if move else x, call)
         y = y.movedim(1, -1).contiguous() if move else y  # networks take views of such outputs
         for step in self.then:
             y = self.get_submodule(step)(y) if isinstance(step, str) else step(y)
-        call = present_call(self)
         if call is not None and call.seen is not None:
             call.seen.note(y)
         return y
 
-    def _normalize(self, normalizer: Normalizer, x: Tensor) -> Tensor:
-        call = present_call(self)
+    def _normalize(self, normalizer: Normalizer, x: Tensor, call: handed_over | None) -> Tensor:
         folded = None if call is None else call.given(self, call.folded)
         if folded is None:
             latents = None if call is None else call.given(self, call.latents)

@@ -68,6 +68,6 @@ def fold_all(
         return {}
     weight = torch.cat(gains) * scale
     bias = torch.addcmul(torch.cat(offsets), weight, shift)
-    sizes = [len(gain) for gain in gains]
+    sizes = [gain.shape[0] for gain in gains]
     pairs = zip(weight.split(sizes, -1), bias.split(sizes, -1), strict=True)
     return dict(zip(latents, pairs, strict=True))

@@ -26,7 +26,7 @@ def is_linear(module: nn.Module) -> bool:
 
 def by_output(linear: Any) -> Tensor:
     """The weight with the axes (group, output channel of the group, inputs of it, *kernel)."""
-    groups = getattr(linear, "groups", 1)
-    weight: Tensor = linear.weight.unflatten(0, (groups, -1))
+    whole: Tensor = linear.weight
+    weight = whole.reshape(getattr(linear, "groups", 1), -1, *whole.shape[1:])
     # A transposed convolution has the axes (input, output of the group, *kernel).
     return weight.transpose(1, 2) if isinstance(linear, tuple(TRANSPOSED)) else weight

@@ -85,7 +85,7 @@ class Weight(StartNormalizer):
         """Apply the linear layer with the affine map folded into it."""
         mean, std = layer.state("start_mean"), layer.state("start_std")
         gain = 1 / std if weight is None else weight / std
-        offset = -gain * mean if bias is None else bias - gain * mean
+        offset = -gain * mean if bias is None else torch.addcmul(bias, gain, mean, value=-1)
         return self._apply_linear(layer, x, gain, offset)
 
     def normalize_each(self, layer: LatentNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Weight(StartNormalizer):
     ) -> Tensor:
         linear = _linear_of(layer)
         v = by_output(linear)
-        factor = gain / self.norm(linear)
+        factor = gain / self._norm(v)
         weight = (v * factor.view(*v.shape[:2], *(1,) * (v.ndim - 2))).flatten(0, 1)
         # Folded latents are float32 where the network is in half precision.
         weight, bias = weight.to(v.dtype), None if bias is None else bias.to(v.dtype)
@@ -120,8 +120,10 @@ class Weight(StartNormalizer):
 
     def norm(self, linear: nn.Module) -> Tensor:
         r""":math:`\lVert v\rVert` per output channel, shape ``(channel,)``."""
+        return self._norm(by_output(linear))
+
+    def _norm(self, v: Tensor) -> Tensor:
         eps = 1e-12 if self.eps is None else self.eps
-        v = by_output(linear)
         v = v.to(torch.promote_types(v.dtype, torch.float32))
         return (v.flatten(2).square().sum(2) + eps).sqrt().flatten()
 
