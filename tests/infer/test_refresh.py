@@ -53,6 +53,26 @@ def test_evaluation_is_then_training_mode_with_the_same_latents(network, normali
     assert (in_evaluation(model, draws, x) - expected).abs().max() > 0.01
 
 
+def test_a_bank_under_noise_has_a_draw_and_a_batch_in_each_row():
+    torch.manual_seed(0)
+    x = torch.randn(48, 5, dtype=torch.float64)
+    model, batches = model_of(mlp(), x), x.split(16)
+    draws = noise(model, len(batches))
+    rows = pn.Draws.join(
+        [
+            pn.refresh_draws(model, draws[i : i + 1], batch, 1, batch_size=16)
+            for i, batch in enumerate(batches)
+        ]
+    )
+    assert len(rows) == len(batches)
+    for i, batch in enumerate(batches):
+        # What training mode computes of this batch with these latents.
+        expected = in_training(model, draws[i : i + 1], batch)
+        found = in_evaluation(model, rows[i : i + 1], batch)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert len(pn.predict(model, rows, x[:3], len(rows))) == 3
+
+
 def test_two_layers_in_closed_form():
     # x has mean 0 and variance 1, the layers have no linear map between them and eps is 0: layer 2 sees
     # s (x + a), takes both out, and the first layer's latents are without effect.
