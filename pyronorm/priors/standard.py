@@ -22,7 +22,8 @@ class Standard(Prior):
     :math:`\text{shift} \sim \mathcal N(0, s^2)` and :math:`\log \text{scale} \sim \mathcal N(0, t^2)`.
 
     Args:
-        shift_std: ``s`` > 0, in units of the channel's standard deviation.
+        shift_std: ``s`` > 0, in units of what it is added to, :math:`\hat x`: of the channel's standard
+            deviation with batch normalization, and after :func:`pyronorm.standardize_latents`.
         log_scale_std: ``t`` > 0.
 
     Raises:
