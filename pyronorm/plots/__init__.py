@@ -5,12 +5,10 @@ from pyronorm.plots.diagnostics import (
     plot_effective_batch_size,
     plot_elbo_trace,
     plot_estimation_shift,
-    plot_metric,
     plot_noise_law,
     plot_outliers,
     plot_posterior_scale,
     plot_rejection,
-    plot_reliability,
 )
 from pyronorm.plots.posteriors import (
     plot_correlation,
@@ -18,6 +16,7 @@ from pyronorm.plots.posteriors import (
     plot_ranks,
     plot_spread_ratio,
 )
+from pyronorm.plots.scores import plot_metric, plot_reliability
 
 __all__ = [
     "plot_correlation",

@@ -1,4 +1,4 @@
-"""Plots of noise, uncertainty and predictions."""
+"""Plots of noise and uncertainty."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.checks import Count, Positive, checked
 from pyronorm.diagnostics import BatchSizes, Disturbance, EstimationShift, RiskCurve
 from pyronorm.diagnostics.arviz_labels import layers_of
 from pyronorm.diagnostics.noise import moment_batch_sizes, noise_statistics
-from pyronorm.errors import DataError, OptionError
+from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import History
 from pyronorm.plots.style import MARKERS as _MARKERS
@@ -32,62 +32,11 @@ __all__ = [
     "plot_effective_batch_size",
     "plot_elbo_trace",
     "plot_estimation_shift",
-    "plot_metric",
     "plot_noise_law",
     "plot_outliers",
     "plot_posterior_scale",
     "plot_rejection",
-    "plot_reliability",
 ]
-
-
-@checked
-def plot_reliability(
-    predictions: Mapping[str, tuple[Float[Tensor, "example classes"], Int[Tensor, " example"]]],
-    *,
-    bins: Count = 6,
-    ax: Axes | None = None,
-) -> Axes:
-    """Accuracy minus confidence of the most probable class, against confidence.
-
-    A calibrated predictor lies on the line at 0; below it, it is overconfident. Bins hold equal
-    numbers of examples; bars are one binomial standard error of the accuracy.
-
-    Args:
-        predictions: for each label the predictive probabilities and the true classes.
-        bins: number of points per curve, at most the number of examples.
-        ax: where to draw; None for a new figure.
-    """
-    _refuse_nothing("plot_reliability", predictions)
-    ax = _axes(ax)
-    ax.axhline(0.0, color="0.6", linewidth=1, linestyle="--", label="calibrated")
-    for position, (label, (probabilities, y)) in enumerate(predictions.items()):
-        total = probabilities.sum(-1)
-        if not bool(((total - 1).abs() < 1e-3).all() & (probabilities >= 0).all()):
-            raise DataError(
-                f"plot_reliability: the values of {label!r} are no probabilities, which add up to 1. Of "
-                "logits take the softmax."
-            )
-        confidence, predicted = (value.cpu() for value in probabilities.max(-1))
-        order = confidence.argsort(stable=True)
-        right = (predicted == y.cpu())[order].double()
-        parts = min(bins, len(order))
-        mean = [float(part.mean()) for part in confidence[order].double().tensor_split(parts)]
-        accuracy = np.array([float(part.mean()) for part in right.tensor_split(parts)])
-        count = np.array([len(part) for part in right.tensor_split(parts)])
-        ax.errorbar(
-            mean,
-            accuracy - mean,
-            yerr=np.sqrt(accuracy * (1 - accuracy) / count),
-            marker=_MARKERS[position % len(_MARKERS)],
-            markerfacecolor="none",
-            capsize=2,
-            color=_color(position),
-            alpha=0.8,
-            label=label,
-        )
-    ax.set(xlabel="confidence of the predicted class", ylabel="accuracy - confidence")
-    return _legend_outside(ax)
 
 
 @checked
@@ -129,35 +78,6 @@ def plot_posterior_scale(idatas: Mapping[str, Any], *, ax: Axes | None = None) -
     ax.set_ylabel("posterior sd of log scale")
     ax.set_ylim(bottom=0)
     return _legend_outside(ax)
-
-
-@checked
-def plot_metric(
-    values: Mapping[str, Sequence[float]], name: str, *, ax: Axes | None = None
-) -> Axes:
-    """One metric for several methods: every seed a dot, the mean a bar.
-
-    Args:
-        values: for each method one value per seed.
-        name: what to write on the axis.
-        ax: where to draw; None for a new figure.
-    """
-    _refuse_nothing("plot_metric", values)
-    ax = _axes(ax)
-    for position, (label, numbers) in enumerate(values.items()):
-        group = label.split("/")[0]
-        color = f"C{list(dict.fromkeys(x.split('/')[0] for x in values)).index(group)}"
-        row = np.full(len(numbers), position)
-        ax.plot(numbers, row, "o", color=color, alpha=0.6, markersize=5)
-        ax.plot([float(np.mean(numbers))], [position], "|", color=color, markersize=18, mew=2.5)
-    ax.set_yticks(range(len(values)), list(values))
-    ax.invert_yaxis()
-    every = [number for numbers in values.values() for number in numbers]
-    if min(every) > 0 and max(every) > 10 * min(every):
-        ax.set_xscale("log")
-    ax.set_xlabel(name)
-    ax.grid(axis="x", alpha=0.3)
-    return ax
 
 
 @checked
