@@ -25,7 +25,7 @@ TORCH_LATEST ?=  # the newest that pip finds
 .PHONY: compare test test-all test-lowest test-torch211 test-latest lint types docs docs-code examples benchmarks gpu check format clean
 
 compare: $(VENV)/.installed
-	$(BIN)/pyronorm compare --output $(RESULTS) --force
+	$(BIN)/pyronorm compare --output $(RESULTS) --jobs $(WORKERS) $(OPTIONS)
 
 # One thread for each of the processes that share the tests.
 test test-all test-lowest test-torch211 test-latest: export OMP_NUM_THREADS = 1

@@ -23,6 +23,8 @@ from pyronorm import cli, study
 from pyronorm.study import (
     METHODS,
     STUDIES,
+    Compare,
+    CompareSettings,
     Comparison,
     Entry,
     Folder,
@@ -31,7 +33,9 @@ from pyronorm.study import (
     Place,
     Row,
     Settings,
+    Study,
     Training,
+    TrainingNoiseSettings,
     catalog,
     choose_methods,
     format_table,
@@ -41,6 +45,7 @@ from tests.limits import files_no_larger_than
 from tests.processes import alive, wait_for
 from tests.study.fakes import Fake, FakeSettings, fake, runs
 
+DIGITS = ("study", "digits", "--quick")
 NUMBERS = {"accuracy": 0.9, "ece": 0.05, "brier": 0.1, "nll_center": 0.31}
 
 
@@ -137,9 +142,9 @@ def one_line(text: str) -> str:
 
 
 def table_lines(out: str, methods: list[str]) -> dict[str, list[str]]:
-    """The cells of each method's line."""
+    """The words of each method's line; a cell may have several."""
     lines = [line.split() for line in out.splitlines()]
-    return {cells[0]: cells[1:] for cells in lines if cells and cells[0] in methods}
+    return {words[0]: words[1:] for words in lines if words and words[0] in methods}
 
 
 def expected_lines(folder: Path) -> dict[str, list[str]]:
@@ -147,7 +152,9 @@ def expected_lines(folder: Path) -> dict[str, list[str]]:
     made = restore_study(Folder(folder).record)
     table = format_table(made.sections(Folder(folder).results(made))[0].tables[0])
     return {
-        line[0]: [text + "*" * mark for text, mark in zip(line[1:], marks[1:], strict=True)]
+        line[0]: " ".join(
+            t + "*" * mark for t, mark in zip(line[1:], marks[1:], strict=True)
+        ).split()
         for line, marks in zip(table.lines, table.differs, strict=True)
     }
 
@@ -155,68 +162,78 @@ def expected_lines(folder: Path) -> dict[str, list[str]]:
 # compare
 
 
-def test_a_comparison(run: Run80, tmp_path: Path) -> None:
-    output = tmp_path / "deep" / "run"
-    ended = run(
-        *("compare", "--seeds", 2, "--epochs", 1, "--methods", "weight/fixed,batch/point"),
-        *("--batch-size", 180, "--num-samples", 5, "--device", "cpu", "--output", output),
+def tiny() -> CompareSettings:
+    """Both tasks in a few seconds."""
+    few = TrainingNoiseSettings(
+        data="digits",
+        network="lenet-5-8",
+        noise=(("batch", (8.0,)),),
+        dropouts=(0.1,),
+        after=(),
+        members=2,
+        num_train=60,
+        num_validation=40,
+        num_test=40,
+        training=Training(1, 30, 2e-3),
+        num_samples=2,
     )
+    many = Settings(
+        methods=("batch/point", "weight/fixed"),
+        num_train=90,
+        num_test=40,
+        training=Training(1, 45),
+        num_samples=2,
+        bank_rows=11,
+        arviz_samples=2,
+        timed_predictions=1,
+    )
+    return CompareSettings(few, many)
+
+
+def test_a_comparison(run: Run80, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {**STUDIES, "compare": replace(STUDIES["compare"], quick=tiny())}
+    monkeypatch.setattr(catalog, "STUDIES", entries)
+    output = tmp_path / "deep" / "run"
+    ended = run("compare", "--seeds", 2, "--device", "cpu", "--output", output)
     assert ended.status == 0
     assert ended.err == ""
     record = Folder(output).record
-    assert record["study"] == "digits"
-    assert record["settings"]["seeds"] == [0, 1]
-    assert record["settings"]["training"]["epochs"] == 1
-    assert record["settings"]["training"]["batch_size"] == 180
-    assert record["settings"]["num_samples"] == 5
-    assert record["command"].startswith("pyronorm compare --seeds 2 --epochs 1 --methods")
-    names = ["weight/fixed", "batch/point"]
-    lines = expected_lines(output)
-    assert list(lines) == names
-    assert table_lines(ended.out, names) == lines
-    assert "digits, 1 epochs, 2 seeds, mean±sd" in ended.out
-    assert "4/4" in ended.out
+    assert record["study"] == "compare"
+    assert record["settings"]["seeds"] == record["settings"]["few"]["seeds"] == [0, 1]
+    assert record["command"] == f"pyronorm compare --seeds 2 --device cpu --output {output}"
+    made = restore_study(record)
+    found = made.sections(Folder(output).results(made))
+    assert len(found[0].tables) == 2
+    for table in found[0].tables:
+        shown = format_table(table)
+        assert f"{shown.title}, 2 seeds" in ended.out
+        for line in shown.lines:
+            assert " ".join(line) in one_line(ended.out.replace("*", ""))
+    assert "2 seeds test nothing" in one_line(ended.out)
+    assert "10/10" in ended.out
     assert f"Report: {output}/report.html" in ended.out.replace("\n", "")
     files = {p.name for p in output.rglob("*") if p.is_file()}
-    assert {"report.html", "report.md", "table-1.csv", "results.csv", "nll.png"} <= files
+    assert {"report.html", "report.md", "table-1.csv", "results.csv", "differences.png"} <= files
     assert sum(name.endswith(".nc") for name in files) == 2
+    assert run("compare", "--seeds", 2, "--device", "cpu", "--output", output).status == 0
 
 
-def test_defaults(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
-    assert run("compare").status == 0
-    assert jobs.settings == Settings()
-    assert jobs.places == {Place()}
-    assert (tmp_path / "results" / "compare" / "report.html").is_file()
-
-
-def test_options_reach_the_comparison(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
-    ended = run(
-        *("compare", "--seeds", 4, "--epochs", 7, "--batch-size", 33),
-        *("--num-samples", 9, "--device", "mps", "--output", tmp_path / "x"),
-        *("--methods", "group, batch/mcbn"),
-    )
-    assert ended.status == 0
-    assert jobs.settings == Settings(
-        methods=("group", "batch/mcbn"),
-        seeds=(0, 1, 2, 3),
-        training=Training(epochs=7, batch_size=33),
-        num_samples=9,
-    )
-    assert jobs.places == {Place(device="mps")}
-
-
-def test_processes_and_threads_of_a_comparison(
-    run: Run80, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_defaults(run: Run80, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: dict[str, object] = {}
 
-    def runs(*_: object, **options: object) -> None:
-        seen.update(options)
+    def runs(chosen: Study, folder: Path, **options: object) -> None:
+        seen.update(options, study=chosen, folder=folder)
         raise pn.errors.OptionError("enough")
 
     monkeypatch.setattr("pyronorm.study.run_study", runs)
-    run("compare", "--jobs", 3, "--threads", 2, "--output", tmp_path / "x")
-    assert (seen["processes"], seen["threads"]) == (3, 2)
+    run("compare")
+    assert seen["study"] == Compare("compare", CompareSettings())
+    assert (seen["place"], seen["folder"]) == (Place(), Path("results/compare"))
+    assert (seen["processes"], seen["threads"], seen["force"]) == (1, 1, False)
+    run("compare", "--seeds", 4, "--jobs", 3, "--threads", 2, "--device", "mps", "--force")
+    assert seen["study"] == Compare("compare", CompareSettings(seeds=(0, 1, 2, 3)))
+    assert (seen["processes"], seen["threads"], seen["force"]) == (3, 2, True)
+    assert seen["place"] == Place(device="mps")
 
 
 @pytest.mark.parametrize(
@@ -225,9 +242,6 @@ def test_processes_and_threads_of_a_comparison(
         ("--seeds", 0, 1),
         ("--jobs", 0, 1),
         ("--threads", 0, 1),
-        ("--epochs", 0, 1),
-        ("--batch-size", 1, 2),
-        ("--num-samples", 0, 1),
     ],
 )
 def test_numbers_out_of_range(
@@ -246,7 +260,7 @@ def test_numbers_out_of_range(
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("compare", "seeds methods epochs batch-size num-samples device output force"),
+        ("compare", "seeds jobs scheduler threads device output force"),
         ("study", "quick seeds methods data-root jobs scheduler threads device output force"),
         ("report", ""),
     ],
@@ -270,7 +284,7 @@ def test_without_a_command_there_is_help(run: Run80) -> None:
 @pytest.mark.parametrize("nll", [0.3, 12.3456])
 def test_no_cell_is_cut_at_80_columns(run: Run80, jobs: Jobs, tmp_path: Path, nll: float) -> None:
     jobs.nll = nll
-    ended = run("compare", "--methods", "all", "--output", tmp_path / "x")
+    ended = run(*DIGITS, "--methods", "all", "--output", tmp_path / "x")
     lines = expected_lines(tmp_path / "x")
     assert list(lines) == list(METHODS)
     assert table_lines(ended.out, list(METHODS)) == lines
@@ -279,12 +293,12 @@ def test_no_cell_is_cut_at_80_columns(run: Run80, jobs: Jobs, tmp_path: Path, nl
 
 def test_no_cell_is_cut_whatever_the_numbers(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     jobs.nll, jobs.spread, jobs.seconds = 12.3, 10.2, 1000.0
-    ended = run("compare", "--methods", "all", "--output", tmp_path / "x")
+    ended = run(*DIGITS, "--methods", "all", "--output", tmp_path / "x")
     assert table_lines(ended.out, list(METHODS)) == expected_lines(tmp_path / "x")
 
 
 def test_one_seed_has_no_spread(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
-    ended = run("compare", "--seeds", 1, "--output", tmp_path / "x")
+    ended = run(*DIGITS, "--seeds", 1, "--output", tmp_path / "x")
     assert "digits, 15 epochs, 1 seed" in ended.out
     assert "±" not in ended.out
 
@@ -424,7 +438,7 @@ def test_a_typo_in_a_process_of_its_own(tmp_path: Path) -> None:
     ended = subprocess.run(
         [
             *(sys.executable, "-c", "from pyronorm.cli import main; main()"),
-            *("compare", "--methods", "batch/mcbm", "--output", str(tmp_path / "x")),
+            *(*DIGITS, "--methods", "batch/mcbm", "--output", str(tmp_path / "x")),
         ],
         capture_output=True,
         text=True,
@@ -441,10 +455,10 @@ def test_a_typo_in_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("compare --methods batch/point,wieght/fixed", "Did you mean 'weight/fixed'?"),
-        ("compare --methods ,", "no methods"),
-        ("compare --methods [bold]", "no method '[bold]'"),
-        ("compare --methods [/x]", "no method '[/x]'"),
+        ("study digits --quick --methods batch/point,wieght/fixed", "Did you mean 'weight/fixed'?"),
+        ("study digits --quick --methods ,", "no methods"),
+        ("study digits --quick --methods [bold]", "no method '[bold]'"),
+        ("study digits --quick --methods [/x]", "no method '[/x]'"),
         ("study digit", "no study 'digit'. Did you mean 'digits'?"),
         ("study digits --methods nothing", "no method 'nothing'"),
     ],
@@ -462,9 +476,9 @@ def test_a_mistake_ends_with_its_message(
 
 
 def test_an_unknown_option(run: Run80) -> None:
-    ended = run("compare", "--epoch", 3)
+    ended = run("compare", "--epochs", 3)
     assert ended.status == 2
-    assert "--epoch" in ended.err
+    assert "--epochs" in ended.err
 
 
 def test_other_errors_keep_their_traceback(
@@ -475,12 +489,12 @@ def test_other_errors_keep_their_traceback(
 
     monkeypatch.setattr(study, "run_study", broken)
     with pytest.raises(ZeroDivisionError):
-        run("compare", "--output", tmp_path / "x")
+        run(*DIGITS, "--output", tmp_path / "x")
 
 
 def test_a_folder_with_other_files_is_refused(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("mine")
-    ended = run("compare", "--output", tmp_path, "--force")
+    ended = run(*DIGITS, "--output", tmp_path, "--force")
     assert (ended.status, ended.out) == (2, "")
     assert "has files and no study.json" in one_line(ended.err)
     assert "--output" in one_line(ended.err)
@@ -490,12 +504,12 @@ def test_a_folder_with_other_files_is_refused(run: Run80, jobs: Jobs, tmp_path: 
 
 def test_another_configuration_needs_force(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     output = tmp_path / "x"
-    assert run("compare", "--methods", "batch/point", "--output", output).status == 0
-    again = ("compare", "--methods", "group/fixed", "--epochs", 2, "--output", output)
+    assert run(*DIGITS, "--methods", "batch/point", "--output", output).status == 0
+    again = (*DIGITS, "--methods", "group/fixed", "--output", output)
     ended = run(*again)
     assert ended.status == 2
     message = one_line(ended.err)
-    assert "training.epochs is 15 there, 2 here" in message
+    assert "methods is ['batch/point'] there, ['group/fixed'] here" in message
     assert "--force" in message
     assert run(*again, "--force").status == 0
     assert list(expected_lines(output)) == ["group/fixed"]
@@ -504,23 +518,23 @@ def test_another_configuration_needs_force(run: Run80, jobs: Jobs, tmp_path: Pat
 
 
 def test_the_same_again_runs_nothing(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
-    first = run("compare", "--output", tmp_path / "x")
+    first = run(*DIGITS, "--output", tmp_path / "x")
     jobs.error = AssertionError("ran again")
-    second = run("compare", "--output", tmp_path / "x")
+    second = run(*DIGITS, "--output", tmp_path / "x")
     assert second.status == 0
     names = [method.name for method in choose_methods()]
     assert table_lines(second.out, names) == table_lines(first.out, names) != {}
 
 
 def test_brackets_in_a_path(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
-    ended = run("compare", "--output", tmp_path / "[a]b")
+    ended = run(*DIGITS, "--output", tmp_path / "[a]b")
     assert "[a]b" in ended.out.replace("\n", "")
 
 
 def test_an_output_that_is_a_file(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("mine")
-    ended = run("compare", "--output", file, "--force")
+    ended = run(*DIGITS, "--output", file, "--force")
     assert ended.status == 2
     assert "is a file" in one_line(ended.err)
     assert jobs.settings is None
@@ -528,7 +542,7 @@ def test_an_output_that_is_a_file(run: Run80, jobs: Jobs, tmp_path: Path) -> Non
 
 def test_an_unknown_device(run: Run80, tmp_path: Path) -> None:
     ended = run(
-        *("compare", "--device", "cdua", "--methods", "batch/point", "--epochs", 1),
+        *(*DIGITS, "--device", "cdua", "--methods", "batch/point"),
         *("--seeds", 1, "--output", tmp_path / "x"),
     )
     assert ended.status == 1
@@ -538,9 +552,9 @@ def test_an_unknown_device(run: Run80, tmp_path: Path) -> None:
 
 def test_the_command_can_be_repeated(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     output = tmp_path / "my results"
-    run("compare", "--output", output)
+    run(*DIGITS, "--output", output)
     command = Folder(output).record["command"]
-    assert shlex.split(command) == ["pyronorm", "compare", "--output", str(output)]
+    assert shlex.split(command) == ["pyronorm", *DIGITS, "--output", str(output)]
 
 
 def test_chosen_methods_have_unambiguous_names() -> None:
@@ -610,7 +624,7 @@ def test_a_full_disk_is_one_line_and_status_1(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(
     run: Run80, jobs: Jobs, no_locks: None, tmp_path: Path
 ) -> None:
-    ended = run("compare", "--output", tmp_path / "x")
+    ended = run(*DIGITS, "--output", tmp_path / "x")
     assert (ended.status, ended.out) == (1, "")
     assert one_line(ended.err).endswith("x: cannot be written, Read-only file system.")
     assert jobs.settings is None
@@ -621,11 +635,11 @@ ESCAPE = "\x1b]0;title\x07\x1b[31m"
 
 def test_a_path_does_not_command_the_terminal(run: Run80, jobs: Jobs, tmp_path: Path) -> None:
     output = tmp_path / f"a{ESCAPE}b"
-    ended = run("compare", "--output", output)
+    ended = run(*DIGITS, "--output", output)
     assert ended.status == 0
     shown = r"a\x1b]0;title\x07\x1b[31mb"
     assert shown in ended.out.replace("\n", "")
-    again = run("compare", "--epochs", 2, "--output", output)
+    again = run(*DIGITS, "--methods", "batch", "--output", output)
     assert shown in again.err.replace("\n", "")
     assert "\x1b" not in ended.out + again.err
 
@@ -637,7 +651,7 @@ def test_a_path_does_not_command_the_terminal(run: Run80, jobs: Jobs, tmp_path: 
         ("compare", f"--{ESCAPE}=3"),
         (f"{ESCAPE}",),
         ("compare", "--seeds", ESCAPE),
-        ("compare", "--methods", ESCAPE),
+        ("study", "digits", "--methods", ESCAPE),
         ("study", ESCAPE),
         ("report", ESCAPE),
         ("reference", "--prior", ESCAPE),

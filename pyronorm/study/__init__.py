@@ -3,6 +3,7 @@
 from pyronorm.study.architectures import NETWORKS, make_network
 from pyronorm.study.catalog import STUDIES, Entry, make_study, restore_study
 from pyronorm.study.columns import COLUMNS, columns
+from pyronorm.study.compare import Compare, CompareSettings
 from pyronorm.study.comparison import Comparison
 from pyronorm.study.folder import Folder
 from pyronorm.study.methods import DEFAULT_METHODS, METHODS, Method, choose_methods
@@ -27,6 +28,8 @@ __all__ = [
     "Better",
     "Cell",
     "Column",
+    "Compare",
+    "CompareSettings",
     "Comparison",
     "Entry",
     "Folder",

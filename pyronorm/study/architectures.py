@@ -20,6 +20,7 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "small-conv": networks.SmallConvNet,
         "lenet-5": networks.LeNet5,
+        "lenet-5-8": partial(networks.LeNet5, padding=4, image_size=8),  # images of 8x8
         "lenet-5-32": partial(networks.LeNet5, padding=0, image_size=32),  # images of 32x32
         "all-cnn-small": partial(networks.AllCNN, width=1 / 6),  # 16 and 32 channels
         "all-cnn-tiny": partial(networks.AllCNN, width=1 / 12),  # 8 and 16 channels

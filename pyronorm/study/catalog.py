@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 from pyronorm.checks import checked
 from pyronorm.errors import DataError, OptionError
 from pyronorm.study.batch_size import BatchSize, BatchSizeSettings
+from pyronorm.study.compare import Compare, CompareSettings
 from pyronorm.study.comparison import Comparison
 from pyronorm.study.noise_choices import NoiseChoices, NoiseChoicesSettings
 from pyronorm.study.pretrained import Pretrained, PretrainedSettings
@@ -56,6 +57,12 @@ _LEVELS = (4.0, 8.0, 16.0, 32.0, 64.0)
 _BATCH = ("batch/point", "batch/mcbn", "batch/stochastic")
 
 STUDIES: Mapping[str, Entry] = {
+    "compare": Entry(
+        Compare,
+        CompareSettings(),
+        CompareSettings(many=Settings(methods=("all",)), seeds=tuple(range(10))),
+        "batch noise where images are few, and where they are not (digits)",
+    ),
     "digits": Entry(
         Comparison,
         Settings(),

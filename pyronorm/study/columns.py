@@ -41,7 +41,9 @@ _ALL = (
         "difference",
         3,
         _LOW,
-        "Calibrated NLL minus that of the baseline with the same seed: below 0 is better.",
+        "Calibrated NLL minus that of the baseline with the same seed, mean and its 95 % interval, "
+        "each on its own; below 0 is better.",
+        interval=True,
     ),
     Column("brier", "Brier", 3, _LOW, "Squared error of the probabilities, summed over classes."),
     Column("calibrated_brier", "calibrated Brier", 3, _LOW, "Brier score at these temperatures."),
@@ -96,7 +98,7 @@ _ALL = (
     ),
     Column(
         "seconds",
-        "seconds",
+        "time, s",
         1,
         _NEITHER,
         "Seconds after training, choices included, on this machine.",
@@ -117,25 +119,26 @@ _ALL = (
         "temperature.",
     ),
     Column("rmse", "RMSE", 3, _LOW, "Root mean squared error, in units of the target."),
-    Column("train_seconds", "train, s", 1, _NEITHER, "Seconds of training, on this machine."),
+    Column("train_seconds", "training, s", 0, _NEITHER, "Seconds of training, on this machine."),
     Column(
         "relative_train_time",
-        "train time",
-        2,
+        "training, times",
+        1,
         _NEITHER,
-        "Training, with the bank where one is needed, over that of the baseline with the same seed.",
+        "Time of training, with the bank where one is needed, over that of the baseline with the same "
+        "seed.",
     ),
     Column("rate", "rate", 4, _NEITHER, "Learning rate, chosen on held-out training images."),
     Column(
         "choice_seconds",
         "choice, s",
-        1,
+        0,
         _NEITHER,
         "Seconds that the choice of the rate took, besides the training.",
     ),
     Column(
         "predict_ms",
-        "ms/draw",
+        "a draw, ms",
         1,
         _NEITHER,
         "Milliseconds to predict the test data, per draw, the fastest of the repeats; without draws the "

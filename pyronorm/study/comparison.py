@@ -17,7 +17,7 @@ from pyronorm.study.answer import answer
 from pyronorm.study.architectures import make_network
 from pyronorm.study.columns import COLUMNS, columns
 from pyronorm.study.draws_curve import draws_section, metrics_by_draws
-from pyronorm.study.images import load_images
+from pyronorm.study.images import load_images, share_ratio
 from pyronorm.study.methods import METHODS, Method, choose_methods
 from pyronorm.study.settings import Settings, Training
 from pyronorm.study.study import Job, Outcome, Place, Plot, Results, Section, Study
@@ -31,7 +31,6 @@ __all__ = ["Comparison"]
 
 _BASELINE = "batch/point"
 _MARGIN = 0.01  # nats: less does not matter
-_DIGITS_RATIO = 0.2 / 0.8  # test over training images; the seed decides the split
 _RELIABILITY = ("batch/point", "batch/mcbn", "weight/point", "weight/mean-field")
 
 
@@ -131,19 +130,20 @@ class Comparison(Study):
         return Outcome(rows, arrays, idatas, data.note)
 
     def sections(self, results: Results) -> Sequence[Section]:
-        """One table, three plots; what more draws do; the methods."""
+        """One table, three plots; what more draws do."""
         settings, training = self.settings, self.settings.training
         by_draws = [row for row in results.rows if row.condition]
         table = Table(
             f"{settings.data}, {training.epochs} epochs",
             self._against_baseline(results),
-            columns(
-                *("accuracy", "nll", "calibrated_nll", "difference", "nll_center"),
-                *("ece", "calibrated_ece", "brier"),
-                *("relative_train_time", "predict_ms", "rate", "choice_seconds"),
-            ),
+            columns("accuracy", "nll", "calibrated_nll", "difference", "ece", "calibrated_ece"),
             baseline=_BASELINE,
-            resampled=_DIGITS_RATIO if settings.data == "digits" else 0.0,
+            resampled=share_ratio(settings.data),
+            details=columns(
+                *("nll_center", "brier", "relative_train_time", "predict_ms"),
+                *("rate", "choice_seconds"),
+            ),
+            words={method.name: method.description for method in self.methods},
         )
         size = "all" if settings.num_train is None else f"{settings.num_train:,}"
         rate = f"{training.lr}"
@@ -158,9 +158,11 @@ class Comparison(Study):
             f"`{settings.network}`, {size} training images, {training.epochs} epochs, batch size "
             f"{training.batch_size}, AdamW from {rate} annealed to 0, weight decay "
             f"{training.weight_decay}, prior and fixed noise of n = {settings.noise_batch_size:g}, "
-            f"{settings.num_samples} draws per prediction, {settings.bank_rows} batches in a bank."
+            f"{settings.num_samples} draws per prediction. Monte-Carlo and stochastic batch "
+            f"normalization and the joint Gaussian (of rank 10) add the statistics of "
+            f"{settings.bank_rows} training batches to the plain network; fixed noise is that of the "
+            "law of batch normalization."
         )
-        methods = "\n".join(f"- `{m.name}`: {m.description}" for m in self.methods)
         return [
             Section(
                 "Results",
@@ -170,7 +172,6 @@ class Comparison(Study):
                 answer(table, COLUMNS["calibrated_nll"], _MARGIN),
             ),
             *([draws_section(by_draws)] if by_draws else []),
-            Section("Methods", methods),
         ]
 
     def _against_baseline(self, results: Results) -> list[Row]:
@@ -210,13 +211,23 @@ class Comparison(Study):
             for name, file in found.items()
             if not name.endswith("/point") and job.seed == first
         }
-        made = [Plot("nll", "Test NLL of each method and seed.", partial(_draw_nll, nll))]
+        caption = (
+            "Test NLL as predicted: a dot for each seed, joined by a line where all methods have the "
+            f"same seeds; bars are means; dashed the mean of {_BASELINE}."
+        )
+        made = [Plot("nll", caption, partial(_draw_nll, nll), (8.0, 5.0))]
         if some:
-            made.append(
-                Plot("reliability", "Reliability, first seed.", partial(_draw_reliability, some))
+            caption = (
+                f"Reliability, seed {first}: accuracy minus confidence in bins of equal numbers of test "
+                "images; bars are one binomial standard error of the accuracy. Dashed: calibrated; "
+                "below it, too confident."
             )
+            made.append(Plot("reliability", caption, partial(_draw_reliability, some), (8.0, 4.5)))
         if files:
-            caption = "Standard deviation of the log scale by layer, first seed."
+            caption = (
+                f"Posterior standard deviation of the log scale by layer, seed {first}: median over "
+                "channels, bars from the 10 % to the 90 % quantile of the channels."
+            )
             made.append(Plot("posterior-scale", caption, partial(_draw_scale, files)))
         return made
 
@@ -227,7 +238,8 @@ def _single(results: Results) -> list[Row]:
 
 
 def _draw_nll(nll: dict[str, list[float]], figure: Figure) -> None:
-    plots.plot_metric(nll, "test NLL (nats)", ax=figure.subplots())
+    baseline = _BASELINE if _BASELINE in nll else None
+    plots.plot_metric(nll, "test NLL (nats)", baseline=baseline, ax=figure.subplots())
 
 
 def _draw_reliability(predictions: dict[str, Any], figure: Figure) -> None:

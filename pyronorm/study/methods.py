@@ -29,7 +29,7 @@ class Method:
         guide: makes the guide to train with, from the model and the ``n`` of the noise.
         from_bank: makes the posterior from a statistics bank after training; None predicts with the
             trained guide.
-        description: one line for the report.
+        description: in words, for the report.
     """
 
     name: str
@@ -57,21 +57,24 @@ def _low_rank(model: NormalizationModel, noise: float) -> guides.Guide:
 
 
 _EXPLICIT: dict[str, tuple[_MakeGuide, str]] = {
-    "point": (_point, "no noise"),
-    "fixed": (guides.BatchNoise, "fixed noise of the batch-norm law"),
-    "mean-field": (_mean_field, "learned independent posterior"),
-    "low-rank": (_low_rank, "learned joint Gaussian of rank 10"),
+    "point": (_point, "without noise"),
+    "fixed": (guides.BatchNoise, "with fixed noise"),
+    "mean-field": (_mean_field, "with learned independent noise"),
+    "low-rank": (_low_rank, "with a learned joint Gaussian"),
 }
 
 _FROM_BANK: dict[str, tuple[_FromBank, str]] = {
-    "mcbn": (guides.MonteCarloBatchNorm, "Monte-Carlo batch normalization: rows of the bank"),
-    "stochastic": (guides.StochasticBatchNorm, "stochastic batch normalization: its moments"),
-    "bank-low-rank": (guides.LowRank.from_bank, "joint Gaussian of rank 10 of the bank"),
+    "mcbn": (guides.MonteCarloBatchNorm, "Monte-Carlo batch normalization"),
+    "stochastic": (guides.StochasticBatchNorm, "stochastic batch normalization"),
+    "bank-low-rank": (
+        guides.LowRank.from_bank,
+        "batch normalization with a joint Gaussian of its statistics",
+    ),
 }
 
 
 def _methods() -> dict[str, Method]:
-    rows = [Method("batch/point", None, _point, None, "batch normalization as everybody uses it")]
+    rows = [Method("batch/point", None, _point, None, "plain batch normalization")]
     rows += [
         Method(f"batch/{key}", None, _point, from_bank, text)
         for key, (from_bank, text) in _FROM_BANK.items()
@@ -84,7 +87,8 @@ def _methods() -> dict[str, Method]:
     ):
         for key in keys:
             make, text = _EXPLICIT[key]
-            rows.append(Method(f"{name}/{key}", normalizer, make, None, text))
+            kind = "group whitening" if "whitening" in name else f"{name} normalization"
+            rows.append(Method(f"{name}/{key}", normalizer, make, None, f"{kind} {text}"))
     return {row.name: row for row in rows}
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pyronorm.checks import checked
 from pyronorm.errors import OptionError
-from pyronorm.files import StrPath, make_folder, visible, write_file
+from pyronorm.files import StrPath, make_folder, write_file
 from pyronorm.study.folder import Folder
+from pyronorm.study.markup import code, duration, escape
 from pyronorm.study.study import Plot, Results, Section, Study, file_name
 from pyronorm.study.table import Better, Cell, Column, Table, frame, summarize
 
@@ -42,6 +42,8 @@ class Rendered:
         tested: whether any lines were compared.
         resampled: whether the tests are those for random splits of one data set.
         least_seeds: with fewer seeds no difference is marked.
+        words: the methods of the lines in words, where they have any.
+        folded: whether the table has further columns of one above it.
     """
 
     title: str
@@ -58,6 +60,13 @@ class Rendered:
     tested: bool
     resampled: bool
     least_seeds: int
+    words: Sequence[str]
+    folded: bool = False
+
+    @property
+    def _methods(self) -> list[str]:
+        place = self.headings.index("method") if self.words else 0
+        return [line[place] for line in self.lines] if self.words else []
 
     @property
     def legend(self) -> str:
@@ -65,16 +74,20 @@ class Rendered:
         if self.seeds < 2:
             return "One seed, so there is no spread, and no difference is marked."
         fewer = any(0 < cell.seeds < self.seeds for row in self.cells for cell in row)
-        parts = [f"Mean±standard deviation over {'up to ' if fewer else ''}{self.seeds} seeds."]
+        over = f"over {'up to ' if fewer else ''}{self.seeds} seeds"
+        parts = [f"Mean±standard deviation {over}."]
+        if any(column.interval for column in self.columns):
+            parts = [f"Mean±standard deviation {over}; of differences mean and 95 % interval."]
         if any(map(any, self.best)):
-            same = _escape(" and ".join(self.within))
+            same = escape(" and ".join(self.within))
             rivals = f" of the same {same}" if same else ""
             parts.append(
                 f"**Bold**: better than every other line{rivals} (two-sided t-tests paired "
                 "by seed, 5 %)."
             )
         if any(map(any, self.differs)):
-            baseline = _code(str(self.baseline))
+            words = dict(zip(self._methods, self.words, strict=True)).get(str(self.baseline))
+            baseline = escape(words) if words else code(str(self.baseline))
             parts.append(
                 f"\\*: differs from {baseline} (two-sided t-tests paired by seed, "
                 "5 % for the column, Holm)."
@@ -90,8 +103,9 @@ class Rendered:
 
 @checked
 def format_table(table: Table) -> Rendered:
-    """Text of a table's cells, with their marks."""
+    """Text of a table's cells, with their marks; details are left out."""
     columns, cells = summarize(table)
+    method = list(table.by).index("method") if "method" in table.by else None
     labels = len(table.by)
     none = [False] * labels
     return Rendered(
@@ -101,7 +115,10 @@ def format_table(table: Table) -> Rendered:
         [
             [
                 *(f"{label:g}" if isinstance(label, float) else str(label) for label in line),
-                *(cell.text(column.digits) for cell, column in zip(row, columns, strict=True)),
+                *(
+                    cell.text(column.digits, column.interval)
+                    for cell, column in zip(row, columns, strict=True)
+                ),
             ]
             for line, row in cells.items()
         ],
@@ -116,16 +133,27 @@ def format_table(table: Table) -> Rendered:
         and (table.baseline is not None or any(c.better is not Better.NEITHER for c in columns)),
         table.resampled > 0,
         table.least_seeds,
+        [table.words.get(str(line[method]), "") for line in cells] if method is not None else [],
     )
+
+
+def _tables(table: Table) -> list[Rendered]:
+    """The table, and one of its details if it has any."""
+    found = [format_table(table)]
+    folded = format_table(replace(table, columns=table.details, details=()))
+    if folded.columns:
+        title = f"{table.title}: further columns"
+        found.append(replace(folded, title=title, folded=True))
+    return found
 
 
 @checked
 def write_report(study: Study, path: StrPath) -> Path:
     """Write ``report.html``, ``report.md``, ``table-N.csv``, ``results.csv`` and ``plots/``.
 
-    The HTML page is self-contained: style and plots are in it, and no other image is loaded. It names
-    question, tables with spread and significance, definitions, command and environment, and what
-    failed or is missing.
+    The answer comes first. The HTML page is self-contained: style and plots are in it, and no other
+    image is loaded; the other files and the ArviZ data are linked. It names question, tables with
+    spread and significance, definitions, command and environment, and what failed or is missing.
 
     Args:
         study: the study.
@@ -144,9 +172,10 @@ def write_report(study: Study, path: StrPath) -> Path:
     results = folder.results(study)
     sections = study.sections(results) if results.rows else []
     rendered = [
-        (section, [format_table(table) for table in section.tables]) for section in sections
+        (section, [one for table in section.tables for one in _tables(table)])
+        for section in sections
     ]
-    tables = [table for _, found in rendered for table in found]
+    tables = [table for section in sections for table in section.tables]
     plots = [plot for section in sections for plot in section.plots]
     if len({_image(plot) for plot in plots}) < len(plots):
         raise OptionError(f"report: two plots of {study.name} have the same name.")
@@ -158,9 +187,10 @@ def write_report(study: Study, path: StrPath) -> Path:
     images = {_image(plot): _png(plot) for plot in plots}
     remarks = _remarks(study, results)
     facts = _facts(record, results)
+    links = [*content, *_arviz_files(folder, results)]
     content |= images
-    content["report.md"] = _markdown(study, rendered, facts, remarks)
-    content["report.html"] = _html(study, rendered, facts, remarks, images)
+    content["report.md"] = _markdown(study, rendered, facts, remarks, links)
+    content["report.html"] = _html(study, rendered, facts, remarks, links, images)
     make_folder(folder.path / "plots")
     for name, value in content.items():
         write_file(folder.path / name, value)
@@ -177,16 +207,14 @@ def _remarks(study: Study, results: Results) -> list[str]:
     missing = [job for job in jobs if job not in results.seconds and job not in results.failures]
     done = len(results.seconds)
     remarks = [
-        _escape(note) if number == done else f"{_escape(note)} ({number} of {done} jobs)"
+        escape(note) if number == done else f"{escape(note)} ({number} of {done} jobs)"
         for note, number in Counter(results.notes.values()).items()
     ]
-    remarks += [
-        f"{_code(str(job))} failed: {_code(text)}" for job, text in results.failures.items()
-    ]
+    remarks += [f"{code(str(job))} failed: {code(text)}" for job, text in results.failures.items()]
     if missing:
         remarks.append(
             f"{len(missing)} of {len(jobs)} jobs have not been run yet: "
-            + ", ".join(_code(str(job)) for job in missing[:5])
+            + ", ".join(code(str(job)) for job in missing[:5])
             + (", ..." if len(missing) > 5 else "")
             + "."
         )
@@ -194,13 +222,17 @@ def _remarks(study: Study, results: Results) -> list[str]:
         values = {there.get(name, "none") for there in results.environments.values()}
         if len(values) > 1:
             what = "versions of the code" if name == "commit" else f"environments, {name}"
-            differing = ", ".join(map(_escape, sorted(values)))
-            remarks.append(f"The jobs ran with different {_escape(what)}: {differing}.")
+            differing = ", ".join(map(escape, sorted(values)))
+            remarks.append(f"The jobs ran with different {escape(what)}: {differing}.")
     return remarks
 
 
 def _definitions(tables: Sequence[Rendered]) -> dict[str, str]:
-    return {column.heading: column.definition for table in tables for column in table.columns}
+    """By heading; of two tables that mean different things by one, the first says it."""
+    found: dict[str, str] = {}
+    for column in (column for table in tables for column in table.columns):
+        found.setdefault(column.heading, column.definition)
+    return found
 
 
 def _facts(record: dict[str, Any], results: Results) -> dict[str, str]:
@@ -208,15 +240,25 @@ def _facts(record: dict[str, Any], results: Results) -> dict[str, str]:
         "command": record["command"] or "(run from Python)",
         "configuration": record["fingerprint"],
         "settings": json.dumps(record["settings"]),
-        "time of the jobs": f"{sum(results.seconds.values()) / 60:.1f} minutes",
+        "time of the jobs": duration(sum(results.seconds.values())),
         **record["environment"],
     }
 
 
-def _csv(table: Rendered) -> str:
+def _arviz_files(folder: Folder, results: Results) -> list[str]:
+    """The ArviZ files, as seen from the folder."""
+    return [
+        file.relative_to(folder.path).as_posix()
+        for found in results.arviz.values()
+        for file in found.values()
+    ]
+
+
+def _csv(whole: Table) -> str:
     """Labels, and of each column mean and standard deviation with all their digits."""
     import pandas as pd
 
+    table = format_table(replace(whole, columns=(*whole.columns, *whole.details), details=()))
     names = [f"{c.name}_{what}" for c in table.columns for what in ("mean", "sd")]
     lines = [
         [*line[: table.labels], *(x for cell in cells for x in (cell.mean, cell.sd))]
@@ -228,27 +270,6 @@ def _csv(table: Rendered) -> str:
 
 def _image(plot: Plot) -> str:
     return f"plots/{file_name(plot.name)}.png"
-
-
-def _escape(text: str) -> str:
-    """Text as Markdown that shows it as it is, in a table too."""
-    shown = re.sub(r"([\\`*_{}\[\]<>|~#]|&(?=#?\w+;))", r"\\\1", _line(text))
-    # What would begin a list or a rule.
-    start = re.match(r"([-+=]|\d+[.)])(?=[-= ]|$)", shown)
-    return f"{start[0][:-1]}\\{shown[start.end() - 1 :]}" if start else shown
-
-
-def _line(text: str) -> str:
-    """Text in one line, without control characters."""
-    return visible(" ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Text as code in Markdown: between more backticks than it has in a row."""
-    text = _line(text)
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    space = " " if text[:1] == "`" or text[-1:] == "`" else ""
-    return f"{fence}{space}{text}{space}{fence}" if text else ""
 
 
 def _png(plot: Plot) -> bytes:
@@ -265,18 +286,27 @@ def _png(plot: Plot) -> bytes:
 
 def _marked(table: Rendered) -> list[list[str]]:
     """Cells with their marks in Markdown."""
-    return [
+    found = [
         [
-            ("**" + _escape(text) + "**" if best else _escape(text)) + ("\\*" if differs else "")
+            ("**" + escape(text) + "**" if best else escape(text)) + ("\\*" if differs else "")
             for text, best, differs in zip(*line, strict=True)
         ]
         for line in zip(table.lines, table.best, table.differs, strict=True)
     ]
+    if any(table.words):
+        method = table.headings.index("method")
+        for line, words in zip(found, table.words, strict=True):
+            line[method] = f"{escape(words)} ({line[method]})" if words else line[method]
+    return found
+
+
+def _heading(study: Study) -> str:
+    return study.title if study.title == study.name else f"{study.title}: {study.name}"
 
 
 def _markdown_table(table: Rendered) -> str:
     rule = ["---"] * table.labels + ["---:"] * (len(table.headings) - table.labels)
-    lines = [[_escape(heading) for heading in table.headings], rule, *_marked(table)]
+    lines = [[escape(heading) for heading in table.headings], rule, *_marked(table)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -285,23 +315,27 @@ def _markdown(
     rendered: Sequence[tuple[Section, Sequence[Rendered]]],
     facts: dict[str, str],
     remarks: Sequence[str],
+    links: Sequence[str],
 ) -> str:
-    parts = [f"# {_escape(f'{study.title}: {study.name}')}", *(f"> {r}" for r in remarks)]
+    parts = [f"# {escape(_heading(study))}", *(f"> {r}" for r in remarks)]
+    parts += [section.answer for section, _ in rendered if section.answer]
     for section, tables in rendered:
-        parts.append(f"## {_escape(section.title)}")
-        if section.paragraphs:
-            parts.append(section.paragraphs)
+        parts.append(f"## {escape(section.title)}")
+        if section.text:
+            parts.append(section.text)
         for table in tables:
-            parts += [f"### {_escape(table.title)}", _markdown_table(table), table.legend]
+            parts += [f"### {escape(table.title)}", _markdown_table(table), table.legend]
         for plot in section.plots:
-            caption = _escape(plot.caption)
+            caption = escape(plot.caption)
             parts += [f"![{caption}]({_image(plot)})", caption]
     definitions = _definitions([table for _, tables in rendered for table in tables])
     if definitions:
         parts += ["## Definitions"]
-        parts += ["\n".join(f"- **{_escape(n)}**: {_escape(d)}" for n, d in definitions.items())]
+        parts += ["\n".join(f"- **{escape(n)}**: {escape(d)}" for n, d in definitions.items())]
     parts += ["## How it was made"]
-    parts += ["\n".join(f"- {_escape(name)}: {_code(text)}" for name, text in facts.items())]
+    parts += ["\n".join(f"- {escape(name)}: {code(text)}" for name, text in facts.items())]
+    if links:
+        parts += ["## Files", "\n".join(f"- [{escape(link)}]({link})" for link in links)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -310,6 +344,7 @@ def _html(
     rendered: Sequence[tuple[Section, Sequence[Rendered]]],
     facts: dict[str, str],
     remarks: Sequence[str],
+    links: Sequence[str],
     images: Mapping[str, bytes],
 ) -> str:
     from jinja2 import Environment, StrictUndefined
@@ -326,11 +361,13 @@ def _html(
         return "data:image/png;base64," + base64.b64encode(images[_image(plot)]).decode()
 
     return environment.from_string(template).render(
-        study=study,
+        heading=_heading(study),
         sections=rendered,
+        answers=[section.answer for section, _ in rendered if section.answer],
         remarks=remarks,
         definitions=_definitions([table for _, tables in rendered for table in tables]),
         facts=facts,
+        links=links,
         image=image,
         zip=zip,
     )

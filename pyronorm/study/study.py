@@ -128,9 +128,11 @@ class Section:
     Attributes:
         title: heading.
         text: paragraphs in Markdown, separated by empty lines.
-        answer: what came out, in a paragraph that comes first; printed by the command line, too.
+        answer: what came out, in a paragraph that comes on top of the report; printed by the command
+            line, too.
         tables: tables, shown in this order.
         plots: figures, shown after the tables.
+        folded: whether a page shows the title alone at first.
     """
 
     title: str
@@ -138,11 +140,14 @@ class Section:
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = ()
     answer: str = ""
+    folded: bool = False
 
-    @property
-    def paragraphs(self) -> str:
-        """The answer, then the text."""
-        return "\n\n".join(part for part in (self.answer, self.text) if part)
+
+def _without_seeds(value: Any) -> Any:
+    """More seeds are more jobs, and not other ones; also in settings of settings."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_seeds(part) for key, part in value.items() if key != "seeds"}
 
 
 class Study(ABC):
@@ -178,7 +183,5 @@ class Study(ABC):
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that stand for the configuration, whatever the seeds."""
-        configuration = self.configuration()
-        del configuration["settings"]["seeds"]  # more seeds are more jobs, and not other ones
-        text = json.dumps(configuration, sort_keys=True)
+        text = json.dumps(_without_seeds(self.configuration()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -24,6 +24,7 @@ __all__ = [
     "find_rejected",
     "frame",
     "paired_p_value",
+    "paired_reach",
     "summarize",
 ]
 
@@ -48,6 +49,8 @@ class Column:
         digits: decimals shown.
         better: which values are good.
         definition: one sentence for the report, with units.
+        interval: whether the values are differences, shown with the 95 % interval of their mean instead
+            of their standard deviation.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Column:
     digits: int
     better: Better
     definition: str
+    interval: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Table:
         resampled: where seeds are random splits of one data set, the number of test examples over that
             of training examples; 0 where they are not.
         least_seeds: with fewer seeds no difference is marked.
+        details: further columns, shown in a table of their own that is folded at first.
+        words: methods in words, by name; those without keep their names.
 
     Raises:
         OptionError: if a row has not all the labels that make a line, two rows have the same labels
@@ -108,6 +114,8 @@ class Table:
     baseline: str | None = None
     resampled: NotNegative = 0.0
     least_seeds: Count = 5
+    details: Sequence[Column] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -124,6 +132,7 @@ class Cell:
         seeds: number of seeds that have a value.
         best: better than every other line, each by a paired t-test at 5 %.
         differs: different from the baseline by a paired t-test, 5 % for the column (Holm).
+        reach: half of the 95 % interval of the mean; NaN for a single seed.
     """
 
     mean: float
@@ -131,11 +140,23 @@ class Cell:
     seeds: int
     best: bool = False
     differs: bool = False
+    reach: float = math.nan
 
-    def text(self, digits: int) -> str:
-        """``mean±sd``, the mean alone for a single seed, ``–`` for nothing."""
+    def text(self, digits: int, interval: bool = False) -> str:
+        """``mean±sd``, the mean alone for a single seed, ``–`` for nothing.
+
+        Args:
+            digits: decimals.
+            interval: show the sign and the 95 % interval instead of the standard deviation.
+        """
         if not np.isfinite(self.mean):
             return "–" if np.isnan(self.mean) else f"{self.mean:g}"
+        if interval:
+            mean = f"{self.mean:+.{digits}f}"
+            if np.isnan(self.reach):
+                return mean
+            low, high = (f"{self.mean + side * self.reach:+.{digits}f}" for side in (-1, 1))
+            return f"{mean} ({low} to {high})"
         if np.isnan(self.sd):
             return f"{self.mean:.{digits}f}"
         return f"{self.mean:.{digits}f}±{self.sd:.{digits}f}"
@@ -154,9 +175,10 @@ def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list
     The best line of a column is marked if a two-sided t-test, paired by seed, tells it from *each*
     other line at 5 %; since all of these have to reject, that needs no correction (an
     intersection-union test). Differences from the baseline are tested likewise, corrected by Holm for
-    the lines of the column. Seeds that only one of two lines has are left out of their test. With
-    fewer than ``least_seeds`` nothing is marked, nor where a difference is the same for all seeds:
-    there is no spread to test with, and shares of few examples agree so by chance.
+    the lines of the column. Quantities that are neither good nor bad are not tested. Seeds that only
+    one of two lines has are left out of their test. With fewer than ``least_seeds`` nothing is marked,
+    nor where a difference is the same for all seeds: there is no spread to test with, and shares of few
+    examples agree so by chance.
 
     Random splits of one data set share examples, so differences vary less between them than between
     data sets: the variance :math:`s^2/J` of a mean over ``J`` splits becomes
@@ -186,7 +208,8 @@ def summarize(table: Table) -> tuple[list[Column], dict[tuple[object, ...], list
         for line in lines:
             found = series[line]
             mean, sd = _mean_and_sd(found.to_numpy(dtype=float))
-            cells[line].append(Cell(mean, sd, len(found), line in best, line in differs))
+            reach = paired_reach(found, table.resampled)
+            cells[line].append(Cell(mean, sd, len(found), line in best, line in differs, reach))
     return columns, cells
 
 
@@ -248,7 +271,7 @@ def _marks(
             rivals = [line for line in members if line != top]
             if all(_beats(good[top], good[line], table) for line in rivals):
                 best.add(top)
-        if table.baseline is not None and "method" in table.by:
+        if better is not Better.NEITHER and table.baseline is not None and "method" in table.by:
             method = list(table.by).index("method")
             base = [line for line in members if line[method] == table.baseline]
             others = [line for line in members if line[method] != table.baseline]
@@ -286,6 +309,24 @@ def paired_p_value(a: pd.Series, b: pd.Series, resampled: float) -> float:
     splits = len(difference)
     scale = difference.std(ddof=1) * math.sqrt(1 / splits + resampled)
     return float(2 * student.sf(abs(difference.mean()) / scale, splits - 1))
+
+
+def paired_reach(differences: pd.Series, resampled: float) -> float:
+    """Half of the 95 % interval (Student's t) of the mean of differences; NaN for a single one.
+
+    Args:
+        differences: one a seed.
+        resampled: as in :class:`Table`.
+    """
+    from scipy.stats import t as student
+
+    number = len(differences)
+    if number < 2:
+        return math.nan
+    with np.errstate(invalid="ignore"):  # of infinite values
+        sd = float(differences.to_numpy(dtype=float).std(ddof=1))
+    scale = sd * math.sqrt(1 / number + resampled)
+    return float(student.isf(LEVEL / 2, number - 1)) * scale
 
 
 def find_rejected(p: NDArray[np.float64]) -> NDArray[np.bool_]:

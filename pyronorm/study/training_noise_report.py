@@ -11,16 +11,25 @@ import pandas as pd
 import torch
 
 from pyronorm.diagnostics import ensemble_equivalent
+from pyronorm.study.answer import headline, judge_methods
 from pyronorm.study.columns import columns
+from pyronorm.study.images import share_ratio
 from pyronorm.study.study import Plot, Results, Section
-from pyronorm.study.table import LEVEL, Better, Column, Row, Table, frame
+from pyronorm.study.table import Better, Column, Row, Table, frame, paired_reach
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pyronorm.study.training_noise import TrainingNoiseSettings
 
-__all__ = ["TEMPERED", "choose_levels", "paired_interval", "sections"]
+__all__ = [
+    "TEMPERED",
+    "choose_levels",
+    "choose_main",
+    "in_words",
+    "paired_interval",
+    "sections",
+]
 
 _PLAIN, _TWO, _DROPOUT = "batch", "ensemble of 2", "dropout"
 _NLL = "calibrated_nll"
@@ -33,7 +42,13 @@ TEMPERED = (
         "NLL of the test data at the temperature that is best for the validation images.",
     ),
     Column("calibrated_ece", "calibrated ECE", 3, Better.LOWER, "ECE at this temperature."),
-    Column("temperature", "T", 2, Better.NEITHER, "This temperature."),
+    Column(
+        "temperature",
+        "T",
+        2,
+        Better.NEITHER,
+        "The one that is best for the validation images.",
+    ),
 )
 _CHOSEN = Column(
     "chosen",
@@ -82,6 +97,35 @@ def choose_levels(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def choose_main(rows: Sequence[Row]) -> list[Row]:
+    """Each method as it should be used: averaged, statistics of each draw, strengths chosen by NLL."""
+    return [r for r in rows if not r.method.endswith((_ONE_PASS, _NEUTRAL, _BY_TEMPERATURE))]
+
+
+def in_words(method: str) -> str:
+    """A method for readers, such as "batch normalization trained with noise, not averaged"."""
+    for end, words in (
+        (_NEUTRAL, "with neutral statistics"),
+        (_ONE_PASS, "not averaged"),
+        (_BY_TEMPERATURE, "chosen by temperature"),
+    ):
+        if method.endswith(end):
+            return f"{in_words(method.removesuffix(end))} ({words})"
+    if method.startswith("ensemble of "):
+        return f"{method} plain networks"
+    name, _, kind = method.partition(", ")
+    whole = {_PLAIN: "plain batch normalization", _DROPOUT: "Monte-Carlo dropout"}
+    if not kind:
+        return whole.get(name, f"{name} normalization without noise")
+    kinds = {
+        "own noise after training": "with its own noise added after training",
+        "noise after training": "with noise added after training",
+        "noise": "trained with noise",
+        "noise per example": "trained with noise for each example",
+    }
+    return f"{name} normalization {kinds.get(kind, kind)}"
+
+
 def _smallest(
     rows: Sequence[Row], criterion: Callable[[Row], float]
 ) -> dict[tuple[str, int], str | int | float]:
@@ -124,31 +168,32 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
         "batch statistics of its own."
     )
     levels = [row for row in others if "level" in row.condition]
+    table = Table(
+        "One network and ensembles",
+        main,
+        (*columns("accuracy", "nll", "ece"), *TEMPERED),
+        baseline=_PLAIN,
+        resampled=share_ratio(settings.data),
+        details=(_CHOSEN, _PASSES, *columns("relative_train_time")),
+        words={row.method: in_words(row.method) for row in main},
+    )
+    task = f"with {size.removesuffix(' other')} training images"
+    answers = [
+        headline({task: judge_methods(table, TEMPERED[0])}),
+        _answer(main, ensembles, table.resampled),
+    ]
     made = [
         Section(
             "Results",
             text,
-            [
-                Table(
-                    "One network and ensembles",
-                    main,
-                    (
-                        *columns("accuracy", "nll"),
-                        *TEMPERED,
-                        *columns("ece", "relative_train_time"),
-                        _PASSES,
-                        _CHOSEN,
-                    ),
-                    baseline=_PLAIN,
-                )
-            ],
+            [table],
             [
                 Plot(
                     "equivalent",
                     "Calibrated NLL minus that of one plain network of the same seed (the mean over the "
-                    "members of its ensemble): seeds, their mean and its 95 % interval. Dotted: an "
-                    "ensemble of two.",
-                    partial(_draw_ensembles, main, ensembles),
+                    "members of its ensemble; dashed): dots for seeds, joined by lines, diamonds and "
+                    "bars for their mean and its 95 % interval. Dotted: an ensemble of two.",
+                    partial(_draw_ensembles, main, ensembles, table.resampled),
                     (8.0, 5.5),
                 ),
                 Plot(
@@ -159,7 +204,7 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
                     (9.0, 4.0),
                 ),
             ],
-            _answer(main, ensembles),
+            "\n\n".join(part for part in answers if part),
         ),
         Section(
             "Every strength",
@@ -221,17 +266,19 @@ def _series(rows: Sequence[Row], method: str) -> pd.Series:
     return pd.Series({row.seed: row.values[_NLL] for row in rows if row.method == method})
 
 
-def paired_interval(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
-    """Mean of ``a - b`` over common seeds, and its 95 % interval by Student's t."""
-    from scipy.stats import t as student
+def paired_interval(
+    a: pd.Series, b: pd.Series, resampled: float = 0.0
+) -> tuple[float, float, float]:
+    """Mean of ``a - b`` over common seeds, and its 95 % interval by Student's t.
 
+    With random splits of one data set, ``resampled`` is as in :class:`pyronorm.study.Table`.
+    """
     gain = (a - b).dropna()
-    reach = float(student.isf(LEVEL / 2, len(gain) - 1)) * float(gain.sem())
-    mean = float(gain.mean())
+    mean, reach = float(gain.mean()), paired_reach(gain, resampled)
     return mean, mean - reach, mean + reach
 
 
-def _answer(main: Sequence[Row], ensembles: Sequence[Row]) -> str:
+def _answer(main: Sequence[Row], ensembles: Sequence[Row], resampled: float) -> str:
     """Intervals against the plain network, an ensemble of two and dropout; equivalents."""
     curves = frame(ensembles)
     if not len(curves) or len(curves["seed"].unique()) < 3:
@@ -250,9 +297,9 @@ def _answer(main: Sequence[Row], ensembles: Sequence[Row]) -> str:
         for rival, words in _rivals(method).items():
             other = _series(main, rival)
             if rival != method and len(other.index.intersection(seeds)) >= 3:
-                mean, low, high = paired_interval(mine, other)
+                mean, low, high = paired_interval(mine, other, resampled)
                 parts.append(f"{words} {mean:+.3f} ({low:+.3f} to {high:+.3f})")
-        lines.append(f"- `{method}`: {equivalent} networks; against {', '.join(parts)}")
+        lines.append(f"- {in_words(method)}: {equivalent} networks; against {', '.join(parts)}")
     if not lines:
         return ""
     head = (
@@ -272,28 +319,33 @@ def _rivals(method: str) -> dict[str, str]:
         f"{_DROPOUT}{_ONE_PASS}": "dropout without averaging",
     }
     itself = method.removesuffix(_ONE_PASS).removesuffix(_NEUTRAL).removesuffix(_BY_TEMPERATURE)
-    return rivals if itself in rivals else {**rivals, itself: f"`{itself}`"}
+    return rivals if itself in rivals else {**rivals, itself: in_words(itself)}
 
 
-def _draw_ensembles(main: Sequence[Row], ensembles: Sequence[Row], figure: Figure) -> None:
+def _draw_ensembles(
+    main: Sequence[Row], ensembles: Sequence[Row], resampled: float, figure: Figure
+) -> None:
     """Differences from a plain network, averaged over the members of the seed's ensemble."""
     axes = figure.subplots()
     single = pd.Series({r.seed: r.values[_NLL] for r in ensembles if r.condition["level"] == 1})
     methods = list(dict.fromkeys(row.method for row in main))
     methods = [m for m in methods if m != _PLAIN and not m.endswith(_NEUTRAL)]
-    for position, method in enumerate(methods):
-        gain = (_series(main, method) - single).dropna()
+    gains = {method: (_series(main, method) - single).dropna() for method in methods}
+    for seed in single.index:
+        places = [(gains[m][seed], i) for i, m in enumerate(methods) if seed in gains[m]]
+        axes.plot(*zip(*places, strict=True), color="0.85", lw=0.8, zorder=0)
+    for position, (method, gain) in enumerate(gains.items()):
         color = "black" if method.startswith("ensemble") else f"C{_kind(method)}"
         row = [position] * len(gain)
         axes.plot(gain, row, "o", color=color, alpha=0.35, markersize=4)
         if len(gain) > 2:
-            mean, low, high = paired_interval(gain, 0 * gain)
+            mean, low, high = paired_interval(gain, 0 * gain, resampled)
             axes.errorbar(mean, position, xerr=[[mean - low], [high - mean]], fmt="D", color=color,
                           capsize=4)  # fmt: skip
         if method == _TWO and len(gain):
             axes.axvline(float(gain.mean()), color="black", linestyle=":", lw=1)
     axes.axvline(0.0, color="0.5", linestyle="--", lw=1)
-    axes.set_yticks(range(len(methods)), methods)
+    axes.set_yticks(range(len(methods)), [in_words(method) for method in methods])
     axes.invert_yaxis()
     axes.set_xlabel("calibrated NLL minus that of one plain network (nats)")
     axes.grid(axis="x", alpha=0.3)
@@ -312,7 +364,12 @@ def _draw_levels(levels: Sequence[Row], main: Sequence[Row], figure: Figure) -> 
         values = group.groupby("level")[_NLL]
         error = values.sem() if group["seed"].nunique() > 1 else None
         axes.errorbar(
-            values.mean().index, values.mean(), error, marker="o", capsize=3, label=method
+            values.mean().index,
+            values.mean(),
+            error,
+            marker="o",
+            capsize=3,
+            label=in_words(str(method)),
         )
     plain = _series(main, _PLAIN)
     for axes in (left, right):

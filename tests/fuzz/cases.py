@@ -798,6 +798,7 @@ CASES: dict[str, Callable[[World], Call]] = {
     "study.Settings": lambda w: (study.Settings, {}),
     "study.TrainingNoiseSettings": lambda w: (study.TrainingNoiseSettings, {}),
     "study.NoiseChoicesSettings": lambda w: (study.NoiseChoicesSettings, {}),
+    "study.CompareSettings": lambda w: (study.CompareSettings, {}),
     "study.make_study": lambda w: (study.make_study, {"name": "digits"}),
     "study.restore_study": lambda w: (study.restore_study, {"record": {}}),
     "study.make_network": lambda w: (study.make_network, {"name": "lenet-5", "data": w.images}),

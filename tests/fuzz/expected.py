@@ -77,7 +77,7 @@ NOT_CALLED = {
     ),
     # Records of studies of one's own, held against their annotations where a study runs.
     *("Column", "Entry", "Job", "Method", "Outcome", "Place", "Plot", "Results", "Row", "Section"),
-    *("NoiseChoices", "TrainingNoise", "UncertaintyUci"),  # made by study.make_study
+    *("Compare", "NoiseChoices", "TrainingNoise", "UncertaintyUci"),  # made by study.make_study
     *("Split", "TableSplit"),  # pairs, which ImageData and TabularData look at
     *("affine", "affine_each", "centre_and_covary", "Moments"),  # of layers, within their calls
     "init_to_neutral",  # called by Pyro, with its sites

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 from packaging.version import Version
+from scipy import stats
 
 from pyronorm.errors import DataError, OptionError
 from pyronorm.study import (
@@ -92,6 +94,14 @@ def cells_of(page: Page, path: Path) -> list[list[str]]:
     text = (path / "report.html").read_text(encoding="utf-8")
     body = re.findall(r"<tr>(.*?)</tr>", text)
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body]
+
+
+FILES = re.compile(r"results\.csv|table-\d+\.csv|arviz/[A-Za-z0-9.=-]+\.nc")
+
+
+def foreign(page: Page) -> set[str]:
+    """The tags, without links to files of the report."""
+    return {t for t, a in page.tags if t != "a" or not FILES.fullmatch(str(a.get("href")))}
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,10 @@ def test_the_page_stands_on_its_own(ran: Path) -> None:
         assert tag not in {"script", "link", "iframe", "object", "embed"}
         for name, value in attributes.items():
             assert not name.startswith("on")
-            if name in {"src", "href", "srcset", "action", "data", "poster"}:
+            if tag == "a":  # a file beside the page
+                assert name == "href"
+                assert (ran / str(value)).is_file()
+            elif name in {"src", "href", "srcset", "action", "data", "poster"}:
                 assert str(value).startswith("data:image/png;base64,")
     assert "http:" not in text
     assert "https:" not in text
@@ -204,15 +217,14 @@ def test_the_page_stands_on_its_own(ran: Path) -> None:
 def test_the_page_says_what_and_how(ran: Path) -> None:
     page = page_of(ran)
     assert page.of("h1") == ["Fake: fake"]
-    assert page.of("h2") == ["Outcome", "End", "Definitions", "How it was made"]
+    assert page.of("h2") == ["Outcome", "End", "Definitions", "How it was made", "Files"]
     assert page.of("h3") == ["Numbers"]
-    assert page.of("pre") == ["pyronorm study fake --quick"]
     assert page.of("em") == ["came"]
     facts = dict(zip(page.of("dt"), page.of("dd"), strict=True))
     assert facts["command"] == "pyronorm study fake --quick"
     assert facts["configuration"] == fake().fingerprint()
     assert '"seeds": [0, 1, 2]' in facts["settings"]
-    assert facts["time of the jobs"] == "0.0 minutes"
+    assert facts["time of the jobs"].endswith(" s")
     assert {"torch", "pyro-ppl", "numpy", "commit", "python", "threads"} <= set(facts)
 
 
@@ -249,7 +261,7 @@ def test_marks_and_legend(tmp_path: Path) -> None:
     head, *lines = cells_of(page_of(tmp_path), tmp_path)
     assert head == ["method", "NLL", "train | s"]
     assert lines == [
-        ["good/x", "0.210±0.110*", "3.5±0.5*"],
+        ["good/x", "0.210±0.110*", "3.5±0.5"],
         ["base/y", "1.220±0.108", "1.1±0.1"],
         ["bad/z", "2.153±0.155*", "1.1±0.2"],
     ]
@@ -304,6 +316,42 @@ def test_the_legend_within_a_condition() -> None:
     assert [line[3] for line in table.best] == [True, False, True, False]
 
 
+def test_details_are_folded_and_in_the_same_csv(tmp_path: Path) -> None:
+    words = {"good/x": "the *good* one"}
+    written(tmp_path, table={"columns": [NLL], "details": [SECONDS], "words": words})
+    page = page_of(tmp_path)
+    assert "summary" in {tag for tag, _ in page.tags}
+    assert [text for path, text in page.text if "summary" in path] == ["Main: further columns"]
+    assert [text for path, text in page.text if "th" in path] == [
+        *("method", "NLL"),
+        *("method", "train | s"),
+    ]
+    labels = [text for path, text in page.text if "td" in path and "good" in text]
+    assert labels == ["the *good* one", "good/x"] * 2
+    assert r"| the \*good\* one (good/x) |" in markdown_of(tmp_path)
+    names = ["method", "nll_mean", "nll_sd", "seconds_mean", "seconds_sd"]
+    assert list(pd.read_csv(tmp_path / "table-1.csv").columns) == names
+    assert not (tmp_path / "table-2.csv").exists()
+
+
+def test_the_answers_come_first(tmp_path: Path) -> None:
+    written(tmp_path, section={"answer": "It **is** so.", "text": "Asked."})
+    shown = [text for _, text in page_of(tmp_path).text]
+    assert shown.index("is") < shown.index("Out") < shown.index("Asked.")
+    text = markdown_of(tmp_path)
+    assert text.index("It **is** so.") < text.index("## Out") < text.index("Asked.")
+
+
+def test_differences_have_intervals(tmp_path: Path) -> None:
+    column = replace(NLL, interval=True)
+    written(tmp_path, table={"columns": [column], "resampled": 0.25})
+    lines = {line[0]: line[1] for line in cells_of(page_of(tmp_path), tmp_path)[1:]}
+    values = [nll for nll, _ in VALUES["good/x"]]
+    low, high = stats.t.interval(0.95, 2, 0.21, statistics.stdev(values) * (1 / 3 + 0.25) ** 0.5)
+    assert lines["good/x"].rstrip("*") == f"+0.210 ({low:+.3f} to {high:+.3f})"
+    assert "of differences mean and 95 % interval" in markdown_of(tmp_path)
+
+
 # hostile names
 
 
@@ -322,7 +370,7 @@ def test_hostile_names_are_shown_as_they_are(tmp_path: Path) -> None:
     assert sum(HOSTILE in text for text in shown) >= 7
     markdown = rendered_markdown(tmp_path)
     for made in (page, markdown):
-        assert not {tag for tag, _ in made.tags} & {"script", "a", "em"}
+        assert not foreign(made) & {"script", "a", "em"}
     rows = [line for line in markdown_of(tmp_path).splitlines() if line.startswith("| ")]
     assert len(rows) == 4
     assert markdown.of("table").count("1.220±0.108") == 1
@@ -335,7 +383,7 @@ def test_a_hostile_baseline_in_the_legend(tmp_path: Path) -> None:
     written(tmp_path, values, table={"baseline": HOSTILE})
     for page in (page_of(tmp_path), rendered_markdown(tmp_path)):
         assert HOSTILE in page.of("code")
-        assert not {tag for tag, _ in page.tags} & {"script", "a", "em"}
+        assert not foreign(page) & {"script", "a", "em"}
 
 
 def test_a_hostile_error(tmp_path: Path) -> None:
@@ -344,7 +392,7 @@ def test_a_hostile_error(tmp_path: Path) -> None:
     write_report(study, tmp_path)
     for page in (page_of(tmp_path), rendered_markdown(tmp_path)):
         assert "DataError: <script>alert('|')</script> `code` *star* [x](y)" in page.of("code")
-        assert not {tag for tag, _ in page.tags} & {"script", "a"}
+        assert not foreign(page) & {"script", "a"}
 
 
 # what is missing

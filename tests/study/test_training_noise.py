@@ -27,7 +27,7 @@ from pyronorm.study import (
     run_study,
     write_report,
 )
-from pyronorm.study.training_noise_report import choose_levels, paired_interval
+from pyronorm.study.training_noise_report import choose_levels, in_words, paired_interval
 
 SETTINGS = TrainingNoiseSettings(
     data="digits",
@@ -190,11 +190,12 @@ def made_up(seeds: int) -> Results:
 def test_the_report_says_what_noise_is_worth() -> None:
     first, levels, beside = STUDY.sections(made_up(5))
     # NLL .44 = .4 + .1 / m at m = 2.5.
-    assert "`batch, noise`: 2.5 (" in first.answer
-    assert "`dropout`: 2.0 (" in first.answer
-    assert "against the plain network -0.060 (-0.061 to -0.059)" in first.answer
+    assert "- batch normalization trained with noise: 2.5 (" in first.answer
+    assert "- Monte-Carlo dropout: 2.0 (" in first.answer
+    assert "batch normalization trained with noise is better than" in first.answer
+    assert "against the plain network -0.060 (-0.062 to -0.059)" in first.answer
     assert "two -0.010" in first.answer
-    assert "ensemble" not in first.answer.split("\n\n", 1)[1]
+    assert "ensemble" not in first.answer.split("\n\n", 2)[2]
     (table,) = first.tables
     assert [line[0] for line in format_table(table).lines] == [
         *("batch", "batch, noise, by temperature", "batch, noise"),
@@ -211,8 +212,8 @@ def test_the_report_says_what_noise_is_worth() -> None:
         plot.draw(figure)
         assert all(axes.lines for axes in figure.axes)
     labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
-    assert set(labels) == {r.method for r in table.rows} - {"batch"}
-    assert labels[-3:] == [*(f"ensemble of {m}" for m in (2, 3, 4))]
+    assert set(labels) == {in_words(r.method) for r in table.rows if r.method != "batch"}
+    assert labels[-3:] == [*(f"ensemble of {m} plain networks" for m in (2, 3, 4))]
 
 
 def test_few_seeds_have_no_intervals() -> None:
