@@ -112,6 +112,19 @@ def trained(t, seed, trainer=False):
     return guide.shift_loc
 
 
+def of_weights(t):
+    """A Gaussian of the weights of the last layer."""
+    names = tuple(n for n, _ in t.model.network.named_parameters())[-1:]
+    mean = torch.cat(
+        [dict(t.model.network.named_parameters())[n].detach().flatten() for n in names]
+    )
+    return baselines.WeightSWAG(t.model, names, mean, mean.square(), torch.ones(len(mean), 2))
+
+
+def weights_of(networks):
+    return [[*model.network.parameters()][-1][0].item() for model, _ in networks.members]
+
+
 def calibrated(t, seed):
     def fit(x, y):
         return pn.guides.MeanField(t.exact)
@@ -202,6 +215,10 @@ CASES = {
     "load_digits": lambda t, s: datasets.bundled.load_digits(s).train.y,
     "load": lambda t, s: datasets.load("digits", seed=s).train.y,
     "load_table": lambda t, s: datasets.load_table("iris", s).train.x,
+    "WeightSWAG.draw_weights": lambda t, s: of_weights(t).draw_weights(3, seed=s),
+    "WeightSWAG.draw_networks": lambda t, s: weights_of(
+        of_weights(t).draw_networks(t.x, 2, seed=s)
+    ),
     # nothing in these is random
     "Draws.draw": lambda t, s: t.draws.draw(t.model, 3, seed=s).shift,
     "StatisticsBank.draw": lambda t, s: t.bank.draw(t.model, 3, seed=s).shift,
