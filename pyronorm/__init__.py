@@ -9,6 +9,9 @@ The short of it::
     idata = pn.to_arviz(model, guide, test_data, num_samples=200)
 """
 
+from importlib import import_module
+from types import ModuleType
+
 from pyronorm import (
     baselines,
     conversion,
@@ -127,3 +130,14 @@ __all__ = [
     "trust_statistics",
     "with_target",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """``pyronorm.plots``, which is imported when it is asked for."""
+    if name == "plots":
+        return import_module("pyronorm.plots")
+    raise AttributeError(f"module 'pyronorm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "plots"]

@@ -14,6 +14,7 @@ from torch.distributions import Independent, Normal
 from torch.func import functional_call, grad, vmap
 
 from pyronorm.checks import Count, Positive, Probability, checked
+from pyronorm.display import displayed
 from pyronorm.errors import ConversionError, DataError, OptionError, ShapeError
 from pyronorm.infer.data import Data, gather, inputs
 from pyronorm.infer.modes import evaluation_mode
@@ -28,7 +29,8 @@ _MOST = 10_000  # parameters: their Hessian in float64 takes 0.8 gigabytes
 _TOGETHER = 64  # networks at once
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Jackknife:
     r"""A network, and how its weights would change without each of its training examples.
 

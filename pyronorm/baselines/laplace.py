@@ -11,13 +11,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, Positive, checked
+from pyronorm.display import displayed
 from pyronorm.errors import ConversionError, DataError, OptionError
 from pyronorm.infer.batch import split
 from pyronorm.infer.counts import example_counts
 from pyronorm.infer.data import Data, as_batches
+from pyronorm.infer.lengths import batches_of
 from pyronorm.infer.modes import evaluation_mode
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
+from pyronorm.progress import progress_bar
 from pyronorm.randomness import Seed, seeded
 from pyronorm.stats.search import minimize_positive
 
@@ -26,7 +29,8 @@ __all__ = ["LastLayerLaplace", "fit_laplace"]
 _MOST = 8000  # parameters: their covariance in float64 takes half a gigabyte
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class LastLayerLaplace:
     r"""A Gaussian posterior of the last linear layer's weights, the rest of the network as it is.
 
@@ -95,6 +99,7 @@ def fit_laplace(
     prior_precision: Positive | None = None,
     layer: str | None = None,
     batch_size: Count = 256,
+    progress: bool = True,
 ) -> LastLayerLaplace:
     r"""Approximate the posterior of the last linear layer by a Gaussian around its weights.
 
@@ -113,6 +118,7 @@ def fit_laplace(
             \log\delta - \frac12\log\det(G + \delta I)`.
         layer: name of the linear layer that computes the output; None for the last ``nn.Linear``.
         batch_size: examples at once, where the data do not come in batches.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         The posterior, which predicts.
@@ -140,19 +146,21 @@ def fit_laplace(
         )
     curvature = mean.new_zeros(outputs, width, outputs, width)
     log_p = 0.0
-    for features, output, y, weight in _evaluate(model, name, data, batch_size):
-        if y is None:
-            raise DataError("fit_laplace: needs pairs (x, y), got x alone.")
-        count = example_counts(model.likelihood, y, weight, features, "fit_laplace")
-        log_p += float((model.likelihood.log_prob(output, y) * count).sum())
-        hessian = model.likelihood.curvature(output.double())
-        hessian = hessian * count[:, None, None]
-        for k in range(outputs):
-            for m in range(k + 1):
-                block = (features * hessian[:, k, m, None]).T @ features
-                curvature[k, :, m] += block
-                if m < k:
-                    curvature[m, :, k] += block
+    with progress_bar("Laplace", batches_of(data, None, batch_size), show=progress) as bar:
+        for features, output, y, weight in _evaluate(model, name, data, batch_size):
+            if y is None:
+                raise DataError("fit_laplace: needs pairs (x, y), got x alone.")
+            count = example_counts(model.likelihood, y, weight, features, "fit_laplace")
+            log_p += float((model.likelihood.log_prob(output, y) * count).sum())
+            hessian = model.likelihood.curvature(output.double())
+            hessian = hessian * count[:, None, None]
+            for k in range(outputs):
+                for m in range(k + 1):
+                    block = (features * hessian[:, k, m, None]).T @ features
+                    curvature[k, :, m] += block
+                    if m < k:
+                        curvature[m, :, k] += block
+            bar.advance()
     eigenvalues, vectors = torch.linalg.eigh(curvature.reshape(mean.numel(), mean.numel()))
     eigenvalues = eigenvalues.clamp(min=0)
     if prior_precision is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from pyronorm.checks import checked
 from pyronorm.conversion.registry import class_name, normalization_layers
+from pyronorm.display import displayed, frame
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.words import plain_name
@@ -40,7 +42,8 @@ class LayerReport:
     statistics: str
 
 
-@dataclass(frozen=True)
+@displayed
+@dataclass(frozen=True, repr=False)
 class ConversionReport:
     """The normalization layers of a converted network.
 
@@ -76,6 +79,17 @@ class ConversionReport:
             lines[-1] += f"; {_count(len(self.unconverted))} not converted"
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        """How many layers, of which normalizers."""
+        kinds = Counter(row.normalizer for row in self.converted)
+        words = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        left = f", {len(self.unconverted)} not converted" if self.unconverted else ""
+        return f"ConversionReport({words}{left}, {self.num_channels:,} channels)"
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        rows = (*self.converted, *self.unconverted)
+        return {f.name: [getattr(row, f.name) for row in rows] for f in fields(LayerReport)}
+
     def to_dataframe(self) -> pd.DataFrame:
         """All layers as a table with the columns of :class:`LayerReport`, unconverted ones last.
 
@@ -85,18 +99,7 @@ class ConversionReport:
         Raises:
             ImportError: if pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError(
-                "ConversionReport.to_dataframe needs pandas: pip install pyronorm[study], or use "
-                "report.converted and report.unconverted as they are."
-            ) from error
-        frame = pd.DataFrame(
-            [asdict(row) for row in (*self.converted, *self.unconverted)],
-            columns=list(LayerReport.__dataclass_fields__),
-        )
-        return frame.astype({"channels": "Int64"})
+        return frame(self._columns(), "ConversionReport").astype({"channels": "Int64"})
 
 
 @checked

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, check_fields, checked
 from pyronorm.datasets.splits import choose_stratified
+from pyronorm.display import displayed
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.randomness import Seed
 
@@ -24,7 +25,8 @@ class Split(NamedTuple):
     y: Int[Tensor, " example"]
 
 
-@dataclass(frozen=True)
+@displayed
+@dataclass(frozen=True, repr=False)
 class ImageData:
     """Images with classes, split in two.
 

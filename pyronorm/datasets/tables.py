@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, Probability, check_fields, checked
 from pyronorm.datasets.splits import choose, choose_stratified
+from pyronorm.display import displayed
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.randomness import Seed
 
@@ -26,7 +27,8 @@ class TableSplit(NamedTuple):
     y: Target
 
 
-@dataclass(frozen=True)
+@displayed
+@dataclass(frozen=True, repr=False)
 class TabularData:
     """A table in two parts, standardized by the training part.
 
@@ -77,7 +79,8 @@ class TabularData:
         return remaining, TableSplit(x[chosen], y[chosen])
 
 
-@dataclass(frozen=True)
+@displayed
+@dataclass(frozen=True, repr=False)
 class Table:
     """A table as it is in its file.
 

@@ -10,7 +10,9 @@ from pyronorm.diagnostics.agreement import (
     sliced_wasserstein,
 )
 from pyronorm.diagnostics.arviz_export import channels, to_arviz
-from pyronorm.diagnostics.calibrate import CalibratedPosterior, Candidate, calibrate
+from pyronorm.diagnostics.arviz_summary import summarize
+from pyronorm.diagnostics.calibrate import calibrate
+from pyronorm.diagnostics.calibrated import CalibratedPosterior, Candidate
 from pyronorm.diagnostics.disturbance import Disturbance, normalization_disturbance
 from pyronorm.diagnostics.ensemble_equivalent import (
     EnsembleCurve,
@@ -26,7 +28,7 @@ from pyronorm.diagnostics.estimation_shift import (
 )
 from pyronorm.diagnostics.layer_inputs import InputShape, input_shape
 from pyronorm.diagnostics.leave_one_out import LeaveOneOut, compare, loo
-from pyronorm.diagnostics.metrics import evaluate, regression_metrics
+from pyronorm.diagnostics.metrics import Evaluation, evaluate, regression_metrics
 from pyronorm.diagnostics.noise import (
     BatchSizes,
     Interval,
@@ -34,7 +36,7 @@ from pyronorm.diagnostics.noise import (
     moment_batch_sizes,
     noise_law_test,
 )
-from pyronorm.diagnostics.realized_noise import RealizedNoise, realized_noise
+from pyronorm.diagnostics.realized_noise import RealizedNoise, RealizedNoises, realized_noise
 from pyronorm.diagnostics.restarts import compare_restarts
 from pyronorm.diagnostics.simulation import (
     Calibration,
@@ -63,6 +65,7 @@ __all__ = [
     "EnsembleCurve",
     "EnsembleEquivalent",
     "EstimationShift",
+    "Evaluation",
     "InputShape",
     "Interval",
     "LawTest",
@@ -70,6 +73,7 @@ __all__ = [
     "ModeGap",
     "ParetoK",
     "RealizedNoise",
+    "RealizedNoises",
     "RiskCurve",
     "Uniformity",
     "adaptive_ece",
@@ -105,5 +109,6 @@ __all__ = [
     "selective_risk",
     "simulation_based_calibration",
     "sliced_wasserstein",
+    "summarize",
     "to_arviz",
 ]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.checks import Count, Probability, checked
+from pyronorm.display import displayed
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.latents import Draws
 from pyronorm.randomness import Seed, seed_value
@@ -24,7 +25,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Agreement:
     r"""An approximate posterior beside the posterior; :math:`m, s` are the posterior's moments.
 

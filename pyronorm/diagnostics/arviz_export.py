@@ -26,7 +26,7 @@ from pyronorm.diagnostics.arviz_labels import (
 from pyronorm.diagnostics.arviz_versions import Groups, build
 from pyronorm.diagnostics.pyro_export import export_pyro
 from pyronorm.errors import DataError, OptionError
-from pyronorm.infer.batch import MiniBatch
+from pyronorm.infer.batch import MiniBatch, batch_length
 from pyronorm.infer.data import gather
 from pyronorm.infer.ensemble import Members
 from pyronorm.infer.own_sites import draw_own_sites, own_log_prior
@@ -34,6 +34,7 @@ from pyronorm.infer.predict import draws_for, evaluate_draws
 from pyronorm.inputs import is_one_piece, map_tensors, num_examples, tensors_of
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
+from pyronorm.progress import progress_bar
 from pyronorm.randomness import Seed, seeded
 
 __all__ = ["channels", "to_arviz"]
@@ -54,6 +55,7 @@ def to_arviz(
     coords: Coords | None = None,
     dims: Dims | None = None,
     seed: Seed = None,
+    progress: bool = True,
 ) -> Any:
     r"""Export a posterior over normalization statistics to ArviZ.
 
@@ -104,6 +106,7 @@ def to_arviz(
         dims: dimensions of your own by variable, ``{"y": ["example", "pixel"]}``, without ``chain``
             and ``draw``.
         seed: for the draws, see :func:`pyronorm.randomness.seeded`.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         An InferenceData (ArviZ 0.x) or a DataTree (ArviZ 1.x).
@@ -129,7 +132,12 @@ def to_arviz(
     network = model.network
     model_data = None if data is None else gather(data, batch_size)
     batches = None if model_data is None else [model_data]
-    with seeded(seed, network.like), torch.no_grad():
+    steps = None if model_data is None else -(-batch_length(model_data) // batch_size)
+    with (
+        seeded(seed, network.like),
+        torch.no_grad(),
+        progress_bar("export", steps, show=progress) as bar,
+    ):
         members = draws_for(model, posterior, num_samples, batches, None, "to_arviz", 200)
         draws = members[0][1] if len(members) == 1 else Draws.join([mine for _, mine in members])
         shift, scale = draws.shift, draws.scale
@@ -169,7 +177,9 @@ def to_arviz(
             groups["sample_stats"]["log_q"] = numpy_of(draws.log_density)
         present = None
         if model_data is not None:
-            present = _add_data(groups, model, members, log_prior, model_data, batch_size)
+            present = _add_data(
+                groups, model, members, log_prior, model_data, batch_size, bar.advance
+            )
             if include_inputs and not is_one_piece(model_data.x):
                 named = tensors_of(model_data.x)
                 constant |= {f"x_{name}" if name else "x": value for name, value in named.items()}
@@ -273,12 +283,13 @@ def _add_data(
     log_prior: Tensor,
     data: MiniBatch,
     batch_size: Count,
+    done: Callable[[], None],
 ) -> NDArray[Any] | None:
     """Add what the data say; return which examples have any, None if all."""
     log_likelihood = []
 
     def outputs() -> Iterator[Tensor]:
-        for batch, output in evaluate_draws(members, data.arguments(), batch_size):
+        for batch, output in evaluate_draws(members, data.arguments(), batch_size, done=done):
             if batch.y is not None:
                 log_p = model.likelihood.log_prob(output, batch.y, 1)
                 log_likelihood.append(log_p if batch.weight is None else log_p * batch.weight)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, check_count, checked
 from pyronorm.devices import move
+from pyronorm.diagnostics.calibrated import PLAIN, CalibratedPosterior, Candidate
 from pyronorm.diagnostics.temperature import CrossFit, cross_fit
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.guides import BatchNoise, MonteCarloBatchNorm, Point, StochasticBatchNorm
@@ -26,92 +27,15 @@ from pyronorm.latents import Per
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
+from pyronorm.progress import progress_bar
 from pyronorm.randomness import Seed, seeded
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
-__all__ = ["CalibratedPosterior", "Candidate", "calibrate"]
+__all__ = ["calibrate"]
 
-_PLAIN = "plain"
 _SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What held-out data say of a posterior.
-
-    Attributes:
-        name: as it was given; ``"plain"`` is the network without noise.
-        batch_size: ``n`` of the law of batch noise, or of a bank's batches; None for others.
-        nll: mean negative log predictive density per value, in nats, as it is.
-        calibrated_nll: the same at its own temperature, cross-fitted.
-        difference: ``calibrated_nll`` minus that of ``"plain"``: what it adds to a temperature.
-        standard_error: of the difference, paired over examples.
-        temperature: fitted to all of the data.
-    """
-
-    name: str
-    batch_size: float | None
-    nll: float
-    calibrated_nll: float
-    difference: float
-    standard_error: float
-    temperature: float
-
-
-@dataclass(frozen=True, eq=False)
-class CalibratedPosterior:
-    """The choice of :func:`calibrate`: use ``model`` with ``posterior``.
-
-    Attributes:
-        model: the network with the likelihood at the chosen temperature.
-        posterior: the chosen posterior.
-        name: its name among the candidates.
-        candidates: all of them.
-        expected_nll: what the whole procedure, choice included, gives on data that it has not seen:
-            each fold by the candidate and temperature that the other folds would choose.
-        num_examples: held-out examples that it was chosen by.
-    """
-
-    model: NormalizationModel
-    posterior: Posterior
-    name: str
-    candidates: Sequence[Candidate]
-    expected_nll: float
-    num_examples: int
-
-    @property
-    def temperature(self) -> float:
-        """The chosen temperature."""
-        return next(c.temperature for c in self.candidates if c.name == self.name)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The candidates as a table; those of a family with their ``batch_size`` are a curve over it.
-
-        Raises:
-            ImportError: if pandas is not installed.
-        """
-        import pandas as pd
-
-        frame = pd.DataFrame([asdict(candidate) for candidate in self.candidates])
-        return frame.assign(chosen=frame["name"] == self.name)
-
-    def __repr__(self) -> str:
-        """The candidates, best first, and what was chosen."""
-        width = max(len(candidate.name) for candidate in self.candidates)
-        lines = [f"{'':{width}}     NLL  calibrated  against plain      T"]
-        for c in sorted(self.candidates, key=lambda c: c.calibrated_nll):
-            gain = "" if c.name == _PLAIN else f"{c.difference:+.4f} ± {c.standard_error:.4f}"
-            chosen = "  <- chosen" if c.name == self.name else ""
-            lines.append(
-                f"{c.name:{width}}  {c.nll:6.4f}  {c.calibrated_nll:10.4f}  {gain:>16}  "
-                f"{c.temperature:5.2f}{chosen}"
-            )
-        lines.append(
-            f"{self.num_examples:,} held-out examples; the procedure as a whole: {self.expected_nll:.4f}"
-        )
-        return "\n".join(lines)
 
 
 @checked
@@ -126,6 +50,7 @@ def calibrate(
     num_folds: int = 5,
     batch_size: Count = 256,
     seed: Seed = 0,
+    progress: bool = True,
 ) -> CalibratedPosterior:
     r"""Choose a posterior for a trained network, and its temperature, by held-out data.
 
@@ -151,6 +76,7 @@ def calibrate(
         num_folds: parts of the data, for cross-fitting.
         batch_size: examples at once.
         seed: for folds, draws and banks.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         The choice: :func:`pyronorm.predict`, :func:`pyronorm.evaluate` and :func:`pyronorm.save`
@@ -188,21 +114,28 @@ def calibrate(
             f"calibrate: {num_folds} folds need at least {2 * num_folds} examples, got {number}. Give "
             "more held-out data."
         )
-    with seeded(seed, model.network.like):
+    with (
+        seeded(seed, model.network.like),
+        progress_bar("calibrate", show=progress) as bar,
+    ):
         folds = torch.randperm(number, device=y.device) % num_folds
         found = {}
         sizes = {}
         posteriors: dict[str, Posterior] = {}
         for name, size, posterior in _candidates(model, train, candidates, num_samples, batch_size):
             posteriors[name], sizes[name] = posterior, size
-            samples = 1 if name == _PLAIN else num_samples
-            prediction = predict(model, posterior, x, samples, batch_size=batch_size)
+            bar.advance(f"calibrate: {name}")
+            samples = 1 if name == PLAIN else num_samples
+            prediction = predict(
+                model, posterior, x, samples, batch_size=batch_size, progress=False
+            )
             assert prediction.outputs is not None
             prediction = prediction.likelihood.predict(prediction.outputs[:, kept])
-            undetermined = None if name == _PLAIN else 1.0  # so much noise that nothing is left
+            undetermined = None if name == PLAIN else 1.0  # so much noise that nothing is left
             found[name] = cross_fit(prediction, y[kept], folds, undetermined=undetermined)
         if learn is not None:
             key = f"noise learned per {Per.of(learn).value}"
+            bar.advance(f"calibrate: {key}")
             if key in found:
                 raise OptionError(f"calibrate: {key!r} is taken; give the candidate another name.")
             posteriors[key], found[key] = _learned(
@@ -217,7 +150,7 @@ def calibrate(
             sizes[key] = None
     name = _choose({key: judged.cross_fitted for key, judged in found.items()})
     own = [found[_choice(found, folds, k)].densities[k][folds == k] for k in range(num_folds)]
-    plain = found[_PLAIN].cross_fitted
+    plain = found[PLAIN].cross_fitted
     rows = [
         Candidate(
             key,
@@ -262,8 +195,8 @@ def _learned(
 
     def judged(some: Tensor) -> tuple[Posterior, CrossFit]:
         mine = map_tensors(lambda t: t[some.to(t.device)], x)
-        guide = learn_noise(model, (mine, y[some]), per, batch_size=batch_size)
-        prediction = predict(model, guide, x, num_samples, batch_size=batch_size)
+        guide = learn_noise(model, (mine, y[some]), per, batch_size=batch_size, progress=False)
+        prediction = predict(model, guide, x, num_samples, batch_size=batch_size, progress=False)
         return guide, cross_fit(prediction, y, folds, undetermined=1.0)
 
     guide, whole = judged(torch.ones_like(folds, dtype=torch.bool))
@@ -282,14 +215,14 @@ def _learned(
 
 def _choose(found: Mapping[str, Tensor]) -> str:
     """The best of those that beat the plain network by two standard errors, or that one."""
-    plain = found[_PLAIN]
-    gains = {name: value - plain for name, value in found.items() if name != _PLAIN}
+    plain = found[PLAIN]
+    gains = {name: value - plain for name, value in found.items() if name != PLAIN}
     better = {
         name: float(gain.mean())
         for name, gain in gains.items()
         if float(gain.mean()) > 2 * _standard_error(gain)
     }
-    return max(better, key=better.__getitem__) if better else _PLAIN
+    return max(better, key=better.__getitem__) if better else PLAIN
 
 
 def _choice(found: Mapping[str, CrossFit], folds: Tensor, k: int) -> str:
@@ -308,9 +241,9 @@ def _candidates(
     num_samples: Count,
     batch_size: Count,
 ) -> Iterator[tuple[str, float | None, Posterior]]:
-    yield _PLAIN, None, Point(model)
+    yield PLAIN, None, Point(model)
     if given is not None:
-        if _PLAIN in given:
+        if PLAIN in given:
             raise OptionError(
                 'calibrate: "plain" is the network without noise, which is always there; give the '
                 "candidate another name."
@@ -332,7 +265,7 @@ def _candidates(
         )
     for n in _SIZES[1:-1]:
         if 2 * n <= num_examples(x) and all(_takes(layer, n) for layer in layers):
-            bank = collect_bank(model, x, num_samples, n)
+            bank = collect_bank(model, x, num_samples, n, progress=False)
             yield f"Monte-Carlo batch {n}", n, MonteCarloBatchNorm(model, bank)
             if n == 32:
                 yield "stochastic batch 32", n, StochasticBatchNorm(model, bank)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, checked
+from pyronorm.display import displayed
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.infer.population import batch_statistics_mode, latent_network
 from pyronorm.normalizers import LatentNorm
@@ -21,7 +22,8 @@ from pyronorm.randomness import Seed, seed_value
 __all__ = ["Disturbance", "normalization_disturbance"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Disturbance:
     r"""Stochastic normalization disturbance at one batch size.
 

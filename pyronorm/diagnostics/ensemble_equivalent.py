@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, Probability, checked
 from pyronorm.diagnostics.temperature import cross_fit
+from pyronorm.display import displayed
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.likelihoods import Prediction
 from pyronorm.randomness import Seed, seed_value
@@ -24,7 +25,8 @@ __all__ = ["EnsembleCurve", "EnsembleEquivalent", "ensemble_curve", "ensemble_eq
 _ROUNDING = 1e-6  # nats: of differences between numbers of float32
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class EnsembleCurve:
     """Calibrated NLL of deep ensembles of 1, 2, ... networks.
 
@@ -40,7 +42,8 @@ class EnsembleCurve:
     number: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@displayed
+@dataclass(frozen=True, repr=False)
 class EnsembleEquivalent:
     """A method in units of networks.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyronorm.checks import Count, checked
 from pyronorm.diagnostics.layer_inputs import watching
+from pyronorm.display import displayed
 from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches, inputs
@@ -26,7 +27,8 @@ from pyronorm.stats import Moments, channel_moments, merge_moments
 __all__ = ["EstimationShift", "ModeGap", "estimation_shift", "mode_gap"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class EstimationShift:
     r"""Population statistics and those of test data, per channel.
 
@@ -150,7 +152,8 @@ def _population(layer: LatentNorm) -> tuple[Tensor, Tensor] | None:
     return None
 
 
-@dataclass(frozen=True)
+@displayed
+@dataclass(frozen=True, repr=False)
 class ModeGap:
     r"""What a network does with batch statistics, against evaluation mode.
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, checked
+from pyronorm.display import displayed
 from pyronorm.errors import ConversionError, DataError
 from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.population import batch_statistics_mode, latent_network
@@ -24,7 +25,8 @@ from pyronorm.randomness import Seed
 __all__ = ["InputShape", "input_shape", "watching"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class InputShape:
     """Skewness and excess kurtosis of what the batch layers normalize.
 

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from pyronorm.checks import checked
 from pyronorm.diagnostics.arviz_versions import group_of
 from pyronorm.diagnostics.variational import undefined_ratios
+from pyronorm.display import displayed
 from pyronorm.errors import OptionError
 
 __all__ = ["LeaveOneOut", "compare", "loo"]
 
 
+@displayed
 @dataclass(frozen=True, eq=False, repr=False)
 class LeaveOneOut:
     r"""Leave-one-out cross-validation by importance sampling.
@@ -43,6 +45,19 @@ class LeaveOneOut:
     corrected: bool
     caveat: str
     arviz: Any
+
+    def _content(self) -> dict[str, Any]:
+        """For notebooks."""
+        large = int((self.pareto_k > self.threshold).sum())
+        return {
+            "elpd": self.elpd,
+            "se": self.se,
+            "p": self.p,
+            "examples": len(self.pareto_k),
+            "Pareto k too large": large,
+            "corrected": self.corrected,
+            "caveat": self.caveat,
+        }
 
     def __repr__(self) -> str:
         """The estimate with its standard error, and what speaks against it."""

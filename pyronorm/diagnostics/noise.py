@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, Positive, Probability, checked
 from pyronorm.diagnostics.layer_inputs import InputShape
+from pyronorm.display import displayed
 from pyronorm.errors import OptionError, ShapeError
 from pyronorm.guides import StatisticsBank
 from pyronorm.latents import LatentSpace
@@ -38,7 +39,8 @@ _MIN_ROWS = 20  # below, no interval or test here is worth its name
 _Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Interval:
     """Estimates with a confidence interval each.
 
@@ -53,7 +55,8 @@ class Interval:
     high: Float[Tensor, " item"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class BatchSizes:
     r"""Effective batch sizes, by channel and by layer.
 
@@ -130,7 +133,8 @@ def moment_batch_sizes(
     )
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class LawTest:
     r"""Whether the rows of a bank follow a law of batch noise.
 

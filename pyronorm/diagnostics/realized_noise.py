@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pyronorm.checks import Count, checked
+from pyronorm.display import axes_or_new, displayed, frame, in_line
 from pyronorm.infer.data import Data
 from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.posterior import as_posterior
@@ -19,7 +20,11 @@ from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed
 from pyronorm.stats import Moments
 
-__all__ = ["RealizedNoise", "realized_noise"]
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["RealizedNoise", "RealizedNoises", "realized_noise"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,45 @@ class RealizedNoise:
     log_scale_std: float
 
 
+@displayed
+class RealizedNoises(list[RealizedNoise]):
+    """The noise of each layer: a list that is a table in a notebook."""
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        return {f.name: [getattr(one, f.name) for one in self] for f in fields(RealizedNoise)}
+
+    def __repr__(self) -> str:
+        """The realized ``n`` of the layers."""
+        return in_line("RealizedNoises", {one.layer: one.realized for one in self})
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row per layer, with the fields of :class:`RealizedNoise` as columns.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        return frame(self._columns(), "RealizedNoises").set_index("layer")
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Nominal and realized ``n`` of each layer.
+
+        Args:
+            ax: where to draw; None for a new figure.
+
+        Raises:
+            OptionError: if ``ax`` is none.
+        """
+        ax = axes_or_new(ax)
+        for name, marker in (("nominal", "o"), ("realized", "s")):
+            values = [getattr(one, name) for one in self]
+            ax.plot(range(len(self)), values, marker, fillstyle="none", label=name)
+        ax.set_xticks(range(len(self)), [one.layer for one in self])
+        ax.set_yscale("log")
+        ax.set(xlabel="layer", ylabel="n of the noise")
+        ax.legend()
+        return ax
+
+
 @torch.no_grad()
 @checked
 def realized_noise(
@@ -55,7 +99,7 @@ def realized_noise(
     *,
     batch_size: Count = 256,
     seed: Seed = 0,
-) -> list[RealizedNoise]:
+) -> RealizedNoises:
     r"""Measure the noise of each layer in units of what it is added to.
 
     A layer computes :math:`\text{scale}\,(\hat x + \text{shift})`. With the mean :math:`m` and
@@ -97,11 +141,11 @@ def realized_noise(
     sizes = network.space.sizes
     added = network.standardization.shift(draws.shift, draws.scale)
     parts = (v.double().split(sizes, -1) for v in (draws.shift, added, draws.scale))
-    return [
+    return RealizedNoises(
         _of_layer(layer.name, totals[layer], *values)
         for layer, *values in zip(network.layers, *parts, strict=True)
         if layer in totals
-    ]
+    )
 
 
 def _of_layer(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pyronorm.checks import Count, Probability, checked
+from pyronorm.display import displayed
 from pyronorm.errors import OptionError
 from pyronorm.infer import as_posterior
 from pyronorm.infer.modes import evaluation_mode
@@ -24,7 +25,8 @@ __all__ = ["Calibration", "Uniformity", "simulation_based_calibration"]
 _LEAST_EXPECTED = 5  # simulations per bin, for the chi-square distribution to hold
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Uniformity:
     """A chi-square test that ranks are uniform, for every latent.
 
@@ -50,7 +52,8 @@ class Uniformity:
         return self.p < self.level
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """Ranks of the latents that data were simulated with, among draws of the posterior.
 

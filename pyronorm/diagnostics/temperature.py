@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyronorm.arrays import Array, to_tensor
 from pyronorm.checks import checked
 from pyronorm.devices import move
+from pyronorm.display import displayed
 from pyronorm.errors import DataError, OptionError
 from pyronorm.likelihoods import Likelihood, Prediction
 from pyronorm.likelihoods.mixture import unwrap
@@ -28,7 +30,7 @@ _REMEDY = (
 
 @torch.no_grad()
 @checked
-def fit_temperature(prediction: Prediction, y: Tensor) -> float:
+def fit_temperature(prediction: Prediction, y: Array) -> float:
     r"""Fit a temperature to held-out data by maximum likelihood.
 
     Minimizes :math:`-\sum_i \log \frac1S\sum_s p_T(y_i | x_i, z_s)` over ``T``, where :math:`p_T` is the
@@ -62,7 +64,7 @@ def fit_temperature(prediction: Prediction, y: Tensor) -> float:
         raise OptionError(
             "fit_temperature: the prediction has no outputs; predict with keep_samples=True."
         )
-    y = move(y, outputs.device)
+    y = move(to_tensor(y), outputs.device)
     outputs = outputs.double()
     likelihood.check_data(y, outputs, 1)
     present = likelihood.present(y)
@@ -77,7 +79,8 @@ def fit_temperature(prediction: Prediction, y: Tensor) -> float:
     return minimize_positive(nll, _LOW, _HIGH, "fit_temperature", _REMEDY)
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class CrossFit:
     """Temperatures for folds of held-out data, each fitted to the other folds.
 

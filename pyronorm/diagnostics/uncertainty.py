@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyronorm.checks import Count, checked
+from pyronorm.display import axes_or_new, displayed, frame
 from pyronorm.errors import DataError, OptionError, ShapeError
 from pyronorm.stats.classification import check_classes
 from pyronorm.stats.crps import check_regression, crps_normal_mixture
 from pyronorm.stats.risk import risk_by_rank
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = [
     "RiskCurve",
@@ -56,7 +62,8 @@ def adaptive_ece(
     return sum(abs(float(part.sum())) for part in gap.tensor_split(bins)) / len(p)
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class RiskCurve:
     r"""Risk of the examples that are kept, against the share that is rejected.
 
@@ -76,6 +83,29 @@ class RiskCurve:
     def excess_aurc(self) -> float:
         """``aurc - best_aurc``: what the order costs, whatever the accuracy."""
         return self.aurc - self.best_aurc
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row per share of rejected examples: ``rejected`` and ``risk``.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        columns = {"rejected": self.rejected.tolist(), "risk": self.risk.tolist()}
+        return frame(columns, "RiskCurve")
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Risk against the share that is rejected.
+
+        Args:
+            ax: where to draw; None for a new figure.
+
+        Raises:
+            OptionError: if ``ax`` is none.
+        """
+        ax = axes_or_new(ax)
+        ax.plot(self.rejected.cpu(), self.risk.cpu())
+        ax.set(xlabel="share rejected", ylabel="risk of the rest")
+        return ax
 
 
 @checked
@@ -117,14 +147,13 @@ def out_of_distribution(
 ) -> dict[str, float]:
     """How well a score tells outliers from examples like those in training.
 
-    * ``auroc``: probability that an outlier has a higher score than an example, ties counted half
-      (torchmetrics).
+    * ``auroc``: probability that an outlier has a higher score than an example, ties counted half.
     * ``fpr95``: share of outliers that are taken for examples, at the lowest threshold that keeps at
       least 95 % of the examples.
 
     Args:
-        inside: scores of examples, higher meaning stranger: the entropy or mutual information of
-            :func:`pyronorm.predict`.
+        inside: scores of examples, higher meaning stranger: the entropy of :func:`pyronorm.predict`, or
+            its mutual information, which is identically 0 for a point.
         outside: scores of outliers.
 
     Raises:
@@ -133,16 +162,13 @@ def out_of_distribution(
     Source: Hendrycks & Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution
     Examples" (ICLR 2017); FPR95 as in Liang, Li & Srikant (ICLR 2018).
     """
-    from torchmetrics.functional.classification import binary_auroc
-
     _refuse_empty_or_non_finite("out_of_distribution", inside)
     _refuse_empty_or_non_finite("out_of_distribution", outside)
     outside = outside.to(inside.device)
-    scores = torch.cat([inside.double(), outside.double()])
-    # torchmetrics would squash scores above 1, and lose their order; their ranks are below 1.
-    distinct, rank = torch.unique(scores, return_inverse=True)
-    target = torch.cat([torch.zeros_like(inside), torch.ones_like(outside)]).long()
-    auroc = float(binary_auroc(rank.double() / len(distinct), target))
+    ordered = inside.double().sort().values
+    below = torch.searchsorted(ordered, outside.double())
+    not_above = torch.searchsorted(ordered, outside.double(), right=True)
+    auroc = float((below + not_above).double().mean()) / (2 * len(inside))  # a tie is a half
     keep = math.ceil(0.95 * len(inside) - 1e-9)
     threshold = inside.double().sort().values[keep - 1]
     return {"auroc": auroc, "fpr95": float((outside.double() <= threshold).double().mean())}

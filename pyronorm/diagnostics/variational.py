@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pyronorm.checks import Count, checked
 from pyronorm.diagnostics.arviz_versions import group_of
+from pyronorm.display import displayed
 from pyronorm.errors import NoDensityError, OptionError
 
 __all__ = ["ParetoK", "importance_summary", "pareto_k"]
@@ -19,7 +20,8 @@ __all__ = ["ParetoK", "importance_summary", "pareto_k"]
 _MIN_DRAWS = 25  # five draws in the tail, the fewest that a Pareto distribution is fitted to
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class ParetoK:
     r"""The tail of the importance ratios of a posterior, or why there is none.
 

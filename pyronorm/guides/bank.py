@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, Probability, check_fields, checked
 from pyronorm.devices import device_of
+from pyronorm.display import displayed
 from pyronorm.errors import DataError, OptionError, ShapeError, StatisticsError
 from pyronorm.latents import Draws, HasLatents, LatentNetwork, LatentSpace, Per
 from pyronorm.randomness import Seed
@@ -22,7 +24,8 @@ from pyronorm.stats.effective_batch_size import EffectiveBatchSizes, effective_b
 __all__ = ["StatisticsBank"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class StatisticsBank:
     r"""Statistics of random training batches, all layers of a batch in one row.
 
@@ -101,6 +104,21 @@ class StatisticsBank:
             f"StatisticsBank({len(self)} rows, batches of {self.batch_size}, "
             f"{self.space.num_channels} channels of {len(self.space.layers)} layers, {self.mean.device})"
         )
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        """The layers, for notebooks."""
+        parts = [self.space.unpack(v) for v in (self.shift, self.scale)]
+        names = list(self.space.names)
+        return {
+            "layer": names,
+            "channels": list(self.space.sizes),
+            "std of shift": [
+                float(parts[0][name].std(0, correction=0).square().mean().sqrt()) for name in names
+            ],
+            "std of scale": [
+                float(parts[1][name].std(0, correction=0).square().mean().sqrt()) for name in names
+            ],
+        }
 
     @property
     def shift(self) -> Float[Tensor, "row channel"]:

@@ -16,9 +16,11 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, checked
+from pyronorm.display import displayed
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.guides.hyper import HyperGuide
 from pyronorm.guides.names import OwnParameters
+from pyronorm.guides.spaces import refuse_other_space
 from pyronorm.latents import Draws, HasLatents, LatentNetwork, LatentSpace
 from pyronorm.latents.draws import check_draws
 from pyronorm.laws import Hierarchical, Joint, Law, kl
@@ -28,7 +30,7 @@ from pyronorm.priors import Prior
 from pyronorm.randomness import Seed, seeded
 from pyronorm.settings import settings_in_words
 
-__all__ = ["TOO_MANY", "Guide", "refuse_other_space"]
+__all__ = ["TOO_MANY", "Guide"]
 
 TOO_MANY = (
     "Take a guide that grows with the channels alone: MeanField, Paired, LowRank of a low rank."
@@ -36,6 +38,7 @@ TOO_MANY = (
 """What to do where a guide of all pairs of latents is too large, for messages."""
 
 
+@displayed
 class Guide(AutoGuide):
     """A distribution of the latents of a network: an approximate posterior.
 
@@ -251,11 +254,14 @@ class Guide(AutoGuide):
 
     def extra_repr(self) -> str:
         """Show the settings, where they are kept, and the number of channels."""
-        try:
-            settings = settings_in_words(self.settings())
-        except OptionError:
-            settings = ""
+        settings = settings_in_words(self._content())
         return f"{settings}{', ' if settings else ''}{self.space.num_channels} channels"
+
+    def _content(self) -> dict[str, Any]:
+        try:
+            return self.settings()
+        except OptionError:
+            return {}
 
     @classmethod
     def from_settings(cls, model: NormalizationModel, settings: Mapping[str, Any]) -> Guide:
@@ -377,22 +383,3 @@ class Guide(AutoGuide):
 
 def _network(model: HasLatents | LatentNetwork) -> LatentNetwork:
     return model if isinstance(model, LatentNetwork) else model.network
-
-
-def refuse_other_space(guide: str, mine: LatentSpace, theirs: LatentSpace) -> None:
-    """Refuse a model whose layers or channels are not those that a guide was made for.
-
-    Args:
-        guide: its name, for the message.
-        mine: the guide's latents.
-        theirs: the model's.
-
-    Raises:
-        ShapeError: if they differ.
-    """
-    own, other = (dict(zip(s.names, s.sizes, strict=True)) for s in (mine, theirs))
-    if own != other:
-        raise ShapeError(
-            f"{guide}: the guide was made for another network; it has the layers {own}, the model has "
-            f"{other}."
-        )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyronorm import priors
 from pyronorm.checks import checked
+from pyronorm.errors import OptionError
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Law
@@ -87,13 +88,19 @@ class BatchNoise(Guide):
         return self._prior.law(self.space, self.like)
 
     def get_extra_state(self) -> Tensor:
-        """The batch size: the law is this number, so it is a part of the state."""
-        return torch.tensor(self.batch_size, dtype=torch.float64)
+        """The batch size, and what is random: the law is these numbers, so they are the state."""
+        return torch.tensor([self.batch_size, self.shift, self.scale], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take the batch size of a state.
 
         Raises:
-            OptionError: if it is not a finite number above 1.
+            OptionError: if it is not a finite number above 1, or something else is random.
         """
-        self.batch_size = check_batch_size(float(state), "guides.BatchNoise.load_state_dict")
+        size, *random = state.tolist()
+        if random != [self.shift, self.scale]:
+            raise OptionError(
+                f"guides.BatchNoise: the state is that of shift={bool(random[0])}, "
+                f"scale={bool(random[1])}, this guide has shift={self.shift}, scale={self.scale}."
+            )
+        self.batch_size = check_batch_size(size, "guides.BatchNoise.load_state_dict")

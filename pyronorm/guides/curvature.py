@@ -9,13 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.checks import Finite, Natural, check_fields, checked
+from pyronorm.display import displayed
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.latents import HasLatents, LatentNetwork, LatentSpace
 
 __all__ = ["Curvature"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Curvature:
     r"""The generalized Gauss-Newton matrix of the data in the latents, at a point.
 

@@ -14,6 +14,7 @@ from pyronorm.devices import check_memory
 from pyronorm.errors import ConversionError, DataError, StatisticsError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer.data import Data, inputs
+from pyronorm.infer.lengths import batches_of
 from pyronorm.infer.own_sites import watched_own_sites
 from pyronorm.infer.population import batch_statistics_mode, latent_network, recording
 from pyronorm.infer.precision import running_in
@@ -23,6 +24,7 @@ from pyronorm.inputs import num_examples, run
 from pyronorm.latents import LatentNetwork
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
+from pyronorm.progress import progress_bar
 from pyronorm.randomness import Seed, seeded
 from pyronorm.stats import Moments
 
@@ -43,6 +45,7 @@ def collect_bank(
     precision: str | None = None,
     seed: Seed = None,
     fabric: Fabric | None = None,
+    progress: bool = True,
 ) -> StatisticsBank:
     r"""Collect batch statistics of all layers for many training batches.
 
@@ -66,6 +69,7 @@ def collect_bank(
         fabric: a Lightning Fabric of several processes, all of which call this: batches are dealt to
             them, and all get the bank of all, that of one process. Without one, a process collects
             alone.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         The bank; it is a posterior itself. Give it to :class:`pyronorm.guides.MonteCarloBatchNorm`,
@@ -125,6 +129,7 @@ def collect_bank(
         row[layer] = moments
 
     processes = Processes(fabric)
+    number = batches_of(data, None, batch_size) if num_batches is None else num_batches
     spanning = any(layer.normalizer.spans_processes for layer in layers)
     like = latent.like
     unknown = {layer: _no_moments(layer, like) for layer in latent.layers}
@@ -136,6 +141,7 @@ def collect_bank(
         watched_own_sites(latent.network, "collect_bank") as seen_sites,
         batch_statistics_mode(latent.network),
         recording(layers, note),
+        progress_bar("bank", number, show=progress and not processes.rank) as bar,
     ):
         while not rows or (num_batches is not None and len(rows) < num_batches):
             missing = None if num_batches is None else num_batches - len(rows)
@@ -159,6 +165,7 @@ def collect_bank(
                 found = [row.get(layer, none) for layer, none in unknown.items()]
                 parts = [m.mean for m in found] + [m.var for m in found]
                 mine.append(torch.cat([part.to(like.device) for part in parts]).to(like))
+                bar.advance(to=len(rows) + len(mine) * processes.size)
                 if len(mine) == missing:
                     break
             mine = mine if spanning else _dealt_back(processes, mine)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyronorm.arrays import as_tensors
 from pyronorm.devices import move
 from pyronorm.errors import DataError
 from pyronorm.inputs import (
@@ -78,6 +79,7 @@ def split(batch: Any) -> MiniBatch:
     """
     if isinstance(batch, MiniBatch):
         return batch
+    batch = as_tensors(batch)
     if is_object(batch) or not isinstance(batch, (tuple, list)):
         if is_input(batch):
             return MiniBatch(batch)
@@ -96,8 +98,8 @@ def split(batch: Any) -> MiniBatch:
         "data: a batch must be x, a pair (x, y) with a tensor y, or (x, y, weight), where x is a "
         "tensor, a tuple, dictionary or dataclass of tensors, or an object such as a batch of graphs; "
         f"got {kinds}. Where y is a part of a dictionary or object, name it: pyronorm.with_target(data, "
-        "'labels'); numpy arrays become tensors by torch.as_tensor, a list of examples batches by a "
-        "DataLoader."
+        "'labels'); arrays of NumPy are as good as tensors, tables become such by to_numpy(), a list of "
+        "examples batches by a DataLoader."
     )
 
 

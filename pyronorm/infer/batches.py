@@ -13,9 +13,9 @@ from pyronorm.infer.data import (
     count_examples,
     folded,
     has_small_rest,
-    num_batches,
 )
 from pyronorm.infer.generators import Generators, order_generators
+from pyronorm.infer.lengths import num_batches
 from pyronorm.infer.preparation import compare_num_data, refuse_number_of_batches
 from pyronorm.infer.processes import Processes
 from pyronorm.infer.shares import Share, check_differ, in_step, is_dealt, is_even

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, check_count
 from pyronorm.errors import OptionError
+from pyronorm.progress import progress_bar
 
 if TYPE_CHECKING:
     from pyronorm.infer.trainer import Trainer
@@ -90,7 +92,7 @@ class EarlyStopping(Callback):
             }
         elif epoch.epoch - self._best_epoch >= self.patience:
             trainer.stop()
-        trainer.history.best_epoch = self._best_epoch
+        trainer.history.kept_epoch = self._best_epoch
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Put the best parameters back."""
@@ -116,19 +118,16 @@ class Progress(Callback):
     """A progress bar with the epoch and the loss."""
 
     def __init__(self) -> None:
+        self._stack: ExitStack | None = None
         self._bar: Any = None
         self._loss, self._asked = math.nan, -math.inf  # not in each step: a device is waited for
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Show the bar."""
-        if not trainer.fabric.is_global_zero:
-            return
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self._bar = Bar(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        self._bar.start()
-        self._bar.add_task("training", total=trainer.epochs)
+        if trainer.fabric.is_global_zero:
+            self._stack = ExitStack()
+            bar = progress_bar("training", trainer.epochs, lasting=True)
+            self._bar = self._stack.enter_context(bar)
 
     def on_step_end(self, trainer: Trainer) -> None:
         """Move the bar."""
@@ -149,14 +148,13 @@ class Progress(Callback):
             self._show(trainer, done, done)
 
     def _show(self, trainer: Trainer, epoch: int, done: float) -> None:
-        text = f"epoch {epoch}/{trainer.epochs}  loss {self._loss:.4f}"
-        self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+        self._bar.advance(f"epoch {epoch}/{trainer.epochs}  loss {self._loss:.4f}", to=done)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._stack is not None:
+            self._stack.close()
+            self._stack = self._bar = None
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
         """Leave the bar as it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class KeptChain(MCMCKernel):
         super().__init__()
         self.kernel = kernel
         self._device = device
+        self.seen: Callable[[int, Mapping[str, Any]], None] | None = None
+        """Told the number of the step, and what the sampler says of it, after each step."""
         self._path = path
         self._run = dict(run or {})
         self._warmup = 0
@@ -96,6 +98,8 @@ class KeptChain(MCMCKernel):
                 self._restore()
             return self._draws[max(step, 0)] if self._draws else params
         new: dict[str, Tensor] = self.kernel.sample(params)
+        if self.seen is not None:
+            self.seen(self._step, self.kernel.logging())
         if step >= 0:
             self._draws.append({name: value.detach().clone() for name, value in new.items()})
         if step >= -1:

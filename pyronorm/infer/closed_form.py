@@ -83,8 +83,8 @@ class ClosedForm:
         counts: Tensor | None = None,
         *,
         values: bool | None = False,
-    ) -> Tensor:
-        """The negative ELBO.
+    ) -> tuple[Tensor, Tensor]:
+        """The negative ELBO, and the log likelihood of the batch, without a gradient.
 
         Args:
             weight: ``w``.
@@ -109,7 +109,7 @@ class ClosedForm:
         y: Tensor,
         counts: Tensor | None = None,
         check: Callable[..., None] | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """The same without a check, for a compiler."""
         model = self._model
         like = model.network.like
@@ -122,7 +122,8 @@ class ClosedForm:
             fit = model.likelihood.total(output, y, dims, counts)
             if isinstance(weight, Tensor) or weight != 1:
                 divergence = weight * divergence
-            return torch.sub(divergence, fit, alpha=model.num_data / rows)
+            loss = torch.sub(divergence, fit, alpha=model.num_data / rows)
+            return loss, fit.detach()
 
     def refuse_impossible(self) -> None:
         """Refuse the targets that were not looked at in time.

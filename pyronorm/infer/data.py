@@ -21,6 +21,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from pyronorm.arrays import Array, as_tensors
 from pyronorm.checks import LATER, check_count
 from pyronorm.devices import move
 from pyronorm.errors import DataError, ShapeError
@@ -50,16 +51,15 @@ __all__ = [
     "has_small_rest",
     "inputs",
     "least_examples",
-    "num_batches",
 ]
 
-Data = Annotated[Iterable[Any] | Dataset[Any] | Tensor, LATER]
+Data = Annotated[Iterable[Any] | Dataset[Any] | Array, LATER]
 """A DataLoader (or any iterable of batches that can be iterated again), a Dataset, inputs ``x``, a pair
 ``(x, y)``, or ``(x, y, weight)``. A batch is one of the last three, examples on axis 0 of every tensor.
 ``y`` and ``weight`` (how often each example counts) are tensors; ``x`` is one, or in a pair a tuple for
 ``network(*x)``, a dictionary for ``network(**x)`` or a dataclass of tensors, or an object with a method
-``to(device)``, such as a batch of graphs. Batches that are dictionaries or objects with the target among
-their entries: :func:`pyronorm.with_target`."""
+``to(device)``, such as a batch of graphs. Arrays of NumPy do for tensors. Batches that are dictionaries
+or objects with the target among their entries: :func:`pyronorm.with_target`."""
 
 
 def as_batches(
@@ -89,6 +89,7 @@ def as_batches(
     batch_size = operator.index(batch_size)  # torch's samplers take no integers of NumPy
     if isinstance(data, DataLoader):
         return data
+    data = as_tensors(data)
     if not isinstance(data, Dataset):
         if _is_batch(data):
             return [data]
@@ -212,14 +213,6 @@ def least_examples(network: nn.Module) -> int:
     return max((layer.normalizer.least_batch_size for layer in batch_layers(network)), default=1)
 
 
-def num_batches(batches: Iterable[Any]) -> int | None:
-    """The number of batches, None where they do not say."""
-    try:
-        return len(batches)  # type: ignore[arg-type]
-    except TypeError:  # a loader of a stream has a method for it, which fails
-        return None
-
-
 def count_examples(batches: Iterable[Any]) -> int | None:
     """The number of examples of a pass over data, None where they do not say."""
     if isinstance(batches, with_target):
@@ -325,6 +318,7 @@ def gather(data: Data, batch_size: int = 256) -> MiniBatch:
     Raises:
         DataError: if the data are empty, or cannot be joined.
     """
+    data = as_tensors(data)
     if isinstance(data, (Tensor, tuple)):
         data = [data]
     parts = [split(batch) for batch in as_batches(data, batch_size)]

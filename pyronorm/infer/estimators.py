@@ -29,6 +29,8 @@ class _DeviceELBO(Trace_ELBO):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
+        self.observed: Tensor | None = None
+        """Of the last loss, the log density of the observed sites, without a gradient."""
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, to be differentiated.
@@ -39,7 +41,7 @@ class _DeviceELBO(Trace_ELBO):
             args: arguments of both.
             kwargs: arguments of both.
         """
-        parts = []
+        parts, observed = [], []
         traces: Any = self._get_traces
         for model_trace, guide_trace in traces(model, guide, args, kwargs):
             if _is_reparameterized(guide_trace):
@@ -49,6 +51,8 @@ class _DeviceELBO(Trace_ELBO):
                 value, surrogate = particle(model_trace, guide_trace)
                 loss = value + (surrogate - surrogate.detach())
             parts.append(loss / self.num_particles)
+            observed.append(_observed(model_trace) / self.num_particles)
+        self.observed = torch.stack(observed).sum() if len(observed) > 1 else observed[0]
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     @abstractmethod
@@ -101,6 +105,12 @@ def _sites(trace: poutine.Trace) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site_is_subsample(site)
     }
+
+
+def _observed(trace: poutine.Trace) -> Tensor:
+    """The log density of the observed sites, as the loss counts it."""
+    found = [trace.nodes[name]["log_prob_sum"].detach() for name in trace.observation_nodes]
+    return torch.stack(found).sum() if len(found) != 1 else found[0]
 
 
 def _is_reparameterized(trace: poutine.Trace) -> bool:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pyronorm.checks import Count, Positive, check_count
+from pyronorm.infer.augment import Augment
 from pyronorm.infer.callbacks import Progress
 from pyronorm.infer.data import Data
 from pyronorm.infer.history import History
 from pyronorm.infer.options import Objective, Optimization, Validation
-from pyronorm.infer.step import Augment
 from pyronorm.infer.trainer import Trainer
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import Seed
@@ -74,7 +74,7 @@ def fit(
             ``Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")``.
         seed: makes the run repeatable, and leaves the user's generators as they were; None draws from
             those.
-        progress: show a progress bar.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         The course of training.

@@ -18,11 +18,13 @@ from pyronorm.infer.batch import split
 from pyronorm.infer.counts import example_counts
 from pyronorm.infer.data import Data, as_batches
 from pyronorm.infer.jacobian import latent_jacobian
+from pyronorm.infer.lengths import num_batches
 from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.own_sites import check_own_sites
 from pyronorm.infer.posterior import as_posterior
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel
+from pyronorm.progress import progress_bar
 
 __all__ = ["collect_curvature", "find_mode"]
 
@@ -124,6 +126,7 @@ def collect_curvature(
     *,
     rank: Natural | None = None,
     batch_size: Count = 256,
+    progress: bool = True,
 ) -> Curvature:
     r"""Collect the generalized Gauss-Newton matrix of the data in the latents.
 
@@ -142,6 +145,7 @@ def collect_curvature(
         rank: how many leading eigenvectors to keep beside the diagonal, by a running decomposition
             of at least twice as many; 0 for the diagonal alone, and None for the whole matrix.
         batch_size: examples at once, where the data do not come in batches.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         The curvature, for :class:`pyronorm.guides.FullLaplace` and its siblings.
@@ -166,18 +170,20 @@ def collect_curvature(
     sums = _Sums(size, rank, model.network.like)
     z = find_mode(model, data, batch_size=batch_size).loc if at is None else _point(model, at)
     log_likelihood, examples = 0.0, 0
-    for batch in batches:
-        given = split(batch).to(model.network)
-        y, weight = given.targets(where)
-        with evaluation_mode(model):
-            output, jacobian = latent_jacobian(model.network, given.x, z, where)
-        count = example_counts(model.likelihood, y, weight, model.network.like, where)
-        log_likelihood += float((model.likelihood.log_prob(output, y) * count).sum().double())
-        flat = output.reshape(len(y), -1).double()
-        eigenvalues, vectors = torch.linalg.eigh(model.likelihood.curvature(flat).double())
-        root = vectors * (eigenvalues.clamp(min=0) * count.double()[:, None]).sqrt()[:, None]
-        sums.add((root.mT @ jacobian.double()).flatten(0, 1))
-        examples += len(y)
+    with progress_bar("curvature", num_batches(batches), show=progress) as bar:
+        for batch in batches:
+            given = split(batch).to(model.network)
+            y, weight = given.targets(where)
+            with evaluation_mode(model):
+                output, jacobian = latent_jacobian(model.network, given.x, z, where)
+            count = example_counts(model.likelihood, y, weight, model.network.like, where)
+            log_likelihood += float((model.likelihood.log_prob(output, y) * count).sum().double())
+            flat = output.reshape(len(y), -1).double()
+            eigenvalues, vectors = torch.linalg.eigh(model.likelihood.curvature(flat).double())
+            root = vectors * (eigenvalues.clamp(min=0) * count.double()[:, None]).sqrt()[:, None]
+            sums.add((root.mT @ jacobian.double()).flatten(0, 1))
+            examples += len(y)
+            bar.advance()
     if examples != model.num_data:
         raise OptionError(_other_number(where, model, examples))
     factor, rest = sums.result()

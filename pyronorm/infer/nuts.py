@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pyronorm.inputs import all_finite, num_examples, tensors_of
 from pyronorm.latents import Draws
 from pyronorm.model import NormalizationModel, init_to_neutral
 from pyronorm.normalizers.watch import unchecked, verified
+from pyronorm.progress import Bar, progress_bar
 from pyronorm.randomness import Seed, seed_value, seeded
 from pyronorm.settings import arguments_of
 
@@ -88,7 +90,7 @@ def run_nuts(
         seed: chain ``k`` has ``seed + k``; see :func:`pyronorm.randomness.seeded`.
         folder: where a file ``chain-K.safetensors`` per chain is kept; made if it is not there. It
             needs a seed. More draws than there are go on from there.
-        progress: whether to show a progress bar per chain.
+        progress: show a progress bar, of all chains; see :mod:`pyronorm.progress`.
 
     Returns:
         The draws of all chains, ``num_chains`` of them. ``stats["diverging"]`` says which trajectories
@@ -169,16 +171,17 @@ def run_nuts(
             max_tree_depth=max_tree_depth,
             max_plate_nesting=1,  # said, since Pyro finds it out by a draw from the prior
         )
+        total = num_chains * (warmup + num_samples)
+        bar = stack.enter_context(progress_bar("NUTS", total, show=progress))
         for chain in range(num_chains):
             # Pyro looks at the sites first; from an improper prior it cannot draw for that.
             own = None if first is None else first + chain
             path = None if folder is None else Path(folder) / f"chain-{chain}.safetensors"
             kept = KeptChain(kernel, network.like.device, path, {"seed": own, **run})
+            kept.seen = partial(_tell, bar, chain, warmup + num_samples)
 
-            def sample(
-                kernel: KeptChain, number: int, seed: int | None = own, show: bool = progress
-            ) -> Draws:
-                mcmc = MCMC(kernel, number, warmup, disable_progbar=not show)
+            def sample(kernel: KeptChain, number: int, seed: int | None = own) -> Draws:
+                mcmc = MCMC(kernel, number, warmup, disable_progbar=True)
                 with plain_messages(), seeded(seed, network.like), InitMessenger(init_to_neutral):
                     mcmc.run(*batch.arguments())
                 return replace(draws_of_mcmc(mcmc, model), weights=weights)
@@ -190,9 +193,14 @@ def run_nuts(
                 if folder is not None or not (chains or len(kept)):
                     raise
                 if len(kept):
-                    chains.append(sample(kept.again(), len(kept), 0, False))
+                    chains.append(sample(kept.again(), len(kept), 0))
                 return _most_draws(chains, num_chains, num_samples)
     return Draws.join(chains)
+
+
+def _tell(bar: Bar, chain: int, steps: int, step: int, state: Mapping[str, Any]) -> None:
+    words = ", ".join(f"{name} {value}" for name, value in state.items())
+    bar.advance(f"chain {chain + 1}  {words}", to=chain * steps + step)
 
 
 def _most_draws(chains: list[Draws], num_chains: int, num_samples: int) -> Draws:

@@ -61,14 +61,18 @@ class NegativeELBO(nn.Module):
         super().__init__()
         self.elbo = ELBOModule(model, guide, default_elbo(guide) if elbo is None else elbo)
         self._network = (model.network,)  # it is a part of the ELBO already
+        self._num_data = model.num_data
         own = elbo is None and has_closed_form(model, guide)
         self._closed_form = ClosedForm(model, guide) if own else None  # type: ignore[arg-type]
         self._started = False
+        self.fit: tuple[Tensor, float] | None = None
+        """Of the last loss, the log likelihood, and what makes of it that of an example; None with an
+        estimator of the user's."""
         if compiled and self._closed_form is None:
             raise OptionError(_NOT_COMPILED)
         self._compiled = compiled
         self._mode = "reduce-overhead" if graphed else None
-        self._graph: Callable[..., Tensor] | None = None
+        self._graph: Callable[..., tuple[Tensor, Tensor]] | None = None
         self._weight: tuple[float, Tensor] | None = None  # of the last step
 
     def refuse_impossible(self) -> None:
@@ -95,7 +99,7 @@ class NegativeELBO(nn.Module):
             return self._by_compiler(kl_weight, batch)
         with nullcontext() if self._started else replayed(batch[1].device) as replay:
             try:
-                loss = closed(kl_weight, *batch, values=values)
+                loss, fit = closed(kl_weight, *batch, values=values)
             except NoClosedFormError:
                 self._closed_form = None
                 if self._compiled:
@@ -104,6 +108,7 @@ class NegativeELBO(nn.Module):
                     replay()
                 return self._by_pyro(kl_weight, batch)
         self._started = True
+        self.fit = fit, 1 / len(batch[1])
         return loss
 
     def _by_compiler(self, kl_weight: float, batch: tuple[Any, ...]) -> Tensor:
@@ -120,7 +125,9 @@ class NegativeELBO(nn.Module):
             torch.compiler.cudagraph_mark_step_begin()
         if self._weight is None or self._weight[0] != kl_weight:
             self._weight = kl_weight, self._network[0].like.new_full((), kl_weight)
-        return self._graph(self._weight[1], *batch)
+        loss, fit = self._graph(self._weight[1], *batch)
+        self.fit = fit, 1 / len(batch[1])
+        return loss
 
     def _by_pyro(self, kl_weight: float, batch: tuple[Any, ...]) -> Tensor:
         device = batch[1].device.type
@@ -135,6 +142,8 @@ class NegativeELBO(nn.Module):
                     torch.autocast(device, enabled=False),
                 ):
                     loss = self.elbo(*batch)
+        observed = getattr(self.elbo.elbo, "observed", None)
+        self.fit = None if observed is None else (observed, 1 / self._num_data)
         return loss
 
 

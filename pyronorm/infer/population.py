@@ -14,6 +14,7 @@ from pyronorm.checks import Count, checked
 from pyronorm.devices import read_together, refuse_parts
 from pyronorm.errors import DataError, StatisticsError
 from pyronorm.infer.data import Data, inputs, least_examples
+from pyronorm.infer.lengths import batches_of
 from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.own_sites import watched_own_sites
 from pyronorm.infer.pooling import Pool
@@ -26,6 +27,7 @@ from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import NEVER_RAN, batch_layers, stamp_statistics
 from pyronorm.normalizers.watch import unchecked
+from pyronorm.progress import progress_bar
 from pyronorm.stats import Moments, merge_moments
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def estimate_population_statistics(
     keep: Collection[LatentNorm] = (),
     precision: str | None = None,
     fabric: Fabric | None = None,
+    progress: bool = True,
 ) -> None:
     r"""Estimate the population statistics of all batch normalizers over training data.
 
@@ -99,6 +102,7 @@ def estimate_population_statistics(
             float32 at least.
         fabric: a Lightning Fabric of several processes, all of which call this: batches are dealt to
             them, and all get the statistics of all. Without one, a process estimates alone.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Raises:
         ConversionError: if the network is not converted.
@@ -122,6 +126,7 @@ def estimate_population_statistics(
     spanning = any(layer.normalizer.spans_processes for layer in layers)
     share = Share(processes, rounds=spanning, limit=num_batches, least=least)
     pool = Pool()
+    number = batches_of(data, num_batches, batch_size)
 
     def add(layer: LatentNorm, moments: Moments) -> None:
         seen_sites.check(layer.name)
@@ -133,6 +138,9 @@ def estimate_population_statistics(
             watched_own_sites(root, "estimate_population_statistics") as seen_sites,
             batch_statistics_mode(root, keep),
             recording(layers, add),
+            progress_bar(
+                "population statistics", number, show=progress and not processes.rank
+            ) as bar,
         ):
             for x in inputs(data, latent, batch_size, least=least, share=share):
                 seen_sites.start()
@@ -140,6 +148,7 @@ def estimate_population_statistics(
                     run(root, x)
                 pool.end_batch()
                 seen += 1
+                bar.advance(to=seen * processes.size)
         totals = _of_all(processes, layers, pool.totals())
         seen = sum(processes.gather(seen))
     if spanning and processes.size > 1:

@@ -16,6 +16,7 @@ from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.batch import MiniBatch, split
 from pyronorm.infer.data import Data, as_batches
 from pyronorm.infer.ensemble import Members, draw_members
+from pyronorm.infer.lengths import num_batches
 from pyronorm.infer.messages import refuse_non_finite
 from pyronorm.infer.modes import evaluation_mode
 from pyronorm.infer.own_sites import check_own_sites, run_with_own_sites
@@ -28,6 +29,7 @@ from pyronorm.latents.folding import compiled_calls
 from pyronorm.likelihoods import Prediction
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.watch import unchecked
+from pyronorm.progress import progress_bar
 from pyronorm.randomness import Seed
 
 __all__ = [
@@ -54,6 +56,7 @@ def predict(
     precision: str | None = None,
     compile: bool = False,  # noqa: A002
     seed: Seed = None,
+    progress: bool = True,
 ) -> Prediction:
     r"""Predict with a posterior: an average over draws of the latents.
 
@@ -78,6 +81,7 @@ def predict(
         compile: compile the network (``torch.compile``), which takes a minute or more and is kept for
             later calls.
         seed: for the draws, see :func:`pyronorm.randomness.seeded`.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         The prediction, on the model's device.
@@ -93,8 +97,12 @@ def predict(
     batches = as_batches(data, batch_size)
     members = draws_for(model, posterior, num_samples, batches, seed, "predict")
     parts: list[Prediction] = []
-    with torch.no_grad():
-        for _, output in evaluate_draws(members, batches, running=running, compile=compile):
+    bar = progress_bar("predict", num_batches(batches), show=progress)
+    with torch.no_grad(), bar as shown:
+        found = evaluate_draws(
+            members, batches, running=running, compile=compile, done=shown.advance
+        )
+        for _, output in found:
             if keep_samples and not parts:
                 _check_kept(output, data)
             parts.append(model.likelihood.predict(output, keep_samples=keep_samples))
@@ -154,6 +162,7 @@ def evaluate_draws(
     *,
     running: Callable[[], AbstractContextManager[object]] = nullcontext,
     compile: bool = False,  # noqa: A002
+    done: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[MiniBatch, Tensor]]:
     """Evaluate networks for draws of their latents, batch by batch.
 
@@ -163,6 +172,7 @@ def evaluate_draws(
         batch_size: examples at once, where the data do not come in batches.
         running: makes a context that networks run in.
         compile: whether they are compiled.
+        done: called after each batch.
 
     Yields:
         For each batch, or part of it if outputs are large, the batch and the outputs of shape
@@ -229,6 +239,7 @@ def evaluate_draws(
                 output = output.to(torch.promote_types(output.dtype, torch.float32))[index]
                 outputs.append(output.to(first_tensor(ready.x).device))
             yield ready, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        done()
     if empty:
         raise DataError("data: there is no batch.")
     _refuse_non_finite(finite)

@@ -97,6 +97,7 @@ def learn_noise(
     batch_size: Count = 256,
     lr: Positive = 0.1,
     seed: Seed = 0,
+    progress: bool = True,
 ) -> EffectiveBatchSize:
     r"""Learn how much noise a trained network predicts best with, per layer, on held-out data.
 
@@ -115,6 +116,7 @@ def learn_noise(
         batch_size: examples per step.
         lr: learning rate of Adam, of :math:`\log(n - 1)`.
         seed: for draws and the order of the data.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         The guide, for :func:`pyronorm.predict` and the rest; ``guide.batch_size`` has the ``n``.
@@ -141,6 +143,6 @@ def learn_noise(
         objective=Objective(elbo=PredictiveDensity(num_draws)),
         train_network=False,
         seed=seed,
-        progress=False,
+        progress=progress,
     )
     return guide

@@ -20,7 +20,8 @@ from pyronorm.errors import DataError, OptionError, StatisticsError
 from pyronorm.guides import Guide
 from pyronorm.infer.batch import split
 from pyronorm.infer.callbacks import Callback
-from pyronorm.infer.data import as_batches, num_batches
+from pyronorm.infer.data import as_batches
+from pyronorm.infer.lengths import num_batches
 from pyronorm.infer.options import Objective, Optimization, Validation
 from pyronorm.infer.pyro_guide import check_pyro_guide, is_pyro_guide
 from pyronorm.model import NormalizationModel

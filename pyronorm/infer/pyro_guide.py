@@ -23,7 +23,8 @@ from pyronorm.checks import Count, checked
 from pyronorm.devices import check_memory
 from pyronorm.errors import DataError, NoDensityError, OptionError, ShapeError
 from pyronorm.guides import Guide
-from pyronorm.guides.base import TOO_MANY, refuse_other_space
+from pyronorm.guides.base import TOO_MANY
+from pyronorm.guides.spaces import refuse_other_space
 from pyronorm.infer.batch import split
 from pyronorm.infer.data import Data, as_batches
 from pyronorm.infer.modes import evaluation_mode

@@ -16,6 +16,7 @@ from pyronorm.devices import read_together
 from pyronorm.errors import ConversionError, DataError, OptionError, StatisticsError
 from pyronorm.infer.data import Data, inputs, least_examples
 from pyronorm.infer.ensemble import Ensemble
+from pyronorm.infer.lengths import batches_of
 from pyronorm.infer.own_sites import given_own_sites, watched_own_sites
 from pyronorm.infer.pooling import Pool
 from pyronorm.infer.population import batch_statistics_mode, recording
@@ -25,6 +26,7 @@ from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.freshness import batch_layers
+from pyronorm.progress import progress_bar
 from pyronorm.randomness import Seed, seeded
 from pyronorm.stats import Moments
 
@@ -44,6 +46,7 @@ def refresh_draws(
     keep: Collection[LatentNorm] = (),
     precision: str | None = None,
     seed: Seed = None,
+    progress: bool = True,
 ) -> Draws:
     r"""Draw from a posterior, with population statistics estimated anew for each draw.
 
@@ -81,6 +84,7 @@ def refresh_draws(
         precision: what the network runs in, as in :func:`pyronorm.predict`; statistics are taken in
             float32 at least.
         seed: for the draws, see :func:`pyronorm.randomness.seeded`.
+        progress: show a progress bar; see :mod:`pyronorm.progress`.
 
     Returns:
         The draws, without a log density.
@@ -105,7 +109,9 @@ def refresh_draws(
             "pyronorm.Ensemble([(m, pyronorm.refresh_draws(m, p, data)) for m, p in ensemble.members])."
         )
     draws = found.draw(model, number, data=data, seed=seed)
-    return _refreshed(model.network, draws, data, num_batches, batch_size, keep, running, seed)
+    return _refreshed(
+        model.network, draws, data, num_batches, batch_size, keep, running, seed, progress
+    )
 
 
 def _refreshed(
@@ -117,6 +123,7 @@ def _refreshed(
     keep: Collection[LatentNorm],
     running: Callable[[], AbstractContextManager[object]],
     seed: Seed,
+    progress: bool,
 ) -> Draws:
     layers = [layer for layer in batch_layers(network.network) if layer not in keep]
     for layer in layers:
@@ -134,6 +141,7 @@ def _refreshed(
     shifts, scales, index = draws.unique()
     unique = torch.stack([shifts, scales], dim=1)
     pools = [Pool() for _ in unique]
+    number = batches_of(data, num_batches, batch_size)
     current = pools[0]
 
     def add(layer: LatentNorm, moments: Moments) -> None:
@@ -146,6 +154,7 @@ def _refreshed(
         watched_own_sites(network.network, "refresh_draws") as seen_sites,
         batch_statistics_mode(network.network, keep),
         recording(layers, add),
+        progress_bar("statistics of draws", number, show=progress) as bar,
     ):
         batches = inputs(data, network, batch_size, least=least_examples(network.network))
         for x in islice(batches, num_batches):
@@ -157,6 +166,7 @@ def _refreshed(
                     network(x, shift, scale)
                 current.end_batch()
             seen += 1
+            bar.advance()
     if seen == 0:
         raise DataError("refresh_draws: there is no batch.")
     totals = [pool.totals() for pool in pools]

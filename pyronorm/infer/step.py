@@ -13,24 +13,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from pyronorm.errors import DataError, OptionError, ShapeError
+from pyronorm.errors import DataError, OptionError
+from pyronorm.infer.augment import Augment, augmented
 from pyronorm.infer.batch import MiniBatch
 from pyronorm.infer.generators import replayed
 from pyronorm.infer.messages import named_divergence, refuse_non_finite
 from pyronorm.infer.objective import NegativeELBO
 from pyronorm.infer.options import Objective, Optimization, needs_closure
 from pyronorm.infer.processes import Processes
-from pyronorm.inputs import all_finite, is_one_piece, num_examples, tensors_of
+from pyronorm.inputs import all_finite
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import seeded
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Augment", "Step"]
+__all__ = ["Step"]
 
-Augment = Callable[[Any, Tensor], tuple[Any, Tensor]]
-"""Changes inputs and targets of a training batch, on their device."""
+_Fit = tuple[Tensor, float] | None
 
 
 class Step:
@@ -99,6 +99,7 @@ class Step:
             compiled=optimization.compile,
             graphed=optimization.compile and alone and fabric.device.type == "cuda",
         )
+        self._objective_module = negative_elbo
         self._module, self._optimizer = fabric.setup(negative_elbo, optimizer)
         self._direct = _changes_nothing(fabric)
         if self._direct:
@@ -107,8 +108,8 @@ class Step:
             if isinstance(part, DistributedDataParallel):
                 part.broadcast_buffers = False  # running a model changes none
         self._at_once = on_cpu
-        self._unread: tuple[Tensor, float, list[float]] | None = None
-        self._on_device: list[Tensor] = []  # sum of the losses that were not read, and the last
+        self._unread: tuple[Tensor, _Fit, float, list[float]] | None = None
+        self._on_device: list[Tensor] = []  # sums of losses and of nll not read, and the last loss
         self._epochs_done = 0.0  # when the last of them was computed
         self._begun = False
         self._waiting = 0  # batches whose gradients the optimizer has not used
@@ -117,15 +118,17 @@ class Step:
         self._loss_read = math.nan
         self.total = 0.0
         """Sum of the losses since :meth:`start`."""
+        self._nll = 0.0  # sum of the likelihood's part
+        self._weights = 0.0  # sum of the KL weights
 
     @property
     def loss(self) -> float:
         """The last loss, per example: a device is waited for, but with others the last one known."""
-        return float(self._on_device[1]) if self._on_device else self._loss_read
+        return float(self._on_device[2]) if self._on_device else self._loss_read
 
     def start(self) -> None:
         """Begin to sum losses."""
-        self.total = 0.0
+        self.total = self._nll = self._weights = 0.0
         self._waiting = 0
         self._unread = None
         self._on_device = []
@@ -136,6 +139,7 @@ class Step:
         scaler = self._fabric.strategy.precision.state_dict()
         return {
             "total": self.total,
+            "parts": [self._nll, self._weights],
             "loss": self.loss,
             "kl_weight": self.kl_weight,
             "precision": scaler,
@@ -144,6 +148,7 @@ class Step:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of :meth:`state_dict`."""
         self.total, self._loss_read = state["total"], state["loss"]
+        self._nll, self._weights = state["parts"]
         self._on_device = []
         self.kl_weight = state["kl_weight"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
@@ -163,7 +168,7 @@ class Step:
         self._values = (True if self._at_once or not self._begun else None) if first else False
         self.kl_weight = self._objective.weight(epochs_done)
         if self._augment is not None:
-            batch = _augmented(batch, self._augment)
+            batch = augmented(batch, self._augment)
         if first and self._values and not bool(all_finite(batch.x)):  # later the loss would tell
             raise DataError("fit: train_data has a batch with inputs that are not finite.")
         self._begun = True
@@ -194,6 +199,17 @@ class Step:
         self._read_last()
         return waiting > 0
 
+    def parts(self, batches: int) -> tuple[float | None, float | None]:
+        """The likelihood's part of the mean loss since :meth:`start`, and the divergence; see Epoch.
+
+        Args:
+            batches: how many there were.
+        """
+        if not math.isfinite(self._nll):
+            return None, None
+        rest = self.total - self._nll
+        return self._nll / batches, rest / self._weights if self._weights else None
+
     def _meet(self, examples: int) -> None:
         """See that all processes have a batch, and how large it is."""
         if self._processes.size == 1:
@@ -213,11 +229,12 @@ class Step:
     def _read_last(self) -> None:
         if self._unread is not None:
             unread, self._unread = self._unread, None
-            self._read(float(unread[0]), *unread[1:])
+            self._read(*unread)
         if self._on_device:
-            (total, last), self._on_device = self._on_device, []
+            (total, nll, last), self._on_device = self._on_device, []
             self._loss_read = float(last)
             self.total += float(total)
+            self._nll += float(nll)
             self._refuse_diverged(self.total, self._epochs_done)
         self._module.refuse_impossible()
 
@@ -310,26 +327,29 @@ class Step:
         return torch.full_like(loss, _mean([row[0] for row in rows], self._sizes))
 
     def _note(self, loss: Tensor, epochs_done: float) -> None:
+        fit = self._objective_module.fit
+        self._weights += self.kl_weight
         if self._at_once or (epochs_done == 0 and self._processes.size == 1):
-            self._read(float(loss), epochs_done, self._sizes)
+            self._read(loss, fit, epochs_done, self._sizes)
             return
         if self._processes.size == 1:  # nothing waits: the sum is read at the end of the epoch
             self._epochs_done = epochs_done
-            total = (
-                torch.zeros((), device=loss.device) if not self._on_device else self._on_device[0]
-            )
-            self._on_device = [total + loss, loss]
+            total, nll, _ = self._on_device or torch.zeros(3, device=loss.device)
+            part, scale = fit or (loss, math.nan)
+            self._on_device = [total + loss, torch.sub(nll, part, alpha=scale), loss]
             return
-        unread, self._unread = self._unread, (loss, epochs_done, self._sizes)
+        unread, self._unread = self._unread, (loss, fit, epochs_done, self._sizes)
         if unread is not None:
-            self._read(float(unread[0]), *unread[1:])
+            self._read(*unread)
         else:
             self._processes.exchange()
 
-    def _read(self, loss: float, epochs_done: float, sizes: list[float]) -> None:
-        rows = self._processes.exchange(loss)
+    def _read(self, loss: Tensor, fit: _Fit, epochs_done: float, sizes: list[float]) -> None:
+        nll = math.nan if fit is None else -float(fit[0]) * fit[1]
+        rows = self._processes.exchange(float(loss), nll)
         self._loss_read = _mean([row[0] for row in rows], sizes)
         self.total += self._loss_read
+        self._nll += _mean([row[1] for row in rows], sizes)
         self._refuse_diverged(self._loss_read, epochs_done)
 
     def _refuse_diverged(self, loss: float, epochs_done: float) -> None:
@@ -363,30 +383,3 @@ def _mean(values: list[float], sizes: list[float]) -> float:
         return values[0]
     counted = [v * n for v, n in zip(values, sizes, strict=True) if n]
     return sum(counted) / sum(sizes)
-
-
-def _augmented(batch: MiniBatch, augment: Augment) -> MiniBatch:
-    x, y, weight = batch
-    assert y is not None
-    new: Any = augment(x, y)
-    if not isinstance(new, (tuple, list)) or len(new) != 2:
-        raise OptionError(
-            f"fit: augment(x, y) must return a pair (x, y), got {type(new).__name__}. One that changes "
-            "the inputs alone is lambda x, y: (change(x), y)."
-        )
-    for name, before, after in (("inputs", x, new[0]), ("targets", y, new[1])):
-        expected, came = _examples(before), _examples(after)
-        if came != expected or (name == "targets" and not isinstance(after, Tensor)):
-            raise ShapeError(
-                f"fit: augment must return as many {name} as it gets, {expected}, got "
-                f"{type(after).__name__ if came in (None, expected) else came}."
-            )
-    return MiniBatch(new[0], new[1], weight)
-
-
-def _examples(value: Any) -> int | None:
-    """The number of examples, None where there is no axis of them."""
-    tensors = tensors_of(value)
-    if not tensors or is_one_piece(value) or any(tensor.ndim == 0 for tensor in tensors.values()):
-        return None
-    return num_examples(value)

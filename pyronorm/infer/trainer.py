@@ -15,6 +15,7 @@ from torch.optim import Adam
 from pyronorm.checks import Count, Positive, check_count
 from pyronorm.errors import DataError
 from pyronorm.guides import Guide
+from pyronorm.infer.augment import Augment
 from pyronorm.infer.batches import TrainingBatches
 from pyronorm.infer.checkpoint import Checkpoint
 from pyronorm.infer.data import Data, least_examples
@@ -42,7 +43,7 @@ from pyronorm.infer.preparation import (
 from pyronorm.infer.processes import Processes
 from pyronorm.infer.schedules import Schedules
 from pyronorm.infer.shares import Share
-from pyronorm.infer.step import Augment, Step
+from pyronorm.infer.step import Step
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.freshness import batch_layers, invalidate_statistics, kept_statistics
 from pyronorm.randomness import Seed, seed_value
@@ -242,9 +243,10 @@ class Trainer:
                 rate = float(self.optimizer.param_groups[0]["lr"])
             nll = self._validate()
             self._schedules.after_epoch(loss if nll is None else nll)
-            epoch = Epoch(number, loss, self._step.kl_weight, rate, seconds, nll)
+            weight = self._step.kl_weight
+            epoch = Epoch(number, loss, weight, rate, seconds, nll, *self._parts)
             self.history.epochs.append(epoch)
-            self.history.best_epoch = number
+            self.history.kept_epoch = number
             if self.fabric.loggers:
                 known = {key: value for key, value in asdict(epoch).items() if value is not None}
                 self.fabric.log_dict(known, step=number)
@@ -263,6 +265,7 @@ class Trainer:
                     self._batch_size,
                     keep=self._kept,
                     fabric=self.fabric,
+                    progress=False,
                 )
             self._statistics_are_current = True
         if isinstance(self.guide, Guide) and any(True for _ in self.guide.parameters()):
@@ -346,6 +349,7 @@ class Trainer:
         check_parameters(self.model, self.guide)
         self.processes.share_buffers(self.model, self.guide)
         loss = step.total / batches.position
+        self._parts = step.parts(batches.position)
         batches.finish()
         self._within_epoch = False
         self.epochs_done = float(number)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyronorm.checks import Count, Natural, check_fields, checked
 from pyronorm.devices import check_memory, device_of
+from pyronorm.display import displayed
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.latents.network import LatentNetwork
 from pyronorm.latents.space import LatentSpace
@@ -35,7 +36,8 @@ class HasLatents(Protocol):
         """The network whose latents they are."""
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Draws:
     """Draws of the latents, in chains where a sampler made them.
 
@@ -98,6 +100,11 @@ class Draws:
         """Number of draws, of all chains together."""
         return len(self.shift)
 
+    @property
+    def are_equal(self) -> bool:
+        """Whether all draws are one: those of a point. Nothing is known of the latents' uncertainty."""
+        return bool(((self.shift == self.shift[:1]) & (self.scale == self.scale[:1])).all())
+
     def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Draws:
         """Some of the draws, as one chain."""
         place = (
@@ -126,6 +133,18 @@ class Draws:
         ]
         extra = f", with {', '.join(known)}" if known else ""
         return f"Draws({samples} draws of {channels} channels{chains}{extra}, {self.shift.device})"
+
+    def _content(self) -> dict[str, Any]:
+        """What there is, for notebooks."""
+        named = {
+            "shift": self.shift,
+            "scale": self.scale,
+            **self.hyper,
+            **self.stats,
+            **self.others,
+        }
+        shapes = {name: tuple(value.shape) for name, value in named.items()}
+        return {"draws": len(self), "chains": self.num_chains, **shapes}
 
     @classmethod
     @checked

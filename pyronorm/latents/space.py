@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, check_fields, checked
+from pyronorm.display import displayed
 from pyronorm.errors import ConversionError, OptionError, ShapeError
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.words import plain_name
@@ -32,7 +33,8 @@ class LatentLayer:
     normalizer: str
 
 
-@dataclass(frozen=True)
+@displayed
+@dataclass(frozen=True, repr=False)
 class LatentSpace:
     r"""The normalized channels of a network in a fixed order.
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyronorm.checks import checked
+from pyronorm.display import displayed
 from pyronorm.errors import ShapeError
 
 __all__ = ["Intervals"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Intervals:
     """An interval for each target.
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from pyronorm.arrays import Array, to_tensor
 from pyronorm.checks import Count, Probability, checked
+from pyronorm.display import displayed
 from pyronorm.errors import DataError, OptionError
 from pyronorm.likelihoods.intervals import Intervals
 from pyronorm.likelihoods.mixture import entropies, mixture_moments, unwrap
@@ -28,6 +29,7 @@ __all__ = ["Prediction"]
 _SHOWN = 5  # examples in the HTML table
 
 
+@displayed
 @dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     r"""The posterior predictive distribution of each example: the mixture over draws.
@@ -53,7 +55,8 @@ class Prediction:
         variance: predictive variance, noise included.
         entropy: of the predictive distribution, in nats: the total uncertainty.
         mutual_information: between the data and the latents, in nats: what knowing the latents would
-            tell, the epistemic part of ``entropy``.
+            tell, the epistemic part of ``entropy``. Identically 0 where all draws are equal, as those of
+            a point are: it tells no outliers then, the entropy may.
         outputs: the network's output given each draw, ``(sample, batch, *out)``; None if not kept.
     """
 
@@ -200,11 +203,11 @@ class Prediction:
         return drawn
 
     @checked
-    def log_prob(self, y: Tensor) -> Tensor:
+    def log_prob(self, y: Array) -> Tensor:
         r"""Log predictive density :math:`\log\frac1S\sum_s p(y_i | x_i, z_s)` of each example, in nats.
 
         Args:
-            y: data for the examples, ``(batch, *event)``.
+            y: data for the examples, ``(batch, *event)``, a tensor or an array.
 
         Returns:
             Shape ``(batch,)``; NaN where all values are missing.
@@ -215,23 +218,24 @@ class Prediction:
             DataError: if values are impossible.
         """
         outputs = self._kept("log_prob")
-        y = y.to(outputs.device)
+        y = to_tensor(y).to(outputs.device)
         with torch.no_grad():
             density = torch.logsumexp(self.likelihood.log_prob(outputs, y, 1), 0)
         density = density - math.log(len(outputs))
         return density.masked_fill(~self.likelihood.present(y), math.nan)
 
     @checked
-    def nll(self, y: Tensor) -> float:
+    def nll(self, y: Array) -> float:
         """Mean negative log predictive density per example, in nats, over examples with data.
 
         Args:
-            y: data for the examples, ``(batch, *event)``.
+            y: data for the examples, ``(batch, *event)``, a tensor or an array.
 
         Raises:
             OptionError: if outputs are not kept.
             DataError: as :meth:`log_prob`, or if all values are missing.
         """
+        y = to_tensor(y)
         density = self.log_prob(y)
         density = density[self.likelihood.present(y.to(density.device))]
         if not len(density):
@@ -239,18 +243,18 @@ class Prediction:
         return -float(density.double().mean())
 
     @checked
-    def metrics(self, y: Tensor) -> dict[str, float]:
+    def metrics(self, y: Array) -> dict[str, float]:
         """All metrics that the kind of data allows: see :meth:`pyronorm.likelihoods.Scores.metrics`.
 
         Args:
-            y: data for the examples, ``(batch, *event)``.
+            y: data for the examples, ``(batch, *event)``, a tensor or an array.
 
         Raises:
             OptionError: if outputs are not kept.
             ShapeError: if ``y`` does not fit.
             DataError: if values are impossible, or all are missing.
         """
-        return self.likelihood.scores(self._kept("metrics"), y).metrics()
+        return self.likelihood.scores(self._kept("metrics"), to_tensor(y)).metrics()
 
     def __repr__(self) -> str:
         """Say what is predicted, and from how many draws."""
@@ -260,23 +264,17 @@ class Prediction:
             f"{tuple(self.mean.shape)}, samples {draws})"
         )
 
-    def _repr_html_(self) -> str:
-        """A table of the first examples, for notebooks."""
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        """The first examples, for notebooks."""
         columns = {
             "mean": self.mean,
             "std": self.variance.sqrt(),
             "entropy": self.entropy,
             "mutual information": self.mutual_information,
         }
-        head = "".join(f"<th>{name}</th>" for name in ("example", *columns))
-        rows = "".join(
-            f"<tr><td>{i}</td>"
-            + "".join(f"<td>{_few(values[i])}</td>" for values in columns.values())
-            + "</tr>"
-            for i in range(min(_SHOWN, len(self)))
-        )
-        title = html.escape(repr(self))
-        return f"<p>{title}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        number = range(min(_SHOWN, len(self)))
+        shown = {name: [_few(values[i]) for i in number] for name, values in columns.items()}
+        return {"example": [*number], **shown}
 
     def _quantiles(self, outputs: Tensor, levels: Tensor) -> Tensor:
         distribution = self.likelihood.distribution(outputs, 1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
+from pyronorm.display import displayed
 from pyronorm.errors import DataError
 from pyronorm.likelihoods.missing import fill
 from pyronorm.likelihoods.mixture import SEED, mixture_moments, mixture_samples, unwrap
@@ -29,7 +30,8 @@ LEVELS = (0.5, 0.9, 0.95)
 _SAMPLES = 1024  # for scores that have no closed form
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """Scores of the values that are observed, which batches can be joined of.
 

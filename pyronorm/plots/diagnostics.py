@@ -13,11 +13,11 @@ from pyronorm.checks import Count, Positive, checked
 from pyronorm.diagnostics import BatchSizes, Disturbance, EstimationShift, RiskCurve
 from pyronorm.diagnostics.arviz_labels import layers_of
 from pyronorm.diagnostics.noise import moment_batch_sizes, noise_statistics
+from pyronorm.display import axes_or_new as _axes
 from pyronorm.errors import OptionError
 from pyronorm.guides import StatisticsBank
 from pyronorm.infer import History
 from pyronorm.plots.style import MARKERS as _MARKERS
-from pyronorm.plots.style import axes_or_new as _axes
 from pyronorm.plots.style import color as _color
 from pyronorm.plots.style import layer_ticks as _layer_ticks
 from pyronorm.plots.style import legend_outside as _legend_outside
@@ -302,7 +302,7 @@ def plot_elbo_trace(histories: Mapping[str, History], *, ax: Axes | None = None)
             # Up to the first epoch at full weight, so that no gap is left.
             until = min(int(np.flatnonzero(warm)[-1]) + 2, len(epochs))
             ax.plot(epochs[:until], elbo[:until], color=color, linestyle="--", linewidth=1)
-        kept = epochs == history.best_epoch
+        kept = epochs == history.kept_epoch
         ax.plot(epochs[kept], elbo[kept], "o", color=color, markerfacecolor="none")
     ax.set(xlabel="epoch", ylabel="ELBO per example (nats)")
     return _legend_outside(ax)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyronorm.checks import Count, checked
 from pyronorm.diagnostics import Calibration
+from pyronorm.display import axes_or_new
 from pyronorm.errors import DataError, OptionError
-from pyronorm.plots.style import axes_or_new, color, legend_outside, refuse_nothing, two_axes
+from pyronorm.plots.style import color, legend_outside, refuse_nothing, two_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

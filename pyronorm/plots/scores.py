@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyronorm.checks import Count, checked
+from pyronorm.display import axes_or_new
 from pyronorm.errors import DataError, OptionError
-from pyronorm.plots.style import MARKERS, axes_or_new, color, legend_outside, refuse_nothing
+from pyronorm.plots.style import MARKERS, color, legend_outside, refuse_nothing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyronorm.display import checked_axes
 from pyronorm.errors import OptionError
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MARKERS",
-    "axes_or_new",
     "color",
     "layer_ticks",
     "legend_outside",
@@ -60,15 +60,6 @@ def refuse_nothing(where: str, labelled: Mapping[str, Any]) -> None:
         raise OptionError(f"{where}: there is nothing to draw; give a dictionary {{label: ...}}.")
 
 
-def axes_or_new(ax: Axes | None) -> Axes:
-    """The axes given, or those of a new figure."""
-    if ax is not None:
-        return _checked_axes(ax)
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(7, 4.5), layout="constrained")[1]
-
-
 def two_axes(axes: Sequence[Axes] | None) -> Sequence[Axes]:
     """The two axes given, or those of a new figure.
 
@@ -80,15 +71,8 @@ def two_axes(axes: Sequence[Axes] | None) -> Sequence[Axes]:
             raise OptionError(f"plots: axes must be a pair of Axes, got {axes!r}.")
         if len(axes) != 2:
             raise OptionError(f"plots: this one needs two axes, got {len(axes)}.")
-        return [_checked_axes(ax) for ax in axes]
+        return [checked_axes(ax) for ax in axes]
     import matplotlib.pyplot as plt
 
     left, right = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")[1]
     return left, right
-
-
-def _checked_axes(ax: Any) -> Axes:
-    if isinstance(ax, type) or not hasattr(ax, "axhline"):
-        raise OptionError(f"plots: expected Axes of matplotlib, plt.subplots()[1], got {ax!r}.")
-    found: Axes = ax
-    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from pyronorm.display import displayed
 from pyronorm.errors import ConversionError
 from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.kernels import full_precision
@@ -19,7 +20,8 @@ from pyronorm.stats.propagation import Gaussian
 __all__ = ["Propagation", "build_propagation", "propagate"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Propagation:
     """The moments of a layer's input, as a function of the weights before it.
 

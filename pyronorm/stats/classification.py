@@ -29,8 +29,7 @@ def classification_metrics(
       number of its precision counts as that (87.3 nats in float32), so that the mean stays finite; from
       outputs, :meth:`pyronorm.likelihoods.Prediction.nll` has no such end.
     * ``ece``: expected calibration error of the most probable class, 15 bins of equal width,
-      :math:`\sum_b \frac{|b|}{N} |\mathrm{acc}(b) - \mathrm{conf}(b)|` (torchmetrics; Naeini et al.
-      2015).
+      :math:`\sum_b \frac{|b|}{N} |\mathrm{acc}(b) - \mathrm{conf}(b)|` (Naeini et al. 2015).
     * ``brier``: :math:`\frac1N\sum_i\sum_k (p_{ik} - [y_i = k])^2`, between 0 and 2 (Brier 1950).
     * ``aurc``: area under the risk-coverage curve, the mean over ``k`` of the share of errors among the
       ``k`` most confident examples (Geifman, Uziel & El-Yaniv, ICLR 2019).
@@ -47,49 +46,42 @@ def classification_metrics(
         ShapeError: if the shapes do not fit.
         DataError: if they are no probabilities, or no classes.
     """
-    from torchmetrics.functional.classification import (
-        multiclass_accuracy,
-        multiclass_calibration_error,
-    )
-
     p, y = check_classes(probabilities, y, "classification_metrics")
     classes = p.shape[-1]
-    # torchmetrics takes anything above 1 for logits, and gives 1 itself a bin of its own.
+    # A probability of 1 belongs to the last bin.
     eps = torch.finfo(p.dtype).eps
-    inside = p.clamp(eps, 1 - eps)
-    truth = torch.nn.functional.one_hot(y, classes)
     tiny = torch.finfo(p.dtype).tiny
     confidence, chosen = p.max(1)
-    if weight is not None:
-        if weight.numel() != len(p) or not bool((weight.isfinite() & (weight >= 0)).all()):
-            raise ShapeError(
-                "classification_metrics: weight must be finite and not negative, one per example, got "
-                f"shape {tuple(weight.shape)} for {len(p)}."
-            )
-        share = weight.to(p.device).reshape(-1).double()
-        share = share / share.sum()
-        right = (chosen == y).double()
-        edges = torch.linspace(0, 1, _BINS + 1, dtype=p.dtype, device=p.device)
-        bins = torch.bucketize(inside.max(1).values, edges, right=True) - 1
-        gaps = share.new_zeros(_BINS).index_add(0, bins, share * (right - confidence.double()))
-        log_p = p.gather(1, y[:, None]).clamp(min=tiny).log()[:, 0].double()
-        return {
-            "accuracy": float((share * right).sum()),
-            "nll": -float((share * log_p).sum()),
-            "ece": float(gaps.abs().sum()),
-            "brier": float((share * (p - truth).square().sum(1).double()).sum()),
-            "aurc": _aurc(confidence, 1 - right, share),
-        }
+    share = _shares(p, weight)
+    right = (chosen == y).double()
+    truth = torch.nn.functional.one_hot(y, classes)
+    edges = torch.linspace(0, 1, _BINS + 1, dtype=p.dtype, device=p.device)
+    bins = torch.bucketize(confidence.clamp(eps, 1 - eps), edges, right=True) - 1
+    gaps = share.new_zeros(_BINS).index_add(0, bins, share * (right - confidence.double()))
+    log_p = p.gather(1, y[:, None]).clamp(min=tiny).log()[:, 0].double()
     return {
-        "accuracy": float(multiclass_accuracy(p, y, classes, average="micro")),
-        "nll": float(-p.gather(1, y[:, None]).clamp(min=tiny).log().mean()),
-        "ece": float(multiclass_calibration_error(inside, y, classes, n_bins=_BINS)),
-        "brier": float((p - truth).square().sum(1).mean()),
-        "aurc": _aurc(confidence, (chosen != y).double()),
+        "accuracy": float((share * right).sum()),
+        "nll": -float((share * log_p).sum()),
+        "ece": float(gaps.abs().sum()),
+        "brier": float((share * (p - truth).square().sum(1).double()).sum()),
+        "aurc": _aurc(confidence, 1 - right, share),
     }
 
 
-def _aurc(confidence: Tensor, error: Tensor, weight: Tensor | None = None) -> float:
+def _shares(p: Tensor, weight: Tensor | None) -> Tensor:
+    """How much each example counts, adding up to 1."""
+    if weight is None:
+        return torch.full((len(p),), 1 / len(p), dtype=torch.float64, device=p.device)
+    if weight.numel() != len(p) or not bool((weight.isfinite() & (weight >= 0)).all()):
+        raise ShapeError(
+            "classification_metrics: weight must be finite and not negative, one per example, got "
+            f"shape {tuple(weight.shape)} for {len(p)}."
+        )
+    share = weight.to(p.device).reshape(-1).double()
+    return share / share.sum()
+
+
+def _aurc(confidence: Tensor, error: Tensor, weight: Tensor) -> float:
     risk, share = risk_by_rank(-confidence, error, weight)
     return float((share * risk).sum())
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyronorm.checks import Probability, checked
+from pyronorm.display import displayed
 from pyronorm.errors import DataError, OptionError, ShapeError
 
 __all__ = ["EffectiveBatchSizes", "effective_batch_size", "size_of_discrepancy"]
@@ -30,7 +31,8 @@ __all__ = ["EffectiveBatchSizes", "effective_batch_size", "size_of_discrepancy"]
 _LARGEST = 1e9
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class EffectiveBatchSizes:
     """Effective batch sizes with intervals.
 

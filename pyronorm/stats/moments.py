@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyronorm.checks import checked
+from pyronorm.display import displayed
 
 __all__ = ["Moments", "channel_moments", "merge_moments", "merged"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class Moments:
     r"""Count, mean and *biased* variance (divisor ``count``) of one channel each.
 

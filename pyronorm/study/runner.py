@@ -20,6 +20,7 @@ from pyro.util import get_rng_state, set_rng_state
 from pyronorm.checks import Count, check_count, checked
 from pyronorm.errors import FileError, OptionError, ProcessError
 from pyronorm.files import StrPath
+from pyronorm.progress import silence
 from pyronorm.study.cluster import TRIES, connected, refuse_without_dask
 from pyronorm.study.folder import Folder
 from pyronorm.study.progress import Progress, shown
@@ -124,7 +125,7 @@ def _run(study: Study, job: Job, place: Place, folder: Folder) -> float:
     start = time.perf_counter()
     ran = False
     try:
-        with pyro.get_param_store().scope(), _seeded(job.seed):
+        with pyro.get_param_store().scope(), _seeded(job.seed), silence():
             outcome = study.run(job, place)
         ran = True
         folder.write(study, job, outcome, time.perf_counter() - start)

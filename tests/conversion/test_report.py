@@ -215,7 +215,7 @@ def test_dataframe_without_pandas(monkeypatch):
     report = pn.conversion_report(pn.convert(nn.LayerNorm(4)))
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(
-        ImportError, match=r"to_dataframe needs pandas: pip install pyronorm\[study"
+        ImportError, match=r"to_dataframe needs pandas: pip install 'pyronorm\[study"
     ):
         report.to_dataframe()
 

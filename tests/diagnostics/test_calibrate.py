@@ -97,8 +97,14 @@ def test_standard_candidates_repeat_print_and_are_saved(trained, tmp_path):
     assert names[:3] == ["plain", "noise 4", "noise 8"]
     assert {"Monte-Carlo batch 64", "stochastic batch 32"} <= {*names}
     assert "Monte-Carlo batch 128" not in names  # of 200
-    assert "<- chosen" in repr(one)
-    assert repr(one).count("\n") == len(names) + 1
+    assert "<- chosen" in str(one)
+    assert str(one).count("\n") == len(names) + 1
+    assert "\n" not in repr(one)
+    ax = one.plot()
+    curves = {line.get_label(): line for line in ax.lines}
+    assert curves["plain"].get_ydata()[0] == one.candidates[0].calibrated_nll
+    sizes = [list(bars[0].get_xdata()) for bars in ax.containers]
+    assert sizes[0] == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
     frame = one.to_dataframe()
     assert list(frame["name"][frame["chosen"]]) == [one.name]
     pn.save(tmp_path / "file", one.model, one.posterior)

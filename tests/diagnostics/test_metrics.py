@@ -209,3 +209,19 @@ def test_calibration_of_an_ensemble_and_of_counts() -> None:
     data = torch.randn(20, 5), torch.ones(20, 1)
     with pytest.raises(PyronormError, match="Poisson has none"):
         evaluate(counts, pn.guides.Point(counts), data, 1, calibrate_on=data)
+
+
+def test_an_evaluation_is_a_dictionary_a_line_and_a_table() -> None:
+    model = make_model(pn.likelihoods.Categorical(), 3)
+    data = torch.randn(60, 5), torch.randint(0, 3, (60,))
+    noisy = evaluate(model, pn.guides.BatchNoise(model, 9), data, 4, calibrate_on=data, seed=0)
+    assert noisy.note == ""
+    table = noisy.to_dataframe()
+    assert table.loc["nll", "value"] == noisy["nll"]
+    assert table.loc["nll", "calibrated"] == noisy["calibrated_nll"]
+    assert math.isnan(table.loc["temperature", "calibrated"])
+    point = evaluate(model, pn.guides.Point(model), data)
+    assert "mutual information is identically 0" in repr(point)
+    assert dict(point) == evaluate(model, pn.guides.Point(model), data)
+    assert list(point.to_dataframe()) == ["value"]
+    assert bool((pn.predict(model, pn.guides.Point(model), data[0]).mutual_information == 0).all())

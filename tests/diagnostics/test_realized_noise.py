@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pyronorm as pn
-from pyronorm.diagnostics import realized_noise
+from pyronorm.diagnostics import RealizedNoise, RealizedNoises, realized_noise
 from pyronorm.errors import DataError, OptionError, StatisticsError
 from tests.nets import conv_net, mlp
 
@@ -105,3 +105,16 @@ def test_what_cannot_be_is_refused_and_nothing_stays():
     fresh = pn.NormalizationModel(pn.convert(mlp()), pn.likelihoods.Categorical(), 60)
     with pytest.raises(StatisticsError):
         realized_noise(fresh, pn.guides.Point(fresh), x)
+
+
+def test_a_table_and_a_plot():
+    found = RealizedNoises(
+        [
+            RealizedNoise("1", 16.0, 20.0, 20.0, 1.1, 0.2),
+            RealizedNoise("<4>", 16.0, math.inf, 9.0, 1.0, 0.0),
+        ]
+    )
+    assert repr(found) == "RealizedNoises(1=20, <4>=inf)"
+    assert "&lt;4&gt;" in found._repr_html_()
+    assert found.to_dataframe().loc["1", "realized"] == 20
+    assert list(found.plot().lines[1].get_ydata()) == [20, math.inf]

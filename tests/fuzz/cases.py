@@ -567,6 +567,7 @@ CASES: dict[str, Callable[[World], Call]] = {
     "input_shape": lambda w: (diagnostics.input_shape, {"network": w.network, "data": w.x}),
     "latent_vectors": lambda w: (diagnostics.latent_vectors, {"draws": w.draws}),
     "loo": lambda w: (diagnostics.loo, {"idata": w.idata}),
+    "summarize": lambda w: (diagnostics.summarize, {"idata": w.idata, "per": "layer"}),
     "pareto_k": lambda w: (diagnostics.pareto_k, {"idata": w.idata}),
     "mode_gap": lambda w: (
         diagnostics.mode_gap,

@@ -69,6 +69,8 @@ NOT_CALLED = {
         "EnsembleCurve",
         "EnsembleEquivalent",
         "RealizedNoise",
+        "RealizedNoises",
+        "Evaluation",
         "RiskCurve",
         "Uniformity",
         "EffectiveBatchSizes",

@@ -85,3 +85,14 @@ def test_noise_of_the_shift_or_of_the_scale_alone(random):
 def test_no_noise_at_all_is_a_point():
     with pytest.raises(OptionError, match="leave no noise. That is the guide Point"):
         BatchNoise(make_model(), 8, shift=False, scale=False)
+
+
+def test_a_state_is_the_whole_law():
+    model = make_model()
+    first, second = BatchNoise(model, 5), BatchNoise(model, 100)
+    first.load_state_dict(second.state_dict())
+    assert first.batch_size == 100
+    expected = second.draw(model, 7, seed=0).shift
+    assert torch.equal(first.draw(model, 7, seed=0).shift, expected)
+    with pytest.raises(OptionError, match="the state is that of shift=True, scale=False"):
+        first.load_state_dict(BatchNoise(model, 100, scale=False).state_dict())

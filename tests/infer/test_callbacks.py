@@ -121,13 +121,13 @@ def test_the_bar_says_epoch_and_loss():
     bar.on_fit_start(run)
     run.epochs_done = 1.5
     bar.on_step_end(run)
-    task = bar._bar.tasks[0]
-    assert (task.description, task.completed, task.total) == ("epoch 2/3  loss 1.2500", 1.5, 3)
+    shown = bar._bar
+    assert (shown.what, shown.done, shown.total) == ("epoch 2/3  loss 1.2500", 1.5, 3)
     run.epoch(bar, None)
-    assert (task.description, task.completed) == ("epoch 1/3  loss 1.0000", 1)  # of the epoch
+    assert (shown.what, shown.done) == ("epoch 1/3  loss 1.0000", 1)  # of the epoch
     run.epochs_done = 3.0
     bar.on_step_end(run)
-    assert task.description.startswith("epoch 3/3")
+    assert shown.what.startswith("epoch 3/3")
     bar.on_exception(run, ValueError())
     bar.on_fit_end(run)  # once is enough
 

@@ -252,12 +252,6 @@ def test_a_fabric_and_an_elbo_of_ones_own():
     assert len(history.epochs) == 2
 
 
-def test_progress_bar_shows_epochs_and_loss(capsys):
-    model = make()
-    fit(model, Point(model), data(), epochs=2)
-    assert "epoch 2/2" in capsys.readouterr().out
-
-
 def test_contradictions_and_bad_options_are_refused(unchecked):
     model = make()
     guide = MeanField(model)

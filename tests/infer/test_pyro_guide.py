@@ -237,3 +237,14 @@ def test_two_autoguides_of_one_class_each_draw_their_own():
             torch.full((10,), value),
             atol=0.02,
         )
+
+
+@pytest.mark.parametrize("make", [AutoNormal, AutoLowRankMultivariateNormal])
+def test_an_autoguide_loads_a_state_after_a_call_without_data(make):
+    model = make_model()
+    trained, fresh = make(model), make(model)
+    trained(torch.randn(4, 5), torch.randint(3, (4,)))
+    fresh()
+    fresh.load_state_dict(trained.state_dict())
+    one, two = (as_posterior(guide, "test").draw(model, 3, seed=1) for guide in (trained, fresh))
+    assert torch.equal(one.shift, two.shift)

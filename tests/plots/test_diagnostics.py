@@ -298,7 +298,7 @@ def test_elbo_trace_is_minus_the_loss_and_marks_the_epoch_kept(ax: Axes) -> None
     plain = History([Epoch(i + 1, loss, 1.0, 0.1, 1.0) for i, loss in enumerate(losses)], 3)
     weights = [0.2, 0.6, 1.0, 1.0]
     warm = History(
-        [Epoch(i + 1, losses[i], w, 0.1, 1.0) for i, w in enumerate(weights)], best_epoch=4
+        [Epoch(i + 1, losses[i], w, 0.1, 1.0) for i, w in enumerate(weights)], kept_epoch=4
     )
     assert plots.plot_elbo_trace({"plain": plain, "warm": warm}, ax=ax) is ax
     first, kept, full, dashed, last = ax.lines

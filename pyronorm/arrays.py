@@ -1,0 +1,74 @@
+"""Arrays of NumPy where tensors are expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyronorm.errors import DataError
+
+__all__ = ["Array", "as_tensors", "to_tensor"]
+
+Array = Tensor | np.ndarray
+"""Data may come as either."""
+
+
+def to_tensor(array: Array) -> Tensor:
+    """A tensor of the numbers of an array, which share their memory where they can.
+
+    Args:
+        array: of real numbers; a tensor stays as it is.
+
+    Raises:
+        DataError: if it holds something else: texts, objects, complex numbers.
+    """
+    if isinstance(array, Tensor):
+        return array
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "biuf" or size > 8:
+        raise DataError(
+            f"data: arrays must hold real numbers of at most 64 bits, got dtype {array.dtype}. Convert "
+            "it, such as by array.astype('float32')."
+        )
+    if kind == "u" and size > 1:  # torch computes with signed ones
+        array = array.astype(np.int64)
+    elif not array.dtype.isnative or not array.flags.writeable or min((*array.strides, 0)) < 0:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array)
+
+
+def as_tensors(data: Any) -> Any:
+    """The same data with tensors for arrays, in tuples, lists, dictionaries and dataclasses.
+
+    Args:
+        data: anything; what has no arrays in it stays the same object.
+
+    Raises:
+        DataError: as :func:`to_tensor`.
+    """
+    if isinstance(data, np.ndarray):
+        return to_tensor(data)
+    if isinstance(data, Tensor):
+        return data
+    if type(data) in (tuple, list):
+        parts = [as_tensors(part) for part in data]
+        same = all(new is old for new, old in zip(parts, data, strict=True))
+        return data if same else type(data)(parts)
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*map(as_tensors, data))
+    if type(data) is dict or (isinstance(data, Mapping) and _has_arrays(data.values())):
+        return {key: as_tensors(part) for key, part in data.items()}
+    if is_dataclass(data) and not isinstance(data, type):
+        named = {f.name: getattr(data, f.name) for f in fields(data) if f.init}
+        if _has_arrays(named.values()):
+            return replace(data, **{name: as_tensors(part) for name, part in named.items()})
+    return data
+
+
+def _has_arrays(parts: Any) -> bool:
+    return any(isinstance(part, np.ndarray) for part in parts)
