@@ -213,7 +213,8 @@ def test_calibration_of_an_ensemble_and_of_counts() -> None:
 
 def test_an_evaluation_is_a_dictionary_a_line_and_a_table() -> None:
     model = make_model(pn.likelihoods.Categorical(), 3)
-    data = torch.randn(60, 5), torch.randint(0, 3, (60,))
+    x = 1 + 2 * torch.randn(200, 5)
+    data = x, pn.predict(model, pn.guides.Point(model), x).sample(seed=0)[0]
     noisy = evaluate(model, pn.guides.BatchNoise(model, 9), data, 4, calibrate_on=data, seed=0)
     assert noisy.note == ""
     table = noisy.to_dataframe()
@@ -224,4 +225,4 @@ def test_an_evaluation_is_a_dictionary_a_line_and_a_table() -> None:
     assert "mutual information is identically 0" in repr(point)
     assert dict(point) == evaluate(model, pn.guides.Point(model), data)
     assert list(point.to_dataframe()) == ["value"]
-    assert bool((pn.predict(model, pn.guides.Point(model), data[0]).mutual_information == 0).all())
+    assert pn.predict(model, pn.guides.Point(model), x).mutual_information.max() < 1e-6  # rounding
