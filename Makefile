@@ -60,7 +60,7 @@ docs: $(VENV)/.installed-dev
 
 # The code blocks of README and docs (conftest.py says how), doctests, and the programs of a page in processes of their own.
 docs-code: $(VENV)/.installed
-	$(BIN)/python -m pytest --doctest-modules README.md docs benchmarks/README.md pyronorm tests/test_trained_network.py
+	$(BIN)/python -m pytest --doctest-modules --ignore docs/_ext README.md docs benchmarks/README.md pyronorm tests/test_trained_network.py
 
 examples: $(VENV)/.installed
 	for example in examples/*.py; do echo "$$example"; $(BIN)/python "$$example" || exit 1; done

@@ -119,7 +119,7 @@ def _problem(words: list[str]) -> str | None:
         case ["torchrun", "--nproc-per-node", _, file]:
             return None if (_ROOT / file).is_file() else f"no file {file}"
         case ["pip", "install", requirement]:
-            extra = re.fullmatch(r"pyronorm(?:\[([\w,]+)\])?", requirement)
+            extra = re.fullmatch(r"(?:pyronorm|\.)(?:\[([\w,]+)\])?", requirement)
             known = importlib.metadata.metadata("pyronorm").get_all("Provides-Extra") or []
             asked = (extra[1] or "").split(",") if extra else ["?"]
             return None if {*asked} <= {"", *known} else f"extras are {', '.join(known)}"
