@@ -36,6 +36,10 @@ def to_tensor(array: Array) -> Tensor:
             "it, such as by array.astype('float32')."
         )
     if kind == "u" and size > 1:  # torch computes with signed ones
+        if size == 8 and array.size and array.max() > np.iinfo(np.int64).max:
+            raise DataError(
+                f"data: an array of {array.dtype} has {array.max()}, which is above what int64 holds."
+            )
         array = array.astype(np.int64)
     elif not array.dtype.isnative or not array.flags.writeable or min((*array.strides, 0)) < 0:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -53,22 +57,23 @@ def as_tensors(data: Any) -> Any:
     """
     if isinstance(data, np.ndarray):
         return to_tensor(data)
-    if isinstance(data, Tensor):
-        return data
-    if type(data) in (tuple, list):
-        parts = [as_tensors(part) for part in data]
-        same = all(new is old for new, old in zip(parts, data, strict=True))
-        return data if same else type(data)(parts)
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*map(as_tensors, data))
-    if type(data) is dict or (isinstance(data, Mapping) and _has_arrays(data.values())):
-        return {key: as_tensors(part) for key, part in data.items()}
+    if type(data) in (tuple, list) or (isinstance(data, tuple) and hasattr(data, "_fields")):
+        parts = _changed(dict(enumerate(data)))
+        if parts is None:
+            return data
+        return (
+            type(data)(*parts.values()) if hasattr(data, "_fields") else type(data)(parts.values())
+        )
+    if isinstance(data, Mapping):
+        named = _changed(data)
+        return data if named is None else named
     if is_dataclass(data) and not isinstance(data, type):
-        named = {f.name: getattr(data, f.name) for f in fields(data) if f.init}
-        if _has_arrays(named.values()):
-            return replace(data, **{name: as_tensors(part) for name, part in named.items()})
+        named = _changed({f.name: getattr(data, f.name) for f in fields(data) if f.init})
+        return data if named is None else replace(data, **named)
     return data
 
 
-def _has_arrays(parts: Any) -> bool:
-    return any(isinstance(part, np.ndarray) for part in parts)
+def _changed(parts: Mapping[Any, Any]) -> dict[Any, Any] | None:
+    """The parts with tensors for arrays; None where there are no arrays."""
+    found = {name: as_tensors(part) for name, part in parts.items()}
+    return None if all(found[name] is parts[name] for name in parts) else found

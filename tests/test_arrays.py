@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
 
 import pyronorm as pn
 from pyronorm.arrays import as_tensors, to_tensor
@@ -64,6 +65,18 @@ def test_structures_keep_their_form_and_what_has_no_arrays_stays_itself() -> Non
     assert found[1].age == 3
     plain = [(torch.ones(1), "x")]
     assert as_tensors(plain) is plain
+    packed = pack_sequence([torch.ones(3), torch.ones(2)])  # a tuple with names
+    assert as_tensors(packed) is packed
+    named = {"a": torch.ones(1), "b": (torch.ones(1), None)}
+    assert as_tensors(named) is named
+
+
+def test_integers_that_do_not_fit_are_refused() -> None:
+    assert to_tensor(np.array([1, 2**62], np.uint64)).tolist() == [1, 2**62]
+    with pytest.raises(
+        DataError, match=r"has 9223372036854775808, which is above what int64 holds"
+    ):
+        to_tensor(np.array([1, 2**63], np.uint64))
 
 
 def test_arrays_do_for_tensors_from_statistics_to_metrics(model: pn.NormalizationModel) -> None:

@@ -69,5 +69,7 @@ def _takes_arguments(offered: object) -> bool:
         return False
     if isinstance(offered, type) and (inspect.isabstract(offered) or issubclass(offered, Enum)):
         return False
+    if isinstance(offered, type) and issubclass(offered, dict):
+        return True  # which inspect cannot ask for its signature
     parameters = inspect.signature(offered).parameters.values()
     return any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)

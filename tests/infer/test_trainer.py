@@ -313,7 +313,9 @@ def test_loggers_of_the_fabric_get_the_history(tmp_path):
     history = pn.fit(model, Point(model), data(), epochs=2, fabric=fabric, progress=False)
     (written,) = tmp_path.rglob("metrics.csv")
     header, *rows = written.read_text().split()
-    assert {"epoch", "loss", "kl_weight", "lr", "seconds", "step"} == set(header.split(","))
+    assert set(header.split(",")) == {
+        *("epoch", "loss", "nll", "kl", "kl_weight", "lr", "seconds", "step")
+    }
     column = header.split(",").index("loss")
     assert [float(row.split(",")[column]) for row in rows] == pytest.approx(history.losses)
 

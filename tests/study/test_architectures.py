@@ -10,7 +10,7 @@ from pyronorm.datasets import ImageData, Split
 from pyronorm.errors import OptionError
 from pyronorm.study import NETWORKS, make_network
 
-SIZES = {"lenet-5": 28}  # the others take any
+SIZES = {"lenet-5": 28, "lenet-5-8": 8}  # the others take any
 
 
 def data(name: str, channels: int = 2, classes: int = 7) -> ImageData:
