@@ -282,6 +282,7 @@ def test_elbo_and_gradient_equal_a_hand_written_estimate_draw_by_draw(prior):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_elbo_is_the_same_in_expectation_with_analytic_and_sampled_kl():
     model, guide = small(BatchNoise(9.0))
     x, y = torch.randn(10, 5), torch.randint(3, (10,))

@@ -35,7 +35,9 @@ def part(tmp_path, monkeypatch):
     return lambda name: Part(name, settings, seconds=300)
 
 
-@pytest.mark.parametrize("name", [pytest.param("speed", marks=SLOW), "correctness", "comparison"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(n, marks=SLOW) for n in ("speed", "correctness")), "comparison"]
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the cases' own
 def test_all_cases(part, name):
     run, _ = command.PARTS[name]

@@ -77,6 +77,7 @@ def test_the_exact_posterior_agrees_with_the_grid_of_the_plane():
     )
 
 
+@pytest.mark.slow
 def test_ranks_are_uniform_for_the_exact_posterior():
     """False alarm 0.001 for both latents together (Bonferroni)."""
     conjugate = problem()
@@ -127,6 +128,7 @@ def test_predicted_ranks_are_uniform_without_bias_and_a_u_with():
     assert narrow[0] > 2 * 0.05 > 0.05 > narrow[9]
 
 
+@pytest.mark.slow
 def test_mean_field_heaps_ranks_up_at_both_ends_as_predicted():
     """Uniformity rejected; the predicted U not, at false-alarm rate 0.001 for the two latents."""
     conjugate = problem(num_data=150, offset=1.5)  # so many that the posterior is nearly Gaussian

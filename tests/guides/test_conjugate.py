@@ -14,6 +14,7 @@ from pyronorm.priors import Standard
 from tests.guides.conjugate import Conjugate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neutral", [False, True])
 def test_mean_field_reaches_its_optimum_and_reports_too_little_spread(neutral):
     problem = Conjugate(Standard(), num_data=60, offset=1.0)

@@ -166,6 +166,7 @@ def test_layers_without_batch_statistics_have_no_noise_and_do_not_count():
     assert poutine.trace(guide).get_trace().log_prob_sum().isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prior", [Standard(0.4, 0.4), BatchNoise(3.0)], ids=["Standard", "BatchNoise"]
 )

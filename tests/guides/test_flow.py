@@ -110,6 +110,7 @@ def test_fit_trains_every_parameter():
         assert not torch.equal(parameter, before[name]), name
 
 
+@pytest.mark.slow
 def test_it_comes_closer_to_a_skewed_posterior_than_a_gaussian():
     problem = Conjugate(Standard(1.0, 1.0), num_data=6, offset=1.0)
     elbo = Trace_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=2)

@@ -61,6 +61,7 @@ def test_without_coupling_it_is_the_mean_field():
     torch.testing.assert_close(*(trace.log_prob_sum() for trace in traces))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [Standard(0.5, 0.7), BatchNoise(16.0), ScaleInvariant()])
 def test_kl_by_the_chain_rule_agrees_with_the_closed_form(prior):
     """KL = KL of the two marginals + their mutual information, -log(1 - rho^2) / 2."""
@@ -119,6 +120,7 @@ def test_from_bank_has_the_covariance_of_each_channel():
     }
 
 
+@pytest.mark.slow
 def test_it_comes_closer_to_a_correlated_posterior_than_the_mean_field():
     """Against the exact posterior on a grid: correlation found, and a higher ELBO."""
     problem = Conjugate(Standard(), num_data=60, offset=1.0)

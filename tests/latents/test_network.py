@@ -140,6 +140,7 @@ def test_gradients_of_many_draws_equal_a_loop(network):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_torch_compile_in_one_graph():
     # In a process of its own: the compiler cannot see through this suite's shape checks.
     script = Path(__file__).with_name("compile_script.py")
