@@ -15,12 +15,12 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
 from pyronorm.errors import DataError
 from pyronorm.guides import Guide
 from pyronorm.laws import Independent, Law
 from pyronorm.laws.diagonal import Diagonal, divergence_to
+from pyronorm.laws.divergence import closed_form
 from pyronorm.likelihoods.later import checked_later
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers.kernels import full_precision
@@ -238,15 +238,12 @@ def _terms(drawn: _Draw, given: _Given, analytic: bool) -> tuple[list[Tensor], b
     terms, exact = [], analytic
     for name, (q, value) in drawn.sites.items():
         p = given.sites.get(name)
-        if p is not None and analytic:
-            try:
-                terms.append(kl_divergence(q, p).sum())
-                continue
-            except NotImplementedError:
-                pass
-        exact = False
-        term = q.log_prob(value)
-        terms.append((term if p is None else term - p.log_prob(value)).sum())
+        known = closed_form(q, p) if p is not None and analytic else None
+        if known is None:
+            exact = False
+            known = q.log_prob(value)
+            known = known if p is None else known - p.log_prob(value)
+        terms.append(known.sum())
     return terms, exact
 
 

@@ -15,7 +15,8 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import kl_divergence
+
+from pyronorm.laws.divergence import closed_form
 
 __all__ = ["DeviceMeanFieldELBO", "DeviceTraceELBO"]
 
@@ -90,9 +91,8 @@ class DeviceMeanFieldELBO(_DeviceELBO, TraceMeanField_ELBO):
 
 def _divergence(site: Any, prior: Any) -> Tensor | None:
     """KL divergence in closed form, None where there is none."""
-    try:
-        divergence = kl_divergence(site["fn"], prior["fn"])
-    except NotImplementedError:
+    divergence = closed_form(site["fn"], prior["fn"])
+    if divergence is None:
         return None
     weighted: Tensor = scale_and_mask(divergence, site["scale"], site["mask"])
     return weighted.sum()

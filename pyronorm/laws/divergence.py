@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pyro.distributions import MultivariateNormal
 from torch import Tensor
@@ -14,7 +16,7 @@ from pyronorm.laws.diagonal import Diagonal
 from pyronorm.laws.kinds import Independent, Joint
 from pyronorm.laws.law import Law
 
-__all__ = ["kl"]
+__all__ = ["closed_form", "kl"]
 
 
 @checked
@@ -53,17 +55,28 @@ def kl(q: Law, p: Law, num_samples: Count | None = None) -> Tensor:
     return (draws.log_density - p.log_prob(draws.shift, draws.scale, draws.hyper)).mean()
 
 
-def _closed(q: Law, p: Law) -> Tensor | None:
+def closed_form(q: Any, p: Any) -> Tensor | None:
+    """The divergence of two distributions as torch knows it, None where it does not.
+
+    Args:
+        q: the distribution whose draws are averaged over.
+        p: the other.
+    """
     try:
-        if isinstance(q, (Independent, Diagonal)) and isinstance(p, (Independent, Diagonal)):
-            return kl_divergence(q.shift, p.shift) + kl_divergence(q.scale, p.scale)
-        if isinstance(q, Joint):
-            latents = p.latents if isinstance(p, Joint) else _gaussian(p)
-            if latents is not None:
-                # The exponential is the same in both, and KL does not change under it.
-                return kl_divergence(q.latents, latents)
+        return kl_divergence(q, p)
     except NotImplementedError:
-        pass
+        return None
+
+
+def _closed(q: Law, p: Law) -> Tensor | None:
+    if isinstance(q, (Independent, Diagonal)) and isinstance(p, (Independent, Diagonal)):
+        shift, scale = closed_form(q.shift, p.shift), closed_form(q.scale, p.scale)
+        return None if shift is None or scale is None else shift + scale
+    if isinstance(q, Joint):
+        latents = p.latents if isinstance(p, Joint) else _gaussian(p)
+        if latents is not None:
+            # The exponential is the same in both, and KL does not change under it.
+            return closed_form(q.latents, latents)
     return None
 
 
