@@ -97,6 +97,11 @@ class BatchNoise(Guide):
         Raises:
             OptionError: if it is not a finite number above 1, or something else is random.
         """
+        if not isinstance(state, Tensor) or state.shape != (3,):
+            raise OptionError(
+                "guides.BatchNoise: the state must be the numbers n, shift and scale, got "
+                f"{state!r}. Was it saved by another version?"
+            )
         size, *random = state.tolist()
         if random != [self.shift, self.scale]:
             raise OptionError(

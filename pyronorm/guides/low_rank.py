@@ -13,11 +13,11 @@ from pyronorm.devices import check_memory
 from pyronorm.errors import OptionError
 from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import TOO_MANY, Guide
+from pyronorm.guides.mean_field import MeanField
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Joint, Law
 from pyronorm.laws.gaussian import LowRankNormal
 from pyronorm.model import NormalizationModel
-from pyronorm.stats import log_var_mean, log_var_variance
 from pyronorm.stats.batch_noise import check_batch_size
 
 __all__ = ["LowRank"]
@@ -98,15 +98,12 @@ class LowRank(Guide):
         """
         n = check_batch_size(batch_size, "guides.LowRank.from_batch_size")
         guide = cls(model, rank=rank, neutral=neutral)
-        std = guide.loc.new_full(guide.loc.shape, 1 / math.sqrt(n))
-        half = len(std) // 2  # shifts first
-        std[half:] = 0.5 * math.sqrt(float(log_var_variance(n)))
+        start = MeanField.from_batch_size(model, n, neutral=neutral)
         with torch.no_grad():
-            if not neutral:
-                guide.loc[half:] = -0.5 * float(log_var_mean(n))
-            guide.log_std.copy_((std / math.sqrt(2)).log())
-            rows = nn.functional.normalize(guide.factor, dim=1)
-            guide.factor.copy_(rows * std[:, None] / math.sqrt(2))
+            guide.loc.copy_(torch.cat([start.shift_loc, start.log_scale_loc]))
+            std = torch.cat([start.shift_log_std, start.log_scale_log_std]).exp() / math.sqrt(2)
+            guide.log_std.copy_(std.log())
+            guide.factor.copy_(nn.functional.normalize(guide.factor, dim=1) * std[:, None])
         return guide
 
     @classmethod

@@ -96,3 +96,5 @@ def test_a_state_is_the_whole_law():
     assert torch.equal(first.draw(model, 7, seed=0).shift, expected)
     with pytest.raises(OptionError, match="the state is that of shift=True, scale=False"):
         first.load_state_dict(BatchNoise(model, 100, scale=False).state_dict())
+    with pytest.raises(OptionError, match="numbers n, shift and scale, got tensor"):
+        first.set_extra_state(torch.tensor(9.0))
