@@ -26,7 +26,7 @@ class Bar:
         what: what it does, in a word or two.
         total: steps in all; None if that is not known.
         lasting: begin at once, and stay when it is done.
-        shown: whether there is a bar.
+        shown: whether there is a bar, on a terminal or in a notebook.
     """
 
     def __init__(self, what: str, total: float | None, lasting: bool, shown: bool) -> None:
@@ -49,15 +49,19 @@ class Bar:
         if self._rich is None:
             if not self._lasting and time.monotonic() - self._began < _DELAY:
                 return
-            self._begin()
+            console = _console()
+            self._shown = bool(console.is_terminal or console.is_jupyter)
+            if not self._shown:
+                return
+            self._begin(console)
         task = self._rich.task_ids[0]
         self._rich.update(task, completed=self.done, description=self.what)
 
-    def _begin(self) -> None:
+    def _begin(self, console: Any) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
-        self._rich = Progress(*columns, console=_console(), transient=not self._lasting)
+        self._rich = Progress(*columns, console=console, transient=not self._lasting)
         self._rich.start()
         self._rich.add_task(self.what, total=self.total)
 
@@ -80,7 +84,7 @@ def progress_bar(
         lasting: begin at once, and stay when it is done.
     """
     mine = _TURN.acquire(blocking=False)  # none within another
-    bar = Bar(what, total, lasting, show and mine and _is_seen())
+    bar = Bar(what, total, lasting, show and mine)
     try:
         yield bar
     finally:
@@ -104,8 +108,3 @@ def _console() -> Any:
     from rich.console import Console
 
     return Console()
-
-
-def _is_seen() -> bool:
-    console = _console()
-    return bool(console.is_terminal or console.is_jupyter)
