@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -102,6 +104,9 @@ MADE: dict[str, Callable[[], Any]] = {
     "RealizedNoises": lambda: D.realized_noise(model(), bank(), X),
     "NoiseSchedule": lambda: pn.NoiseSchedule(lambda epoch: 9 + epoch),
     "EarlyStopping": lambda: pn.EarlyStopping(3),
+    "WeightSWAG": lambda: pn.baselines.WeightSWAG(
+        model(), ("0.bias",), torch.zeros(5), torch.ones(5), torch.ones(5, 2)
+    ),
 }
 WITHOUT_TABLE = {"NoiseSchedule", "EarlyStopping"}  # settings, without results
 # Results of long studies and of other rooms' functions: their line is the helper's, tried above.
@@ -167,3 +172,18 @@ def test_values_are_brief(value: Any, expected: str) -> None:
 
 def test_a_line_has_an_end() -> None:
     assert len(in_line("Name", {f"key{i}": "text" for i in range(100)})) == LONGEST
+
+
+def test_no_record_of_tensors_prints_them() -> None:
+    raw = set()
+    for info in pkgutil.iter_modules(pn.__path__):
+        room = importlib.import_module(f"pyronorm.{info.name}")
+        for name in getattr(room, "__all__", ()):
+            kind = getattr(room, name)
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                made = inspect.unwrap(kind.__repr__).__code__.co_filename == "<string>"
+                if made and any(
+                    "Tensor" in str(f.type) for f in dataclasses.fields(kind) if f.repr
+                ):
+                    raw.add(name)
+    assert not raw

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyronorm.checks import Count, Natural, checked
+from pyronorm.display import displayed
 from pyronorm.errors import OptionError
 from pyronorm.guides import Guide, Point
 from pyronorm.infer.callbacks import Callback
@@ -20,6 +21,7 @@ from pyronorm.infer.ensemble import Ensemble
 from pyronorm.infer.path import Path
 from pyronorm.infer.population import estimate_population_statistics
 from pyronorm.model import NormalizationModel
+from pyronorm.progress import progress_bar
 from pyronorm.randomness import Seed, seeded
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["CollectWeights", "WeightSWAG"]
 
 
-@dataclass(frozen=True, eq=False)
+@displayed
+@dataclass(frozen=True, eq=False, repr=False)
 class WeightSWAG:
     r"""A Gaussian of all weights, with the moments of a path of training.
 
@@ -77,6 +80,7 @@ class WeightSWAG:
         num_batches: Count | None = None,
         batch_size: Count = 256,
         seed: Seed = None,
+        progress: bool = True,
     ) -> Ensemble:
         """Networks with drawn weights, each with population statistics of its own: a posterior.
 
@@ -94,17 +98,20 @@ class WeightSWAG:
             num_batches: how many batches of the data to use; None for all.
             batch_size: examples per batch, where the data do not come in batches.
             seed: for the weights.
+            progress: show a progress bar; see :mod:`pyronorm.progress`.
 
         Raises:
             DataError: if there is no batch.
             StatisticsError: if a drawn network's statistics are not finite.
         """
         members = []
-        for weights in self.draw_weights(num_samples, seed=seed):
-            model = copy.deepcopy(self.model)
-            _set_weights(model.network, self.parameters, weights)
-            estimate_population_statistics(model, data, num_batches, batch_size)
-            members.append((model, Point(model)))
+        with progress_bar("networks", num_samples, show=progress) as bar:
+            for weights in self.draw_weights(num_samples, seed=seed):
+                model = copy.deepcopy(self.model)
+                _set_weights(model.network, self.parameters, weights)
+                estimate_population_statistics(model, data, num_batches, batch_size, progress=False)
+                members.append((model, Point(model)))
+                bar.advance()
         return Ensemble(members)
 
 

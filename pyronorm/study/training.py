@@ -18,6 +18,7 @@ from pyronorm.checks import Count, checked
 from pyronorm.conversion import convert, data_dependent_start
 from pyronorm.diagnostics import classification_metrics, out_of_distribution
 from pyronorm.diagnostics.temperature import cross_fit
+from pyronorm.display import displayed
 from pyronorm.infer import Optimization, as_posterior, collect_bank, fit, predict
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.likelihoods import Prediction, Scores
@@ -45,7 +46,8 @@ _FOLDS = 10  # of the test data, for their temperatures
 _START = 512  # images that set the scale of weight normalization
 
 
-@dataclass(eq=False)
+@displayed
+@dataclass(eq=False, repr=False)
 class Trained:
     """A trained network with its guide; its statistics bank is collected when first asked for."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -11,14 +10,12 @@ import pytest
 import pyronorm as pn
 from pyronorm import guides
 from pyronorm.errors import OptionError
-from pyronorm.networks import LeNet5
 from pyronorm.study import (
     Job,
     NoiseChoices,
     NoiseChoicesSettings,
     Place,
     Training,
-    architectures,
     noise_networks,
 )
 
@@ -38,12 +35,7 @@ SETTINGS = NoiseChoicesSettings(
 )
 STUDY = NoiseChoices("choices", SETTINGS)
 PLACE = Place(device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = partial(LeNet5, channels=(4, 8), hidden=(16,), padding=4, image_size=8)
-    monkeypatch.setattr(architectures, "NETWORKS", {"lenet-5": network})
+pytestmark = pytest.mark.usefixtures("small_lenet")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from pyronorm.errors import OptionError
-from pyronorm.networks import LeNet5
 from pyronorm.study import (
     Job,
     Place,
@@ -21,7 +19,6 @@ from pyronorm.study import (
     Training,
     TrainingNoise,
     TrainingNoiseSettings,
-    architectures,
     format_table,
     noise_networks,
     run_study,
@@ -48,12 +45,7 @@ SETTINGS = TrainingNoiseSettings(
 )
 STUDY = TrainingNoise("noise", SETTINGS)
 PLACE = Place(device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = partial(LeNet5, channels=(4, 8), hidden=(16,), padding=4, image_size=8)
-    monkeypatch.setattr(architectures, "NETWORKS", {"lenet-5": network})
+pytestmark = pytest.mark.usefixtures("small_lenet")
 
 
 def found(name: str, study: TrainingNoise = STUDY) -> dict[tuple[Any, ...], dict[str, float]]:
