@@ -196,8 +196,7 @@ def headline(tasks: Mapping[str, Verdict | None]) -> str:
     Returns:
         Markdown.
     """
-    parts = [f"{_task(task, verdict)}" for task, verdict in tasks.items()]
-    sentence = "; ".join(parts)
+    sentence = "; ".join(_task(task, verdict) for task, verdict in tasks.items())
     tested = [verdict for verdict in tasks.values() if verdict is not None and verdict.tested]
     how = ""
     if tested:

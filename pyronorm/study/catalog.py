@@ -81,8 +81,6 @@ STUDIES: Mapping[str, Entry] = {
         ),
         TrainingNoiseSettings(
             noise=tuple((name, _LEVELS) for name in ("batch", "weight", "analytic")),
-            regularizers=("weight decay", "augmentation"),
-            per_example=(8.0,),
         ),
         "noise in training on Fashion-MNIST, beside dropout and ensembles",
     ),

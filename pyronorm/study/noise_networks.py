@@ -132,7 +132,7 @@ class NoiseNetworks:
     training: Training
     num_samples: int
     statistics_batches: int | None
-    decay: float
+    decay: float = 0.05
     warm_up: float = 10.0
     _: KW_ONLY
     data: ImageData

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from pyronorm import guides
-from pyronorm.checks import Count, Positive, Probability, check_fields
+from pyronorm.checks import Count, Probability, check_fields
 from pyronorm.errors import OptionError
 from pyronorm.infer import collect_bank
 from pyronorm.randomness import SeedNumber
@@ -18,11 +18,8 @@ from pyronorm.study.architectures import check_network
 from pyronorm.study.checks import check_data, check_least, check_seeds
 from pyronorm.study.images import load_images
 from pyronorm.study.noise_networks import (
-    AUGMENTATION,
     BATCH,
-    DECAY,
     NORMALIZERS,
-    PER_EXAMPLE,
     NoiseNetworks,
     Way,
 )
@@ -46,13 +43,6 @@ class TrainingNoiseSettings:
         dropouts: rates of Monte-Carlo dropout, beside batch normalization.
         after: values of ``n`` of the law that is added to the plain network after training.
         members: plain networks with batch normalization in the largest ensemble.
-        regularizers: of ``weight decay`` and ``augmentation``, those that are tried beside batch
-            normalization, noise of ``regularized_noise`` and dropout of ``regularized_dropout``.
-        regularized_noise: the ``n`` of that.
-        regularized_dropout: the rate of that.
-        decay: weight decay of that, of AdamW.
-        per_example: values of ``n`` with which weight normalization is also trained with one draw for
-            each example instead of one for each batch.
         seeds: each has its own images, networks and batches.
         num_train: training images.
         num_validation: images held out of the training set, for temperatures, ``n`` and rates.
@@ -71,11 +61,6 @@ class TrainingNoiseSettings:
     dropouts: tuple[Probability, ...] = (0.05, 0.1, 0.2, 0.3)
     after: tuple[float, ...] = (16.0, 64.0)
     members: Count = 4
-    regularizers: tuple[str, ...] = ()
-    regularized_noise: Positive = 8.0
-    regularized_dropout: Probability = 0.1
-    decay: Positive = 0.05
-    per_example: tuple[float, ...] = ()
     seeds: tuple[SeedNumber, ...] = (0, 1, 2, 3, 4)
     num_train: Count | None = None
     num_validation: Count = 1_000
@@ -95,12 +80,7 @@ class TrainingNoiseSettings:
                 f"study: noise must have different ones of {', '.join(NORMALIZERS)}, got "
                 f"{', '.join(names)}."
             )
-        if not set(self.regularizers) <= {DECAY, AUGMENTATION}:
-            raise OptionError(
-                f"study: regularizers are {DECAY} and {AUGMENTATION}, got "
-                f"{', '.join(self.regularizers)}."
-            )
-        sizes = (*itertools.chain(*(n for _, n in self.noise)), *self.after, *self.per_example)
+        sizes = (*itertools.chain(*(n for _, n in self.noise)), *self.after)
         if any(not n > 1 for n in sizes):
             raise OptionError(f"study: every n of noise must be above 1, got {min(sizes)}.")
         if not self.dropouts or min(self.dropouts) <= 0:
@@ -133,13 +113,6 @@ class TrainingNoise(Study):
         for normalizer, sizes in settings.noise:
             found += [Way(normalizer), *(Way(normalizer, n) for n in sizes)]
         found += [Way(dropout=rate) for rate in settings.dropouts]
-        for beside in settings.regularizers:
-            found += [
-                Way(beside=beside),
-                Way(noise=settings.regularized_noise, beside=beside),
-                Way(dropout=settings.regularized_dropout, beside=beside),
-            ]
-        found += [Way("weight", n, kind=PER_EXAMPLE) for n in settings.per_example]
         return {way.name: way for way in found}
 
     def run(self, job: Job, place: Place) -> Outcome:
@@ -154,7 +127,6 @@ class TrainingNoise(Study):
             settings.training,
             settings.num_samples,
             settings.statistics_batches,
-            settings.decay,
             data=data,
             validation=validation,
             seed=seed,
@@ -165,7 +137,7 @@ class TrainingNoise(Study):
         return Outcome(rows, note=data.note)
 
     def sections(self, results: Results) -> Sequence[Section]:
-        """Methods beside ensembles; every strength of noise; other regularizers."""
+        """Methods beside ensembles; every strength of noise."""
         return sections(self.settings, results)
 
     def _ensemble(self, networks: NoiseNetworks) -> Iterator[_Judged]:
@@ -204,10 +176,6 @@ _Judged = tuple[str, Mapping[str, str | float], dict[str, float]]  # method, con
 
 def _single(networks: NoiseNetworks, way: Way) -> Iterator[_Judged]:
     """One network, with and without averaging over its noise."""
-    condition: dict[str, str | float] = {}
-    if way.level:
-        condition["level"] = way.level
-    if way.beside:
-        condition["beside"] = way.beside
+    condition = {"level": way.level} if way.level else {}
     for reading, values in networks.judge_way(way):
         yield way.method + reading, condition, values

@@ -140,10 +140,9 @@ def _smallest(
 
 
 def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Section]:
-    """Methods beside ensembles; every strength of noise; other regularizers."""
-    alone = [row for row in results.rows if "beside" not in row.condition]
-    ensembles = [row for row in alone if row.method == "ensemble"]
-    others = [row for row in alone if row.method != "ensemble"]
+    """Methods beside ensembles; every strength of noise."""
+    ensembles = [row for row in results.rows if row.method == "ensemble"]
+    others = [row for row in results.rows if row.method != "ensemble"]
     main = _with_differences(
         [
             *choose_levels(others),
@@ -182,7 +181,7 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
         headline({task: judge_methods(table, TEMPERED[0])}),
         _answer(main, ensembles, table.resampled),
     ]
-    made = [
+    return [
         Section(
             "Results",
             text,
@@ -219,28 +218,6 @@ def sections(settings: TrainingNoiseSettings, results: Results) -> Sequence[Sect
             ],
         ),
     ]
-    beside = [row for row in results.rows if "beside" in row.condition]
-    if beside:
-        text = (
-            f"Weight decay {settings.decay:g}; augmentation: random shifts by up to an eighth "
-            "of the image, and mirror images but of digits. Noise of "
-            f"n = {settings.regularized_noise:g}, dropout of {settings.regularized_dropout:g}."
-        )
-        kept = [
-            Row(row.method, row.seed, row.values, {"beside": row.condition["beside"]})
-            for row in beside
-            if not row.method.endswith(_NEUTRAL)
-        ]
-        table = Table(
-            "Beside other regularizers",
-            kept,
-            (*columns("accuracy", "nll"), *TEMPERED),
-            by=("beside", "method"),
-            within=("beside",),
-            baseline=_PLAIN,
-        )
-        made.append(Section("Other regularizers", text, [table]))
-    return made
 
 
 def _with_differences(rows: Sequence[Row]) -> list[Row]:

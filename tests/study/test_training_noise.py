@@ -33,8 +33,6 @@ SETTINGS = TrainingNoiseSettings(
     dropouts=(0.1,),
     after=(16.0,),
     members=2,
-    regularizers=("weight decay",),
-    per_example=(8.0,),
     seeds=(3, 1),
     num_train=96,
     num_validation=40,
@@ -58,8 +56,6 @@ def test_jobs() -> None:
     names = [job.name for job in STUDY.jobs() if job.seed == 3]
     assert names == [
         *("batch", "batch, n=8", "batch, n=32", "weight", "weight, n=8", "dropout, rate=0.1"),
-        *("batch, weight decay", "batch, n=8, weight decay", "dropout, rate=0.1, weight decay"),
-        "weight, n=8, per example",
     ]
     assert len(STUDY.jobs()) == 2 * len(names)
 
@@ -95,26 +91,13 @@ def test_noise_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["batch, noise", 8.0]["realized_noise"] == pytest.approx(8.0, rel=0.2)
     assert len({values["nll"] for values in rows.values()}) == 3
     assert [values["passes"] for values in rows.values()] == [3, 1, 3]
-    found("weight, n=8, per example")
-    assert [(options["noise"], options["draws"]) for options in made] == [(8.0, 1), (8.0, 32)]
+    assert [(options["noise"], options["draws"]) for options in made] == [(8.0, 1)]
 
 
-def test_dropout_and_a_regularizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    decays: list[float] = []
-    train = noise_networks.train
-
-    def spy(network: Any, normalizer: Any, guide: Any, data: Any, training: Any, **o: Any) -> Any:
-        decays.append(training.weight_decay)
-        return train(network, normalizer, guide, data, training, **o)
-
-    monkeypatch.setattr(noise_networks, "train", spy)
-    rows = found("dropout, rate=0.1, weight decay")
-    assert list(rows) == [
-        ("dropout", 0.1, "weight decay"),
-        ("dropout, no averaging", 0.1, "weight decay"),
-    ]
-    assert decays == [SETTINGS.decay]
-    assert rows["dropout", 0.1, "weight decay"]["passes"] == 3
+def test_dropout() -> None:
+    rows = found("dropout, rate=0.1")
+    assert list(rows) == [("dropout", 0.1), ("dropout, no averaging", 0.1)]
+    assert rows["dropout", 0.1]["passes"] == 3
 
 
 # the report
@@ -174,13 +157,11 @@ def made_up(seeds: int) -> Results:
             nll = 0.44 + 0.001 * np.cos(seed) + shift + (n == 4.0)
             rows += [row("batch, noise", seed, nll, nll, level=n)]
         rows += [row("dropout", seed, 0.45 + shift, 0.4, level=0.1)]
-        rows += [row("batch", seed, 0.47, beside="augmentation")]
-        rows += [row("dropout", seed, 0.48, level=0.1, beside="augmentation")]
     return Results(rows, {}, {}, {}, {})
 
 
 def test_the_report_says_what_noise_is_worth() -> None:
-    first, levels, beside = STUDY.sections(made_up(5))
+    first, levels = STUDY.sections(made_up(5))
     # NLL .44 = .4 + .1 / m at m = 2.5.
     assert "- batch normalization trained with noise: 2.5 (" in first.answer
     assert "- Monte-Carlo dropout: 2.0 (" in first.answer
@@ -195,10 +176,6 @@ def test_the_report_says_what_noise_is_worth() -> None:
         *(f"ensemble of {m}" for m in (2, 3, 4)),
     ]
     assert {line[1] for line in format_table(levels.tables[0]).lines} == {"4", "8", "0.1"}
-    assert [line[:2] for line in format_table(beside.tables[0]).lines] == [
-        ["augmentation", "batch"],
-        ["augmentation", "dropout"],
-    ]
     drawn = [Figure() for _ in first.plots]
     for plot, figure in zip(first.plots, drawn, strict=True):
         plot.draw(figure)
@@ -226,9 +203,7 @@ def test_the_interval_is_students() -> None:
 
 @pytest.mark.slow
 def test_end_to_end(tmp_path: Path) -> None:
-    settings = replace(
-        SETTINGS, noise=(("batch", (8.0,)),), regularizers=(), per_example=(), seeds=(0,)
-    )
+    settings = replace(SETTINGS, noise=(("batch", (8.0,)),), seeds=(0,))
     study = TrainingNoise("noise", settings)
     results = run_study(study, tmp_path, place=PLACE, progress=False)
     assert not results.failures
@@ -245,7 +220,6 @@ def test_end_to_end(tmp_path: Path) -> None:
         ({"after": (0.5,)}, "0.5"),
         ({"dropouts": ()}, "dropouts"),
         ({"dropouts": (0.0, 0.1)}, "dropouts"),
-        ({"regularizers": ("early stopping",)}, "early stopping"),
         ({"members": 1}, "members"),
         ({"data": "mnisst"}, "mnisst"),
     ],
