@@ -14,8 +14,9 @@ from scipy import stats
 from pyronorm.study import NoiseChoices, Place, Results, Row, run_study, write_report
 from pyronorm.study.noise_choices_report import choose_rates, contrast_gain
 from tests.study.test_noise_choices import SETTINGS, STUDY
-from tests.study.test_noise_choices import small as small
 from tests.study.test_training_noise import row
+
+pytestmark = pytest.mark.usefixtures("small_lenet")
 
 
 def test_rates_are_chosen_on_validation_images_by_seed() -> None:
