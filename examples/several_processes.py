@@ -4,6 +4,7 @@ Run with ``torchrun --nproc-per-node 2 examples/several_processes.py``; started 
 ``python examples/several_processes.py`` it is one process (about 10 seconds on two cores).
 """
 
+import gc
 import os
 
 import torch
@@ -44,3 +45,8 @@ if fabric.is_global_zero:
     print(f"{fabric.world_size} process(es), best epoch {history.best_epoch}")
     metrics = pn.evaluate(model, guide, test, num_samples=32, seed=0)
     print("  ".join(f"{key} {value:.3f}" for key, value in metrics.items()))
+
+# Processes part before Python ends: threads of their connection that outlive it may abort it.
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+    gc.collect()

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -531,4 +533,9 @@ if __name__ == "__main__":
     fabric = Fabric(accelerator="cpu", strategy="ddp", devices=2)
     fabric.launch()
     torch.save(run_cases(fabric, folder, sys.argv[3:] or None), folder / f"{rank}.pt")
+    # Threads of Gloo that outlive the interpreter may abort it, so nothing may keep their group.
+    world = weakref.ref(torch.distributed.group.WORLD)
     torch.distributed.destroy_process_group()
+    del fabric
+    gc.collect()
+    assert world() is None
