@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -14,13 +14,7 @@ __all__ = ["evaluation_mode", "kept_modes"]
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Context in which a module is in evaluation mode; each submodule gets its mode back after."""
-    with kept_modes(module):
-        training = [m for m in module.modules() if m.training]
-        if all(map(_only_sets_a_flag, training)):  # faster than to set the flag of every module
-            for m in training:
-                m.training = False
-        else:
-            module.eval()
+    with _kept(module, _evaluate):
         yield
 
 
@@ -31,23 +25,45 @@ def kept_modes(module: nn.Module) -> Iterator[None]:
     Several threads may be in such a context at once: the last one that leaves it sets the mode that
     the first one found.
     """
+    with _kept(module, lambda module: None):
+        yield
+
+
+@contextmanager
+def _kept(module: nn.Module, begin: Callable[[nn.Module], None]) -> Iterator[None]:
     modules = list(module.modules())
-    with _MODES:
+    with _MODES:  # what the next context finds is what this one has set
         mine = [_Kept(m.training) for m in modules]
         for m, kept in zip(modules, mine, strict=True):
             _KEPT.setdefault(m, []).append(kept)
+        try:
+            begin(module)
+        except BaseException:
+            _end(modules, mine)
+            raise
     try:
         yield
     finally:
         with _MODES:
-            last = [
-                (m, kept.training) for m, kept in zip(modules, mine, strict=True) if _leave(m, kept)
-            ]
-            for m, training in last:  # a module before its parts, which may differ from it
-                if m.training != training:
-                    if not _only_sets_a_flag(m):
-                        m.train(training)
-                    m.training = training
+            _end(modules, mine)
+
+
+def _end(modules: list[nn.Module], mine: list[_Kept]) -> None:
+    last = [(m, kept.training) for m, kept in zip(modules, mine, strict=True) if _leave(m, kept)]
+    for m, training in last:  # a module before its parts, which may differ from it
+        if m.training != training:
+            if not _only_sets_a_flag(m):
+                m.train(training)
+            m.training = training
+
+
+def _evaluate(module: nn.Module) -> None:
+    training = [m for m in module.modules() if m.training]
+    if all(map(_only_sets_a_flag, training)):  # faster than to set the flag of every module
+        for m in training:
+            m.training = False
+    else:
+        module.eval()
 
 
 def _only_sets_a_flag(module: nn.Module) -> bool:
@@ -62,7 +78,7 @@ class _Kept:
         self.training = training
 
 
-_MODES = threading.Lock()
+_MODES = threading.RLock()
 _KEPT: dict[nn.Module, list[_Kept]] = {}  # the contexts that a module is in, in order of entry
 
 

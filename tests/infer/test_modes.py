@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 from torch import nn
 
@@ -37,6 +39,32 @@ def test_contexts_of_several_threads_may_overlap():
     assert [m.training for m in network.modules()] == [*before[:3], False, False]
     part.__exit__(None, None, None)
     assert [m.training for m in network.modules()] == before
+
+
+def test_a_thread_that_enters_while_another_does_changes_nothing():
+    entered, inside, left = threading.Event(), threading.Event(), threading.Event()
+
+    def enter_and_leave():
+        with evaluation_mode(network):
+            entered.set()
+            inside.wait(10)
+        left.set()
+
+    other = threading.Thread(target=enter_and_leave)
+
+    class Meeting(nn.Linear):
+        def train(self, mode=True):
+            if not mode and other.ident is None:
+                other.start()
+                entered.wait(0.2)
+            return super().train(mode)
+
+    network = nn.Sequential(Meeting(2, 2), nn.Dropout())
+    with evaluation_mode(network):
+        inside.set()
+        assert left.wait(10)
+        assert not any(m.training for m in network.modules())
+    assert all(m.training for m in network.modules())
 
 
 def test_contexts_nest():
