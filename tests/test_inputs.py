@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyronorm as pn
 from pyronorm.errors import DataError, OptionError, ShapeError
-from pyronorm.inputs import map_tensors, num_examples, tensors_of
+from pyronorm.inputs import all_finite, map_tensors, num_examples, tensors_of
 
 N = 24
 
@@ -249,3 +249,13 @@ def test_trees():
     assert isinstance(map_tensors(lambda t: t, Pair(image, table)), Pair)
     with pytest.raises(ShapeError, match="no tensor"):
         num_examples({})
+
+
+@pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan])
+def test_inputs_are_finite_if_all_their_values_are(wrong):
+    x = torch.full((3, 4), torch.finfo(torch.float32).max)
+    good = {"a": x, "b": torch.zeros(0), "c": torch.ones(2, dtype=torch.long)}
+    assert bool(all_finite(good))  # though their sum is not
+    x[1, 2] = wrong
+    assert not bool(all_finite(good))
+    assert not bool(all_finite((torch.ones(2), torch.tensor([1.0, -wrong, wrong]))))

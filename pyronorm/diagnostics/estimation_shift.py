@@ -22,7 +22,8 @@ from pyronorm.latents import LatentSpace
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.randomness import Seed
-from pyronorm.stats import Moments, channel_moments, merge_moments
+from pyronorm.stats import Moments, merge_moments
+from pyronorm.stats.moments import layer_moments
 
 __all__ = ["EstimationShift", "ModeGap", "estimation_shift", "mode_gap"]
 
@@ -124,7 +125,7 @@ def estimation_shift(network: nn.Module, data: Data, batch_size: Count = 256) ->
     totals: dict[LatentNorm, Moments] = {}
 
     def see(layer: LatentNorm, x: Tensor) -> None:
-        moments = channel_moments(x)
+        moments = layer_moments(x)
         totals[layer] = merge_moments(totals[layer], moments) if layer in totals else moments
 
     with evaluation_mode(latent.network), watching(list(known), see):

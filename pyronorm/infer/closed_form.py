@@ -112,7 +112,7 @@ class ClosedForm:
     ) -> tuple[Tensor, Tensor]:
         """The same without a check, for a compiler."""
         model = self._model
-        like = model.network.like
+        like = self._guide.like  # found sooner than the network's
         with full_precision(like):  # densities need all their digits
             shift, scale, divergence = self._latents(like)
         output, dims, rows = model.outputs(x, shift, scale)

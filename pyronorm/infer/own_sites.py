@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from pyro import poutine
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from pyronorm.errors import OptionError, ShapeError, StatisticsError
 from pyronorm.infer.modes import evaluation_mode
+from pyronorm.inputs import tensors_of
 from pyronorm.latents import Draws, LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.randomness import seeded
@@ -67,8 +69,10 @@ def given_own_sites(others: Mapping[str, Tensor], sample: int) -> Iterator[None]
 
 def check_own_sites(
     model: NormalizationModel, x: Any, shift: Tensor, scale: Tensor, others: Mapping[str, Tensor]
-) -> Tensor:
+) -> int:
     """Refuse draws that lack values of sites that the network samples: they would be from the prior.
+
+    A network that samples nothing is asked once for inputs of a kind.
 
     Args:
         model: the model.
@@ -78,7 +82,7 @@ def check_own_sites(
         others: the values there are, each ``(sample, *site)``.
 
     Returns:
-        The network's output for the example and the draw.
+        How many numbers the network's output for the example has.
 
     Raises:
         OptionError: if values are missing, or of sites that the network does not have.
@@ -86,7 +90,13 @@ def check_own_sites(
     """
     network = model.network
     refuse_likelihood_sites(model)
-    samples = others or any(isinstance(module, PyroModule) for module in network.modules())
+    modules = tuple(network.modules())
+    samples = others or any(isinstance(module, PyroModule) for module in modules)
+    kinds = ((name, t.dtype, t.shape, t.device) for name, t in tensors_of(x).items())
+    key = (tuple(map(id, modules)), *kinds)
+    known = _SAMPLE_NOTHING.get(network)
+    if known is not None and known[0] == key and not samples:
+        return known[1]
     # What is drawn here counts for nothing.
     with (
         seeded(0 if samples else None, network.like),
@@ -117,7 +127,13 @@ def check_own_sites(
                 f"the network's has {shape}. Values that belong to single examples cannot be replayed "
                 "for others: only sites that all examples share can."
             )
-    return output
+    if not sites:
+        _SAMPLE_NOTHING[network] = key, output.numel()
+    return output.numel()
+
+
+# Networks that were found to sample nothing: when, and how many numbers an example's output has.
+_SAMPLE_NOTHING: WeakKeyDictionary[LatentNetwork, tuple[Hashable, int]] = WeakKeyDictionary()
 
 
 def refuse_likelihood_sites(model: NormalizationModel) -> None:

@@ -211,7 +211,7 @@ def evaluate_draws(
                 sizes = [
                     check_own_sites(
                         model, model.network.prepare(first), shift[:1], scale[:1], draws.others
-                    ).numel()
+                    )
                     for (model, draws), (shift, scale, _) in zip(members, unique, strict=True)
                 ]
             number = sum(len(index) for _, _, index in unique)

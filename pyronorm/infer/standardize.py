@@ -19,7 +19,8 @@ from pyronorm.latents import LatentNetwork
 from pyronorm.model import NormalizationModel
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.calls import is_single_example
-from pyronorm.stats import Moments, channel_moments
+from pyronorm.stats import Moments
+from pyronorm.stats.moments import layer_moments
 
 if TYPE_CHECKING:
     from pyronorm.infer.trainer import Trainer
@@ -124,7 +125,7 @@ def moments_of_standardized(
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, LatentNorm)
         x, *others = args
-        pool.add(layer, channel_moments(_standardized(layer, x, others, kwargs)))
+        pool.add(layer, layer_moments(_standardized(layer, x, others, kwargs)))
 
     handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
     seen = 0

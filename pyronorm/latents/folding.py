@@ -21,7 +21,7 @@ from pyronorm.devices import available_memory
 from pyronorm.inputs import first_tensor, is_one_piece, map_tensors, num_examples, tensors_of
 from pyronorm.normalizers import LatentNorm
 from pyronorm.normalizers.handover import Seen, handed_over
-from pyronorm.normalizers.kernels import full_precision
+from pyronorm.normalizers.kernels import full_precision, under_autocast
 from pyronorm.randomness import seeded
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Folding", "called", "compiled_calls"]
 
-# Numbers in the largest activation of a call. On a CPU that is what the caches hold: fewer rows cost
+# Bytes of the largest activation of a call. On a CPU that is what the caches hold: fewer rows cost
 # calls, more cost trips to memory (measured: benchmarks/predict.py). A GPU wants to be filled.
-_CPU_NUMBERS = 2**19
-_GPU_NUMBERS = 2**28  # 1 GiB in float32, 64 draws of ResNet-18 at 64 images; not measured on a GPU
+_CPU_BYTES = 2**21  # for each thread
+_CPU_THREADS = 16  # that count at most
+_GPU_BYTES = 2**30  # 64 draws of ResNet-18 at 64 images in float32; not measured on a GPU
 _ALIVE = 8  # such activations at once, of a convolution with a shortcut and what its kernel needs
 _FEWEST = 16  # examples, unless there are fewer: cutting a batch further does not pay
 
@@ -63,12 +64,16 @@ class _Way:
         """How many rows a call may have."""
         tensor = first_tensor(x)
         device = tensor.device
-        numbers = _CPU_NUMBERS if device.type == "cpu" else _GPU_NUMBERS
+        threads = min(torch.get_num_threads(), _CPU_THREADS)
+        size = _CPU_BYTES * threads if device.type == "cpu" else _GPU_BYTES
         # What fits into the caches of a CPU fits into its memory.
         available = None if device.type == "cpu" else available_memory(device)
         if available is not None:
-            numbers = min(numbers, available // (_ALIVE * torch.float32.itemsize))
-        return int(numbers // max(1.0, self.growth * _numbers(x) / num_examples(x)))
+            size = min(size, available // _ALIVE)
+        mixed = under_autocast(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if mixed else tensor.dtype
+        each = max(1.0, self.growth * _numbers(x) / num_examples(x))
+        return int(size // (each * max(2, dtype.itemsize)))
 
     def laid_out(self, x: Any) -> Any:
         layout = self.layout

@@ -30,7 +30,7 @@ from pyronorm.latents.space import LatentSpace
 from pyronorm.latents.standardization import Standardization
 from pyronorm.latents.values import check_values
 from pyronorm.normalizers import LatentNorm, Normalizer
-from pyronorm.normalizers.fold import fold_all
+from pyronorm.normalizers.fold import Packed, fold_all
 from pyronorm.normalizers.handover import handed_over
 from pyronorm.normalizers.kernels import under_autocast
 from pyronorm.normalizers.watch import watch
@@ -268,15 +268,17 @@ class LatentNetwork(nn.Module):
 
     def _latents(
         self, shift: Tensor | None, scale: Tensor | None
-    ) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+    ) -> Mapping[nn.Module, tuple[Tensor, Tensor]]:
         if shift is None or scale is None:
             return {}
-        sizes = self.space.sizes
-        pairs = zip(shift.split(sizes, -1), scale.split(sizes, -1), strict=True)
         layers = self.layers
         if "_is_replica" in self.__dict__:  # DataParallel copies modules, but not a tuple of them
             layers = tuple(m for m in self.network.modules() if isinstance(m, LatentNorm))
-        return dict(zip(layers, pairs, strict=True))
+        sizes = self.space.sizes
+        if not torch.compiler.is_compiling():
+            return Packed(layers, sizes, shift, scale)
+        pairs = zip(shift.split(sizes, -1), scale.split(sizes, -1), strict=True)
+        return dict(zip(layers, pairs, strict=True))  # which a compiler can follow
 
     def _evaluate_one(self, x: Any, shift: Tensor, scale: Tensor) -> Tensor:
         # One draw for all examples folds into the layers' own kernel.

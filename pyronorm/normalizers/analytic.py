@@ -17,7 +17,7 @@ from pyronorm.normalizers.base import LatentNorm
 from pyronorm.normalizers.kernels import affine, affine_each
 from pyronorm.normalizers.origin import Origin
 from pyronorm.normalizers.start import StartNormalizer
-from pyronorm.stats import channel_moments
+from pyronorm.stats.moments import layer_moments
 
 __all__ = ["Analytic"]
 
@@ -87,7 +87,7 @@ class Analytic(StartNormalizer):
         Raises:
             StatisticsError: if they are not finite, or no channel varies.
         """
-        moments = channel_moments(x)
+        moments = layer_moments(x)
         mean, std = moments.mean, moments.var.sqrt()
         if not bool(mean.isfinite().all() & std.isfinite().all()) or float(std.max()) == 0:
             raise StatisticsError("Analytic.from_data: the data are constant or not finite.")

@@ -14,7 +14,7 @@ from pyronorm.errors import ConversionError, ShapeError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.kernels import affine_each, float32_affine
 from pyronorm.normalizers.origin import Origin
-from pyronorm.stats import channel_moments
+from pyronorm.stats.moments import layer_moments
 
 __all__ = ["Batch", "Population"]
 
@@ -140,7 +140,7 @@ class Batch(Normalizer):
                 "mode."
             )
         if layer.recorder is not None:
-            moments = channel_moments(x)
+            moments = layer_moments(x)
             layer.recorder(layer, moments)
             if not torch.is_grad_enabled():  # the recorded moments have no gradient
                 return _normalize(x, moments.mean, moments.var, weight, bias, layer.eps)

@@ -14,7 +14,7 @@ from pyronorm.errors import ShapeError
 from pyronorm.normalizers.base import LatentNorm, Normalizer
 from pyronorm.normalizers.batch import Batch
 from pyronorm.normalizers.kernels import affine_each, full_precision
-from pyronorm.stats import channel_moments
+from pyronorm.stats.moments import layer_moments
 
 __all__ = ["Exclusive"]
 
@@ -95,7 +95,7 @@ class Exclusive(Normalizer):
                 "evaluation mode."
             )
         if layer.recorder is not None:
-            layer.recorder(layer, channel_moments(x))
+            layer.recorder(layer, layer_moments(x))
         with full_precision(x):
             # Sums around the mean of the batch, for precision. It is a constant here: what is computed
             # does not depend on it.

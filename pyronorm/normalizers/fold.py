@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,44 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from pyronorm.normalizers.base import LatentNorm
 
-__all__ = ["fold", "fold_all"]
+__all__ = ["Packed", "fold", "fold_all"]
+
+
+class Packed(Mapping[nn.Module, tuple[Tensor, Tensor]]):
+    """Shift and scale of each layer, cut out of those of all layers when one is asked for.
+
+    As a rule none is: layers take their part of :func:`fold_all`.
+
+    Args:
+        layers: in the order of the channels.
+        sizes: channels of each.
+        shift: packed, of all layers.
+        scale: packed, of all layers.
+    """
+
+    def __init__(
+        self, layers: Sequence[nn.Module], sizes: Sequence[int], shift: Tensor, scale: Tensor
+    ) -> None:
+        self._layers, self._sizes = layers, sizes
+        self._packed = shift, scale
+        self._recorded = torch.is_grad_enabled()
+        self._pairs: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
+
+    def __getitem__(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        if self._pairs is None:
+            with torch.set_grad_enabled(self._recorded):  # a checkpoint may ask where it is off
+                shifts, scales = (p.split(self._sizes, -1) for p in self._packed)
+            self._pairs = dict(zip(self._layers, zip(shifts, scales, strict=True), strict=True))
+        return self._pairs[layer]
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._layers
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
 
 
 def fold(layer: LatentNorm, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,19 +92,14 @@ def fold_all(
     """
     if shift is None or scale is None or len(latents) < 2:
         return {}
-    gains, offsets, kinds = [], [], set()
-    layer: Any
-    for layer in latents:
-        gain, offset = layer.gain, layer.offset
-        if gain is None or offset is None or gain.ndim != 1:
-            return {}
-        gains.append(gain)
-        offsets.append(offset)
-        kinds |= {(gain.dtype, gain.device), (offset.dtype, offset.device)}
-    if len(kinds) > 1:
+    layers: list[Any] = [*latents]
+    gains = [layer.gain for layer in layers]
+    offsets = [layer.offset for layer in layers]
+    each = [*gains, *offsets]
+    if any(p is None or p.ndim != 1 for p in each) or len({(p.dtype, p.device) for p in each}) > 1:
         return {}
     weight = torch.cat(gains) * scale
     bias = torch.addcmul(torch.cat(offsets), weight, shift)
     sizes = [gain.shape[0] for gain in gains]
-    pairs = zip(weight.split(sizes, -1), bias.split(sizes, -1), strict=True)
+    pairs = zip(weight.split_with_sizes(sizes, -1), bias.split_with_sizes(sizes, -1), strict=True)
     return dict(zip(latents, pairs, strict=True))

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyronorm.checks import checked
 from pyronorm.display import displayed
 
-__all__ = ["Moments", "channel_moments", "merge_moments", "merged"]
+__all__ = ["Moments", "channel_moments", "layer_moments", "merge_moments", "merged"]
 
 
 @displayed
@@ -57,6 +57,11 @@ def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
     Returns:
         The moments, each of shape ``(channel,)``, on a CPU in float64.
     """
+    return layer_moments(x)
+
+
+def layer_moments(x: Tensor) -> Moments:
+    """The same of activations that a layer has checked already."""
     x = x.detach()
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
@@ -65,7 +70,7 @@ def channel_moments(x: Float[Tensor, "batch channel *spatial"]) -> Moments:
         var, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
         return Moments(count, mean, var)
     mean, square = _means(x, count)
-    var = square - mean.square()
+    var = torch.addcmul(square, mean, mean, value=-1)
     if count == 0 or bool((square <= _NEAR * var).all()):
         return Moments(count, mean, var)
     rounded = mean.to(x.dtype)
@@ -89,7 +94,8 @@ def _means(
         sums, norms = x.sum(spatial), torch.linalg.vector_norm(x, dim=spatial)
     rest = [axis for axis in range(sums.ndim) if axis != 1]
     total = sums.sum(rest, dtype=torch.float64)
-    return total / count, norms.double().square().sum(rest) / count
+    norm = torch.linalg.vector_norm(norms, dim=rest, dtype=torch.float64)
+    return total.div_(count), norm.square_().div_(count)
 
 
 @checked

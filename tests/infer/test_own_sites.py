@@ -225,3 +225,18 @@ def test_refreshed_draws_keep_them():
     refreshed = pn.refresh_draws(model, draws, x)
     assert torch.equal(refreshed.others["last.weight"], draws.others["last.weight"])
     torch.testing.assert_close(refreshed.scale, draws.scale, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_samples_nothing_is_asked_once_for_inputs_of_a_kind():
+    network = nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+    model = pn.NormalizationModel(pn.convert(network), pn.likelihoods.Categorical(), 9)
+    guide, x = pn.guides.MeanField(model), torch.randn(9, 3)
+    sizes = []
+    model.network.network.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    pn.predict(model, guide, x, 1)
+    pn.predict(model, guide, x, 1)
+    assert sizes == [1, 9, 9]
+    model.network.network[2] = PyroModule[nn.Linear](4, 2)
+    model.network.network[2].weight = PyroSample(dist.Normal(0.0, 1.0).expand([2, 4]).to_event(2))
+    with pytest.raises(OptionError, match="the posterior has no values"):
+        pn.predict(model, guide, x, 1)

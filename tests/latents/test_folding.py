@@ -62,7 +62,9 @@ def test_normalizers(kind, dims):
 @pytest.mark.parametrize("examples", [1, 37])
 def test_parts_of_any_size(monkeypatch, limit, largest, examples):
     torch.manual_seed(0)
-    monkeypatch.setattr(folding, "_CPU_NUMBERS", limit)
+    itemsize = small.data(2, batch=1).itemsize
+    monkeypatch.setattr(folding, "_CPU_BYTES", limit * itemsize)
+    monkeypatch.setattr(folding, "_CPU_THREADS", 1)
     plain = small.original(2, deep=True)
     network = pn.LatentNetwork(pn.convert(plain.eval(), pn.normalizers.Group(2)))
     sizes = []
