@@ -12,7 +12,10 @@ LOWEST ?= .venv-lowest
 TORCH211 ?= .venv-torch211
 LATEST ?= .venv-latest
 RESULTS ?= results/compare
-WORKERS ?= 2
+# Jobs of a study and workers of the tests, one thread each. The third worker is for machines with two
+# cores that others load too: tests then take less than twice as long.
+JOBS ?= 2
+WORKERS ?= 3
 BIN := $(VENV)/bin
 PYTEST := -m pytest -n $(WORKERS)
 export MPLBACKEND = agg
@@ -25,7 +28,7 @@ TORCH_LATEST ?=  # the newest that pip finds
 .PHONY: compare test test-all test-lowest test-torch211 test-latest lint types docs docs-code examples benchmarks gpu check format clean
 
 compare: $(VENV)/.installed
-	$(BIN)/pyronorm compare --output $(RESULTS) --jobs $(WORKERS) $(OPTIONS)
+	$(BIN)/pyronorm compare --output $(RESULTS) --jobs $(JOBS) $(OPTIONS)
 
 # One thread for each of the processes that share the tests.
 test test-all test-lowest test-torch211 test-latest: export OMP_NUM_THREADS = 1
