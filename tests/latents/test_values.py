@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -26,8 +27,10 @@ def test_scales_that_are_none(bad):
 
 
 def test_traced_calls_are_not_looked_at():
+    plain = inspect.unwrap(check_values)  # torch 2.6 cannot trace run-time type checks
+
     def checked(scale):
-        check_values("here", torch.zeros(2), scale)
+        plain("here", torch.zeros(2), scale)
         return scale * 2
 
     scale = torch.tensor([[1.0, -1.0]])
