@@ -161,7 +161,7 @@ def kept_order(batches: Any) -> Iterator[None]:
 def _own(seed: int, rank: int) -> int:
     if rank == 0:
         return seed
-    return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _backend(device: torch.device) -> Any:

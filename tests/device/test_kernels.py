@@ -20,7 +20,7 @@ KERNELS = {
     "Point": 156,
     "MeanField": 222,
     "MeanField, Standard": 213,
-    "LowRank": 350,
+    "LowRank": 351,
     "BatchNoise": 165,
 }
 
