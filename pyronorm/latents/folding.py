@@ -32,7 +32,7 @@ __all__ = ["Folding", "called", "compiled_calls"]
 # Bytes of the largest activation of a call. On a CPU that is what the caches hold: fewer rows cost
 # calls, more cost trips to memory (measured: benchmarks/predict.py). A GPU wants to be filled.
 _CPU_BYTES = 2**21  # for each thread
-_CPU_THREADS = 16  # that count at most
+_CPU_THREADS = 16  # that count at most; more than two are not measured
 _GPU_BYTES = 2**30  # 64 draws of ResNet-18 at 64 images in float32; not measured on a GPU
 _ALIVE = 8  # such activations at once, of a convolution with a shortcut and what its kernel needs
 _FEWEST = 16  # examples, unless there are fewer: cutting a batch further does not pay

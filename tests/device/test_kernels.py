@@ -18,8 +18,8 @@ from tests.simulated_device import DEVICE
 KERNELS = {
     "plain": 161,
     "Point": 156,
-    "MeanField": 222,
-    "MeanField, Standard": 213,
+    "MeanField": 208,
+    "MeanField, Standard": 198,
     "LowRank": 351,
     "BatchNoise": 165,
 }
