@@ -52,10 +52,11 @@ def has_closed_form(model: NormalizationModel, guide: nn.Module) -> bool:
 
 
 class ClosedForm:
-    r"""The negative ELBO of a mini-batch as one function of tensors.
+    r"""The negative ELBO of a mini-batch per example of the data, as one function of tensors.
 
     .. math::
-        -\frac{N}{B} \sum_{i=1}^B \log p(y_i | x_i, z) + w\, \mathrm{KL}(q \| p), \qquad z \sim q
+        -\frac{1}{B} \sum_{i=1}^B \log p(y_i | x_i, z) + \frac{w}{N}\, \mathrm{KL}(q \| p),
+        \qquad z \sim q
 
     with the divergence in closed form where the guide is trained so, and else the difference of log
     densities at ``z``.
@@ -84,7 +85,7 @@ class ClosedForm:
         *,
         values: bool | None = False,
     ) -> tuple[Tensor, Tensor]:
-        """The negative ELBO, and the log likelihood of the batch, without a gradient.
+        """The negative ELBO per example, and the log likelihood of the batch, without a gradient.
 
         Args:
             weight: ``w``.
@@ -120,9 +121,8 @@ class ClosedForm:
             if check is not None:
                 check(y, counts, output, dims)
             fit = model.likelihood.total(output, y, dims, counts)
-            if isinstance(weight, Tensor) or weight != 1:
-                divergence = weight * divergence
-            loss = torch.sub(divergence, fit, alpha=model.num_data / rows)
+            share = divergence * (weight / model.num_data)
+            loss = torch.sub(share, fit, alpha=1 / rows)
             return loss, fit.detach()
 
     def refuse_impossible(self) -> None:

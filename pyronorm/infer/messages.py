@@ -10,7 +10,7 @@ from torch import nn
 
 from pyronorm.errors import DataError, PyronormError
 
-__all__ = ["named_divergence", "plain_messages", "refuse_non_finite"]
+__all__ = ["plain_messages", "refuse_non_finite"]
 
 _TABLE = re.compile(r"\s*\n\s*Trace Shapes:.*", re.DOTALL)
 
@@ -25,21 +25,6 @@ def plain_messages() -> Iterator[None]:
         if plain == str(error):
             raise
         raise type(error)(plain).with_traceback(error.__traceback__) from None
-
-
-@contextmanager
-def named_divergence(where: str, module: nn.Module) -> Iterator[None]:
-    """Context in which a distribution's refusal of parameters that are not finite names them.
-
-    Args:
-        where: the function that was called.
-        module: what holds the parameters.
-    """
-    try:
-        yield
-    except ValueError:  # of torch's distributions
-        refuse_non_finite(where, module)
-        raise
 
 
 def refuse_non_finite(where: str, module: nn.Module) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import torch
 from pyro.infer import ELBO
 from pyro.infer.elbo import ELBOModule
@@ -30,7 +32,7 @@ _NOT_COMPILED = (
 
 
 class NegativeELBO(nn.Module):
-    """The negative ELBO of mini-batches, with mixed precision in the network alone.
+    """The negative ELBO of mini-batches per example, with mixed precision in the network alone.
 
     Densities of the latents need all their digits: a Gaussian of low rank, for one, a Cholesky
     decomposition, which half precision does not have on a GPU.
@@ -85,18 +87,28 @@ class NegativeELBO(nn.Module):
             self._closed_form.refuse_impossible()
 
     def forward(self, kl_weight: float, values: bool | None, *batch: Any) -> Tensor:
-        """The negative ELBO.
+        """The negative ELBO, divided by the number of data.
 
         Args:
             kl_weight: the weight of the KL divergence.
-            values: whether to check the values of the targets; None for later, if that can be.
+            values: whether to check the values of the targets; None for later, if that can be. Pyro
+                validates distributions only where they are checked.
             batch: what model and guide are called with.
         """
-        closed = self._closed_form
-        if closed is None or am_i_wrapped():
-            return self._by_pyro(kl_weight, batch)
-        if self._compiled and values is False:
-            return self._by_compiler(kl_weight, batch)
+        if self._closed_form is None or am_i_wrapped():
+            return self._by_pyro(kl_weight, values, batch)
+        validated = dist.is_validation_enabled()  # the part of Pyro's validation that is asked here
+        dist.enable_validation(bool(values) and validated)
+        try:
+            if self._compiled and values is False:
+                return self._by_compiler(kl_weight, batch)
+            return self._in_closed_form(self._closed_form, kl_weight, values, batch)
+        finally:
+            dist.enable_validation(validated)
+
+    def _in_closed_form(
+        self, closed: ClosedForm, kl_weight: float, values: bool | None, batch: tuple[Any, ...]
+    ) -> Tensor:
         with nullcontext() if self._started else replayed(batch[1].device) as replay:
             try:
                 loss, fit = closed(kl_weight, *batch, values=values)
@@ -106,7 +118,7 @@ class NegativeELBO(nn.Module):
                     raise OptionError(_NOT_COMPILED) from None
                 if replay is not None:
                     replay()
-                return self._by_pyro(kl_weight, batch)
+                return self._by_pyro(kl_weight, values, batch)
         self._started = True
         self.fit = fit, 1 / len(batch[1])
         return loss
@@ -129,10 +141,14 @@ class NegativeELBO(nn.Module):
         self.fit = fit, 1 / len(batch[1])
         return loss
 
-    def _by_pyro(self, kl_weight: float, batch: tuple[Any, ...]) -> Tensor:
+    def _by_pyro(self, kl_weight: float, values: bool | None, batch: tuple[Any, ...]) -> Tensor:
         device = batch[1].device.type
         loss: Tensor
-        with plain_messages(), nullcontext() if kl_weight == 1 else KLWeight(kl_weight):
+        with (
+            plain_messages(),
+            nullcontext() if values else pyro.validation_enabled(False),
+            nullcontext() if kl_weight == 1 else KLWeight(kl_weight),
+        ):
             if not under_autocast(device):
                 loss = self.elbo(*batch)
             else:
@@ -144,7 +160,7 @@ class NegativeELBO(nn.Module):
                     loss = self.elbo(*batch)
         observed = getattr(self.elbo.elbo, "observed", None)
         self.fit = None if observed is None else (observed, 1 / self._num_data)
-        return loss
+        return loss / self._num_data
 
 
 @contextmanager

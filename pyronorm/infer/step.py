@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,7 +16,7 @@ from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.augment import Augment, augmented
 from pyronorm.infer.batch import MiniBatch
 from pyronorm.infer.generators import replayed
-from pyronorm.infer.messages import named_divergence, refuse_non_finite
+from pyronorm.infer.messages import refuse_non_finite
 from pyronorm.infer.objective import NegativeELBO
 from pyronorm.infer.options import Objective, Optimization, needs_closure
 from pyronorm.infer.processes import Processes
@@ -69,7 +68,6 @@ class Step:
         processes: Processes | None = None,
     ) -> None:
         self._fabric = fabric
-        self._num_data = model.num_data
         self._objective = objective
         self._clip = optimization.gradient_clip_norm
         self._accumulate = optimization.accumulate
@@ -173,14 +171,13 @@ class Step:
             raise DataError("fit: train_data has a batch with inputs that are not finite.")
         self._begun = True
         self._meet(0 if stands_in or batch.y is None else len(batch.y))
-        with nullcontext() if self._values else pyro.validation_enabled(False):
-            if self._closure:
-                self._before_change()
-                self._evaluate_within_step(batch, epochs_done)
-                return True
-            last = self._waiting + 1 == self._accumulate
-            with nullcontext() if last else self._without_sync():
-                self._backward(batch, epochs_done)
+        if self._closure:
+            self._before_change()
+            self._evaluate_within_step(batch, epochs_done)
+            return True
+        last = self._waiting + 1 == self._accumulate
+        with nullcontext() if last else self._without_sync():
+            self._backward(batch, epochs_done)
         self._waiting += 1
         if last:
             self._update()
@@ -257,12 +254,13 @@ class Step:
         return nullcontext() if self._direct else self._fabric.no_backward_sync(self._module)
 
     def _loss(self, batch: MiniBatch) -> Tensor:
-        with (
-            named_divergence("fit", self._module.elbo),
-            nullcontext() if self._seed is None else self._sharing(self._seed),
-        ):
-            loss: Tensor = self._module(self.kl_weight, self._values, *batch.arguments())
-            return loss / self._num_data
+        with nullcontext() if self._seed is None else self._sharing(self._seed):
+            try:
+                loss: Tensor = self._module(self.kl_weight, self._values, *batch.arguments())
+            except ValueError:  # of torch's distributions
+                refuse_non_finite("fit", self._module.elbo)
+                raise
+            return loss
 
     @contextmanager
     def _sharing(self, seed: int) -> Iterator[None]:
