@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from pyronorm.errors import DataError, OptionError
 from pyronorm.infer.augment import Augment, augmented
 from pyronorm.infer.batch import MiniBatch
+from pyronorm.infer.fused import fuse
 from pyronorm.infer.generators import replayed
 from pyronorm.infer.messages import refuse_non_finite
 from pyronorm.infer.objective import NegativeELBO
@@ -81,6 +82,7 @@ class Step:
         )
         layers = [layer for layer in model.network.layers if layer.normalizer.spans_processes]
         self._spanning = layers if self._processes.size > 1 else []
+        self._original, self._updated = optimizer, False
         self._closure = needs_closure(optimizer)
         if self._closure and self._accumulate > 1:
             raise OptionError(
@@ -288,6 +290,9 @@ class Step:
             torch._foreach_mul_(self._gradients(), self._accumulate / self._waiting)
         self._waiting = 0
         self._clip_gradients()
+        if not self._updated:
+            fuse(self._original)
+            self._updated = True
         self._optimizer.step()
 
     def _evaluate_within_step(self, batch: MiniBatch, epochs_done: float) -> None:
