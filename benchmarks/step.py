@@ -18,10 +18,12 @@ from pyronorm.infer.batch import MiniBatch
 NUM_DATA = 50_000
 
 
-def plain(width: int, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
+def plain(
+    width: int, x: torch.Tensor, y: torch.Tensor, fused: bool | None = None
+) -> Callable[[], float]:
     """An ordinary training step with nn.BatchNorm2d."""
     network = ResNet20(width)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=fused)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -91,6 +93,28 @@ def compiled(width: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable
     }
 
 
+def optimizers(width: int) -> dict[str, dict[str, Callable[[], object]]]:
+    """The optimizer's step alone, as torch chooses on a CPU, and fused, as ``pn.fit`` takes it."""
+
+    def make(kind: Any, **options: Any) -> Callable[[], object]:
+        network = ResNet20(width)
+        for parameter in network.parameters():
+            parameter.grad = 1e-3 * torch.randn_like(parameter)
+        return kind(network.parameters(), lr=1e-3, **options).step
+
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "SGD": (torch.optim.SGD, {"momentum": 0.9}),
+        "Adam": (torch.optim.Adam, {}),
+    }
+    return {
+        name: {
+            f"{name}, torch's choice": make(kind, **options),
+            f"{name}, fused": make(kind, fused=True, **options),
+        }
+        for name, (kind, options) in kinds.items()
+    }
+
+
 GUIDES: dict[str, dict[str, Any]] = {
     "batch/mean-field": {},
     "batch/point": {"guide": pn.guides.Point},
@@ -114,9 +138,14 @@ def main() -> None:
         torch.set_num_threads(threads)
         x, y = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
         name = f"batch {batch}, width {width}, {threads} thread{'s' * (threads > 1)}"
-        steps = {"nn.BatchNorm2d, plain step": plain(width, x, y)}
+        steps = {
+            "nn.BatchNorm2d, plain step": plain(width, x, y),
+            "the same with a fused optimizer": plain(width, x, y, fused=True),
+        }
         steps |= {f"pn.fit, {key}": fitted(width, x, y, **case) for key, case in GUIDES.items()}
         cases[name] = compare(steps, rounds)
+        for key, case in optimizers(width).items():
+            cases[f"{name}, optimizer {key}"] = compare(case, 10 * rounds)
         cases[f"{name}, compiled"] = compare(compiled(width, x, y), rounds)
         pyro.clear_param_store()  # where SVI finds its parameters
         cases[f"{name}, pyro.infer.SVI"] = compare(
