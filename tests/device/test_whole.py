@@ -146,6 +146,9 @@ def fit(s):
         epochs=3,
         batch_size=7,
         optimization=pn.Optimization(
+            # Fused on a CPU alone, by default: roundings would differ, which Adam makes steps of
+            # where a gradient is zero (biases before batch statistics).
+            optimizer=lambda groups: torch.optim.Adam(groups, lr=1e-3, fused=False),
             gradient_clip_norm=0.5,
             scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
         ),
