@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pyro
@@ -76,19 +78,24 @@ def svi(width: int, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
 
 def compiled(width: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
     """Compiled against compiled: the plain loss, and the objective of ``Optimization(compile=True)``."""
-    network = ResNet20(width)
-    loss = torch.compile(lambda x, y: F.cross_entropy(network(x), y), fullgraph=True)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
-    def step() -> float:
-        optimizer.zero_grad()
-        value = loss(x, y)
-        value.backward()
-        optimizer.step()
-        return value.item()
+    def make(fused: bool | None = None) -> Callable[[], object]:
+        network = ResNet20(width)
+        loss = torch.compile(lambda x, y: F.cross_entropy(network(x), y), fullgraph=True)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=fused)
+
+        def step() -> float:
+            optimizer.zero_grad()
+            value = loss(x, y)
+            value.backward()
+            optimizer.step()
+            return value.item()
+
+        return step
 
     return {
-        "nn.BatchNorm2d, plain step, compiled": step,
+        "nn.BatchNorm2d, plain step, compiled": make(),
+        "the same with a fused optimizer": make(fused=True),
         "pn.fit, batch/mean-field, compiled": fitted(width, x, y, in_one_graph=True),
     }
 
@@ -126,35 +133,57 @@ GUIDES: dict[str, dict[str, Any]] = {
 }
 
 
+def eager(width: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """Plain steps, and those of ``pn.fit`` by guide and normalizer."""
+    return {
+        "nn.BatchNorm2d, plain step": plain(width, x, y),
+        "the same with a fused optimizer": plain(width, x, y, fused=True),
+        **{f"pn.fit, {key}": fitted(width, x, y, **case) for key, case in GUIDES.items()},
+    }
+
+
+def by_svi(width: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """The step of ``pyro.infer.SVI``."""
+    return {
+        "nn.BatchNorm2d, plain step": plain(width, x, y),
+        "pyro.infer.SVI, batch/mean-field": svi(width, x, y),
+    }
+
+
+PARTS: dict[str, Callable[..., dict[str, Callable[[], object]]]] = {
+    "": eager,
+    ", optimizer SGD": lambda width, x, y: optimizers(width)["SGD"],
+    ", optimizer Adam": lambda width, x, y: optimizers(width)["Adam"],
+    ", compiled": compiled,
+    ", pyro.infer.SVI": by_svi,
+}
+
+
+def measure(
+    part: str, threads: int, batch: int, width: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """A part of a case, in this process."""
+    prepare(threads)
+    x, y = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    return compare(PARTS[part](width, x, y), rounds)
+
+
 def main() -> None:
     prepare()
     cases = {}
+    # Each part in a process of its own: torch.compile has sizes as variables where it met others.
+    alone = multiprocessing.get_context("spawn")
     for threads, batch, width, rounds in (
         (1, 128, 16, 8),
         (2, 128, 16, 8),
-        (1, 2, 8, 150),
-        (2, 2, 8, 150),
+        (1, 2, 8, 300),
+        (2, 2, 8, 300),
     ):
-        torch.set_num_threads(threads)
-        x, y = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
         name = f"batch {batch}, width {width}, {threads} thread{'s' * (threads > 1)}"
-        steps = {
-            "nn.BatchNorm2d, plain step": plain(width, x, y),
-            "the same with a fused optimizer": plain(width, x, y, fused=True),
-        }
-        steps |= {f"pn.fit, {key}": fitted(width, x, y, **case) for key, case in GUIDES.items()}
-        cases[name] = compare(steps, rounds)
-        for key, case in optimizers(width).items():
-            cases[f"{name}, optimizer {key}"] = compare(case, 10 * rounds)
-        cases[f"{name}, compiled"] = compare(compiled(width, x, y), rounds)
-        pyro.clear_param_store()  # where SVI finds its parameters
-        cases[f"{name}, pyro.infer.SVI"] = compare(
-            {
-                "nn.BatchNorm2d, plain step": plain(width, x, y),
-                "pyro.infer.SVI, batch/mean-field": svi(width, x, y),
-            },
-            rounds,
-        )
+        for part in PARTS:
+            with ProcessPoolExecutor(1, alone) as pool:
+                job = pool.submit(measure, part, threads, batch, width, rounds)
+                cases[name + part] = job.result()
     report("step", cases)
 
 

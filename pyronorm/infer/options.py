@@ -70,8 +70,8 @@ class Optimization:
         optimizer: makes the optimizer from parameter groups, each with a ``name`` (``"network"``,
             ``"likelihood"``, ``"guide"``), e.g. ``lambda groups: SGD(groups, lr=0.1)``; None for Adam.
             On a CPU SGD, Adam and AdamW take their steps fused (``fused=True``), unless they were made
-            with ``fused`` or ``foreach``. An optimizer that evaluates the loss itself (LBFGS, or any whose ``step`` requires a
-            ``closure``) gets one that repeats the same random draws.
+            with ``fused`` or ``foreach``. An optimizer that evaluates the loss itself (LBFGS, or any
+            whose ``step`` requires a ``closure``) gets one that repeats the same random draws.
         scheduler: makes a learning rate scheduler from the optimizer. It is stepped after each
             epoch; ``ReduceLROnPlateau`` with the validation NLL, or with the training loss where
             there is no validation.

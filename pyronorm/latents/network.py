@@ -275,7 +275,7 @@ class LatentNetwork(nn.Module):
         if "_is_replica" in self.__dict__:  # DataParallel copies modules, but not a tuple of them
             layers = tuple(m for m in self.network.modules() if isinstance(m, LatentNorm))
         if not torch.compiler.is_compiling():
-            return Packed(layers, self.space.sizes, shift, scale)
+            return Packed(layers, shift, scale)
         sizes = [layer.num_channels for layer in layers]  # compiled code watches these anyway
         pairs = zip(shift.split(sizes, -1), scale.split(sizes, -1), strict=True)
         return dict(zip(layers, pairs, strict=True))  # which a compiler can follow

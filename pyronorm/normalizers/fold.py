@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,23 +21,21 @@ class Packed(Mapping[nn.Module, tuple[Tensor, Tensor]]):
 
     Args:
         layers: in the order of the channels.
-        sizes: channels of each.
         shift: packed, of all layers.
         scale: packed, of all layers.
     """
 
-    def __init__(
-        self, layers: Sequence[nn.Module], sizes: Sequence[int], shift: Tensor, scale: Tensor
-    ) -> None:
-        self._layers, self._sizes = layers, sizes
+    def __init__(self, layers: Sequence[LatentNorm], shift: Tensor, scale: Tensor) -> None:
+        self._layers = layers
         self._packed = shift, scale
         self._recorded = torch.is_grad_enabled()
         self._pairs: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
 
     def __getitem__(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
         if self._pairs is None:
+            sizes = [layer.num_channels for layer in self._layers]
             with torch.set_grad_enabled(self._recorded):  # a checkpoint may ask where it is off
-                shifts, scales = (p.split(self._sizes, -1) for p in self._packed)
+                shifts, scales = (p.split(sizes, -1) for p in self._packed)
             self._pairs = dict(zip(self._layers, zip(shifts, scales, strict=True), strict=True))
         return self._pairs[layer]
 
@@ -92,12 +90,19 @@ def fold_all(
     """
     if shift is None or scale is None or len(latents) < 2:
         return {}
-    layers: list[Any] = [*latents]
-    gains = [layer.gain for layer in layers]
-    offsets = [layer.offset for layer in layers]
-    each = [*gains, *offsets]
-    if any(p is None or p.ndim != 1 for p in each) or len({(p.dtype, p.device) for p in each}) > 1:
-        return {}
+    gains: list[Tensor] = []
+    offsets: list[Tensor] = []
+    like: Tensor | None = None
+    for layer in cast("Iterable[LatentNorm]", latents):
+        gain, offset = layer.gain, layer.offset
+        if gain is None or offset is None:
+            return {}
+        like = gain if like is None else like
+        for one in (gain, offset):
+            if one.ndim != 1 or one.dtype != like.dtype or one.device != like.device:
+                return {}
+        gains.append(gain)
+        offsets.append(offset)
     weight = torch.cat(gains) * scale
     bias = torch.addcmul(torch.cat(offsets), weight, shift)
     sizes = [gain.shape[0] for gain in gains]

@@ -167,9 +167,8 @@ def needs_check(layers: Iterable[LatentNorm]) -> bool:
         layers: of a network.
     """
     kept = _KEPT.get()
-    return any(
-        layer.normalizer.uses_batch and not layer.training and layer not in kept for layer in layers
-    )
+    still = [layer for layer in layers if not layer.training]
+    return any(layer.normalizer.uses_batch and layer not in kept for layer in still)
 
 
 def check_statistics(network: nn.Module, present: Mapping[str, int] | None = None) -> None:
