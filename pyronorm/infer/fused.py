@@ -18,7 +18,8 @@ def fuse(optimizer: Optimizer) -> None:
 
     Nothing changes unless the optimizer is SGD, Adam or AdamW itself, has no state yet, and was made
     without ``fused``, ``foreach``, ``capturable`` and ``differentiable``; nor where a parameter is
-    elsewhere, or has no gradient that lies in memory as it does: the fused kernels take them for alike.
+    elsewhere, has no gradient yet (fused SGD fails when momentum begins later for some than for
+    others), or one that lies otherwise in memory: the fused kernels take them for alike.
 
     Args:
         optimizer: with the gradients of its first step.
@@ -36,7 +37,7 @@ def _can_be_fused(group: dict[str, Any]) -> bool:
     return (
         all(choice is None for choice in chosen)
         and not any(special)
-        and all(map(_is_plain, (p for p in group["params"] if p.requires_grad)))
+        and all(map(_is_plain, group["params"]))
     )
 
 

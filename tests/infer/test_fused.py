@@ -111,6 +111,7 @@ def test_gradients_have_to_lie_as_parameters_do():
     other = torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
     single = nn.Parameter(torch.randn(4, 3, 1, 1))  # strides of axes of length 1 say nothing
     as_last = torch.randn(4, 3, 1, 1).as_strided((4, 3, 1, 1), (3, 1, 3, 3))
+    frozen = nn.Parameter(torch.randn(2), requires_grad=False)  # which may be trained later
     table = nn.Embedding(5, 2, sparse=True)
     table(torch.tensor([1, 2])).sum().backward()
     for parameters, gradients, expected in (
@@ -118,6 +119,7 @@ def test_gradients_have_to_lie_as_parameters_do():
         ([weight], [other], None),
         ([single], [as_last], True),
         ([weight, single], [torch.randn_like(weight), None], None),
+        ([weight, frozen], [torch.randn_like(weight), None], None),
         ([table.weight], [table.weight.grad], None),
         ([nn.Parameter(torch.randn(2) + 1j)], [torch.randn(2) + 0j], None),
     ):
@@ -133,6 +135,16 @@ def test_options_that_fused_kernels_do_not_have(option):
     optimizer.param_groups[0][option] = True
     fuse(optimizer)
     assert is_fused(optimizer) == [None]
+
+
+def test_parameters_may_have_gradients_later():
+    first, later = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = SGD([first, later], lr=0.1, momentum=0.9)
+    for gradient in (None, torch.ones(2)):
+        first.grad, later.grad = torch.ones(2), gradient
+        fuse(optimizer)
+        optimizer.step()
+    torch.testing.assert_close(later.detach(), torch.full((2,), 0.9))
 
 
 def test_an_optimizer_goes_on_as_it_began():
