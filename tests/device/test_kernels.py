@@ -20,7 +20,7 @@ KERNELS = {
     "Point": 157,
     "MeanField": 210,
     "MeanField, Standard": 200,
-    "LowRank": 352,
+    "LowRank": 353,
     "BatchNoise": 166,
 }
 
