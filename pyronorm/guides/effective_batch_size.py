@@ -13,6 +13,7 @@ from pyronorm.guides.bank import StatisticsBank
 from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork, Per
 from pyronorm.laws import Law
+from pyronorm.laws.law import in_full
 from pyronorm.model import NormalizationModel
 from pyronorm.priors import batch_noise_law
 from pyronorm.stats.batch_noise import check_batch_size
@@ -113,4 +114,5 @@ class EffectiveBatchSize(Guide):
 
     def law(self) -> Law:
         """Normal shift and inverse-chi scale."""
-        return batch_noise_law(self.log_df.exp()[self.groups])
+        (log_df,) = in_full(self.log_df)
+        return batch_noise_law(log_df.exp()[self.groups])

@@ -17,6 +17,7 @@ from pyronorm.guides.mean_field import MeanField
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Joint, Law
 from pyronorm.laws.gaussian import LowRankNormal
+from pyronorm.laws.law import in_full
 from pyronorm.model import NormalizationModel
 from pyronorm.stats.batch_noise import check_batch_size
 
@@ -165,4 +166,5 @@ class LowRank(Guide):
 
     def law(self) -> Law:
         """All latents jointly."""
-        return Joint(LowRankNormal(self.loc, self.factor, (2 * self.log_std).exp()))
+        loc, factor, log_std = in_full(self.loc, self.factor, self.log_std)
+        return Joint(LowRankNormal(loc, factor, (2 * log_std).exp()))

@@ -13,6 +13,7 @@ from pyronorm.guides.base import Guide
 from pyronorm.latents import LatentNetwork
 from pyronorm.laws import Law
 from pyronorm.laws.diagonal import Diagonal
+from pyronorm.laws.law import in_full
 from pyronorm.model import NormalizationModel
 from pyronorm.stats.batch_noise import check_batch_size, log_var_mean, log_var_variance
 
@@ -95,5 +96,5 @@ class MeanField(Guide):
     def law(self) -> Law:
         """Normal shift and log-normal scale."""
         return Diagonal(
-            self.shift_loc, self.shift_log_std, self.log_scale_loc, self.log_scale_log_std
+            *in_full(self.shift_loc, self.shift_log_std, self.log_scale_loc, self.log_scale_log_std)
         )

@@ -21,7 +21,7 @@ from pyronorm.errors import NoDensityError, OptionError, ShapeError
 from pyronorm.latents import Draws, LatentSpace
 from pyronorm.latents.values import check_values
 
-__all__ = ["Choose", "Law", "check_event", "log_normal", "normal", "quantiles_of"]
+__all__ = ["Choose", "Law", "check_event", "in_full", "log_normal", "normal", "quantiles_of"]
 
 
 @runtime_checkable
@@ -238,6 +238,12 @@ def normal(loc: Tensor, std: Tensor) -> TorchDistributionMixin:
     """Independent normal values, event shape ``(channel,)``."""
     fn: TorchDistributionMixin = Normal(loc, std, validate_args=False).to_event(1)
     return fn
+
+
+def in_full(*parameters: Tensor) -> tuple[Tensor, ...]:
+    """Parameters of a law in single precision or more: densities need all their digits."""
+    half = (torch.bfloat16, torch.float16)
+    return tuple(p.float() if p.dtype in half else p for p in parameters)
 
 
 def log_normal(loc: Tensor, std: Tensor) -> TorchDistributionMixin:

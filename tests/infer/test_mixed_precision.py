@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 import pyronorm as pn
 from pyronorm import guides
 from tests.device.cases import NORMALIZERS, make_data, make_model
+from tests.guides.cases import make_guide
+from tests.guides.cases import make_model as make_small_model
 
 ROUNDING = {"rtol": 0.05, "atol": 0.02}
 
@@ -52,3 +55,22 @@ def test_statistics():
         assert value.dtype == expected.dtype
         torch.testing.assert_close(value, expected, **ROUNDING)
         assert not value.equal(expected)
+
+
+TRAINED = ["Point", "MeanField", "LowRank", "Mixture", "Paired", "Flow", "EffectiveBatchSize"]
+
+
+@pytest.mark.parametrize("case", [*TRAINED, "BatchNoise"])
+def test_training_of_parameters_in_half_precision(case):
+    losses = []
+    for precision in ("32-true", "bf16-true"):
+        torch.manual_seed(0)
+        model = make_small_model()
+        guide = make_guide(case, model)
+        x, y = torch.randn(50, 5), torch.randint(3, (50,))
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+        history = pn.fit(
+            model, guide, (x, y), epochs=3, batch_size=10, seed=1, fabric=fabric, progress=False
+        )
+        losses.append(torch.tensor([epoch.loss for epoch in history.epochs]))
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.02)
