@@ -26,9 +26,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyronorm as pn
-from benchmarks.nuts import cpu_seconds
+from benchmarks.nuts import cpu_seconds, kernels
 from benchmarks.timing import compare, prepare, record
-from pyronorm.infer.latent_nuts import LatentNUTS
 from pyronorm.infer.leapfrog import Leapfrog, fold_constants, value_and_gradient
 from pyronorm.normalizers.watch import verified
 from pyronorm.study.reference.run import _problem
@@ -77,13 +76,7 @@ def one_batch(model: pn.NormalizationModel, data: Data) -> dict[str, dict[str, d
 
 def by_run_nuts(model: pn.NormalizationModel, data: Data, options: Any, seed: int) -> np.ndarray:
     """Chains of the kernel of ``run_nuts``, of shape (chain, draw, latent)."""
-    kernel = LatentNUTS(
-        model,
-        compile=True,
-        init_strategy=pn.init_to_neutral,
-        max_plate_nesting=1,
-        max_tree_depth=8,
-    )
+    (kernel,) = kernels(model, "run_nuts, compile").values()
     chains = []
     for chain in range(options.chains):
         torch.manual_seed(1000 * seed + chain)

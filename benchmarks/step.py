@@ -21,18 +21,28 @@ NUM_DATA = 50_000
 
 
 def plain(
-    width: int, x: torch.Tensor, y: torch.Tensor, fused: bool | None = None
+    width: int,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    fused: bool | None = None,
+    in_one_graph: bool = False,
 ) -> Callable[[], float]:
     """An ordinary training step with nn.BatchNorm2d."""
     network = ResNet20(width)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=fused)
 
+    def evaluate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(network(x), y)
+
+    loss = torch.compile(evaluate, fullgraph=True) if in_one_graph else evaluate
+
     def step() -> float:
         optimizer.zero_grad()
-        loss = F.cross_entropy(network(x), y)
-        loss.backward()
+        value = loss(x, y)
+        value.backward()
         optimizer.step()
-        return loss.item()
+        return value.item()
 
     return step
 
@@ -78,48 +88,23 @@ def svi(width: int, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
 
 def compiled(width: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
     """Compiled against compiled: the plain loss, and the objective of ``Optimization(compile=True)``."""
-
-    def make(fused: bool | None = None) -> Callable[[], object]:
-        network = ResNet20(width)
-        loss = torch.compile(lambda x, y: F.cross_entropy(network(x), y), fullgraph=True)
-        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=fused)
-
-        def step() -> float:
-            optimizer.zero_grad()
-            value = loss(x, y)
-            value.backward()
-            optimizer.step()
-            return value.item()
-
-        return step
-
     return {
-        "nn.BatchNorm2d, plain step, compiled": make(),
-        "the same with a fused optimizer": make(fused=True),
+        "nn.BatchNorm2d, plain step, compiled": plain(width, x, y, in_one_graph=True),
+        "the same with a fused optimizer": plain(width, x, y, fused=True, in_one_graph=True),
         "pn.fit, batch/mean-field, compiled": fitted(width, x, y, in_one_graph=True),
     }
 
 
-def optimizers(width: int) -> dict[str, dict[str, Callable[[], object]]]:
+def optimizer_steps(kind: Any, width: int, **options: Any) -> dict[str, Callable[[], object]]:
     """The optimizer's step alone, as torch chooses on a CPU, and fused, as ``pn.fit`` takes it."""
 
-    def make(kind: Any, **options: Any) -> Callable[[], object]:
+    def make(fused: bool | None) -> Callable[[], object]:
         network = ResNet20(width)
         for parameter in network.parameters():
             parameter.grad = 1e-3 * torch.randn_like(parameter)
-        return kind(network.parameters(), lr=1e-3, **options).step
+        return kind(network.parameters(), lr=1e-3, fused=fused, **options).step
 
-    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "SGD": (torch.optim.SGD, {"momentum": 0.9}),
-        "Adam": (torch.optim.Adam, {}),
-    }
-    return {
-        name: {
-            f"{name}, torch's choice": make(kind, **options),
-            f"{name}, fused": make(kind, fused=True, **options),
-        }
-        for name, (kind, options) in kinds.items()
-    }
+    return {f"{kind.__name__}, torch's choice": make(None), f"{kind.__name__}, fused": make(True)}
 
 
 GUIDES: dict[str, dict[str, Any]] = {
@@ -152,8 +137,8 @@ def by_svi(width: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[
 
 PARTS: dict[str, Callable[..., dict[str, Callable[[], object]]]] = {
     "": eager,
-    ", optimizer SGD": lambda width, x, y: optimizers(width)["SGD"],
-    ", optimizer Adam": lambda width, x, y: optimizers(width)["Adam"],
+    ", optimizer SGD": lambda width, x, y: optimizer_steps(torch.optim.SGD, width, momentum=0.9),
+    ", optimizer Adam": lambda width, x, y: optimizer_steps(torch.optim.Adam, width),
     ", compiled": compiled,
     ", pyro.infer.SVI": by_svi,
 }

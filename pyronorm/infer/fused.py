@@ -14,7 +14,7 @@ def fuse(optimizer: Optimizer) -> None:
     """Have an optimizer take its steps fused, before its first one.
 
     The arithmetic is the same up to rounding. Left to itself, torch takes a step on a CPU by a few
-    operations for each parameter, three to four times as long.
+    operations for each parameter, two to four times as long.
 
     Nothing changes unless the optimizer is SGD, Adam or AdamW itself, has no state yet, and was made
     without ``fused``, ``foreach``, ``capturable`` and ``differentiable``; nor where a parameter is

@@ -242,8 +242,7 @@ def normal(loc: Tensor, std: Tensor) -> TorchDistributionMixin:
 
 def in_full(*parameters: Tensor) -> tuple[Tensor, ...]:
     """Parameters of a law in single precision or more: densities need all their digits."""
-    half = (torch.bfloat16, torch.float16)
-    return tuple(p.float() if p.dtype in half else p for p in parameters)
+    return tuple(p.to(torch.promote_types(p.dtype, torch.float32)) for p in parameters)
 
 
 def log_normal(loc: Tensor, std: Tensor) -> TorchDistributionMixin:

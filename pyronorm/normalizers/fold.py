@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -90,19 +90,12 @@ def fold_all(
     """
     if shift is None or scale is None or len(latents) < 2:
         return {}
-    gains: list[Tensor] = []
-    offsets: list[Tensor] = []
-    like: Tensor | None = None
-    for layer in cast("Iterable[LatentNorm]", latents):
-        gain, offset = layer.gain, layer.offset
-        if gain is None or offset is None:
-            return {}
-        like = gain if like is None else like
-        for one in (gain, offset):
-            if one.ndim != 1 or one.dtype != like.dtype or one.device != like.device:
-                return {}
-        gains.append(gain)
-        offsets.append(offset)
+    layers: list[Any] = [*latents]
+    gains = [layer.gain for layer in layers]
+    offsets = [layer.offset for layer in layers]
+    each = [*gains, *offsets]
+    if any(p is None or p.ndim != 1 for p in each) or len({(p.dtype, p.device) for p in each}) > 1:
+        return {}
     weight = torch.cat(gains) * scale
     bias = torch.addcmul(torch.cat(offsets), weight, shift)
     sizes = [gain.shape[0] for gain in gains]
